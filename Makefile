@@ -1,0 +1,38 @@
+# Two commands on a machine that has Python 3.11 and a package index:
+#   make train   set up, then the main job on the embedded dataset (CPU, about three minutes after installation)
+#   make test    set up, then the tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+export NO_ALBUMENTATIONS_UPDATE = 1
+
+.PHONY: train test test-slow lint types wheel-check clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: $(VENV)/.installed
+	$(RUN) -m skinkd.train experiment=quickstart
+
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(VENV)/.installed
+	$(RUN) -m pytest -m slow --timeout 3600
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed
+	$(VENV)/bin/mypy
+
+# what a user gets from the wheel: a fresh environment, another directory
+wheel-check: $(VENV)/.installed
+	rm -rf build dist && $(RUN) -m build --wheel --outdir dist .
+	sh tests/wheel_check.sh $(PYTHON) dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

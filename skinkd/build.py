@@ -1,0 +1,140 @@
+"""From the resolved configuration to objects: data, network, method, trainer. Used by every verb; fits nothing."""
+
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from hydra.utils import get_class, instantiate
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+)
+from torch import Tensor
+
+from skinkd.data.datamodule import SkinDataModule
+from skinkd.data.splits import make_split
+from skinkd.data.table import ImageTable
+from skinkd.data.transforms import eval_pipeline, train_pipeline
+from skinkd.errors import UserError, check_choice
+from skinkd.methods.base import Method
+from skinkd.methods.criterion import CrossEntropy, class_weights
+from skinkd.models.teacher import Teacher
+from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History, Progress
+from skinkd.runs.folder import RunFolder
+
+Config = dict[str, Any]
+
+
+def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
+    """Load the dataset's table and the part of each of its rows."""
+    data = config["data"]
+    table = instantiate(data["table"], _convert_="all")
+    parts = make_split(
+        table,
+        protocol=config["protocol"],
+        fractions=data["fractions"],
+        seed=data["split_seed"],
+        fold=data["fold"],
+        folds=data["folds"],
+    )
+    return table, parts
+
+
+def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
+    """Build the loaders; the method's class says what a training sample is."""
+    data = config["data"]
+    transforms = instantiate(config["augment"]["train"], _convert_="all")
+    return SkinDataModule(
+        table=table,
+        parts=parts,
+        train_pipeline=train_pipeline(transforms, image_size=data["image_size"]),
+        eval_pipeline=eval_pipeline(image_size=data["image_size"]),
+        views=get_class(config["method"]["_target_"]).views,  # type: ignore[attr-defined]
+        batch_size=data["batch_size"],
+        eval_batch_size=data["eval_batch_size"],
+        num_workers=data["num_workers"],
+        seed=config["seed"],
+        sampler=config["sampler"],
+    )
+
+
+def build_method(
+    config: Config, data: SkinDataModule, taught: tuple[Teacher, dict[str, Tensor]] | None = None
+) -> Method:
+    """Build the network and the method around it; initial weights follow from ``seed``.
+
+    Args:
+        config: the resolved configuration.
+        data: gives the classes and their counts.
+        taught: the teacher and the further weights of its checkpoint, for methods that have one.
+    """
+    L.seed_everything(config["seed"], workers=True, verbose=False)
+    network = instantiate(config["backbone"], num_classes=len(data.classes))
+    if config["channels_last"]:
+        network = network.to(memory_format=torch.channels_last)
+    weights = class_weights(config["class_weights"], data.class_counts, beta=config["effective_number_beta"])
+    own = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
+    if taught is not None:
+        own["teacher"], own["teacher_state"] = taught
+    method = instantiate(
+        own,
+        network,
+        criterion=CrossEntropy(weights),
+        optimizer=instantiate(config["optim"]["optimizer"]),
+        schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
+        calibration_bins=config["evaluation"]["calibration_bins"],
+        _convert_="all",
+    )
+    if config["compile"]:
+        network.features = torch.compile(network.features)
+        network.forward = torch.compile(network.forward)
+    return method
+
+
+def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
+    """Everything that goes on during fit, in the order in which it must happen."""
+    monitor, mode = (
+        config["monitor"]["metric"],
+        check_choice("monitor.mode", config["monitor"]["mode"], ("min", "max")),
+    )
+    history = History(folder)
+    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), history, EpochLine(history)]
+    if config["trainer"]["enable_progress_bar"]:
+        callbacks.append(Progress())
+    if config["ema"]["decay"] is not None:
+        callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
+    if config["early_stopping"]["patience"] is not None:
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=config["early_stopping"]["patience"]))
+    best = ModelCheckpoint(
+        dirpath=folder.checkpoints,
+        filename="best",
+        monitor=monitor,
+        mode=mode,
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    return [*callbacks, best]
+
+
+def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
+    """Build Lightning's trainer from ``trainer``; for scoring, give no callbacks and no logger."""
+    settings = dict(config["trainer"])
+    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise UserError("strategy needs a CUDA GPU and this machine has none; use strategy=cpu, ddp_cpu or auto")
+    if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
+        raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
+    if not callbacks:
+        settings["enable_progress_bar"] = False
+    return L.Trainer(
+        **settings,
+        callbacks=callbacks,
+        logger=logger or False,
+        enable_checkpointing=bool(callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )

@@ -1,0 +1,183 @@
+"""Hydra's entry point with our manners: a mistake is one sentence that names the nearest valid words, and exit code 2."""
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydra_plugins.skinkd_launcher.launcher import FreshProcessLauncher
+from skinkd.errors import UserError, nearest
+
+# said here because Hydra's own discovery finds no plugin of an editable installation
+Plugins.instance().register(FreshProcessLauncher)
+
+CONF = "skinkd.conf"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_CHECK = (
+    "-h",
+    "--help",
+    "--hydra-help",
+    "-sc",
+    "--shell-completion",
+    "-i",
+    "--info",
+    "-cd",
+    "--config-dir",
+)
+
+
+def main(verb: Callable[[DictConfig], None], config_name: str) -> None:
+    """Run ``verb`` on the configuration that the command line composes; the body of every ``python -m skinkd.<verb>``."""
+    with sentences():
+        check_overrides(config_name, sys.argv[1:])
+
+    def guarded(config: DictConfig) -> None:
+        with sentences():
+            verb(config)
+
+    hydra.main(config_path=f"pkg://{CONF}", config_name=config_name, version_base="1.3")(guarded)()
+
+
+class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
+    """Context that ends the process with one sentence and exit code 2 for whatever a user can mend."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        sentence = None
+        if isinstance(error, InstantiationException):
+            error = error.__cause__ or error  # what the constructor itself said
+        if isinstance(error, UserError):
+            sentence = str(error)
+        elif isinstance(error, OSError) and error.errno in DISK_FULL:
+            where = f" while writing {error.filename}" if error.filename else ""
+            sentence = f"the disk is full{where}; free space or set paths.output_dir, then give the same command again"
+        elif isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+            sentence = f"{error.filename} cannot be written or read ({error.strerror}); set paths.output_dir to a place you own"
+        if sentence:
+            sys.stdout.flush()
+            print(f"error: {sentence}", file=sys.stderr, flush=True)
+            raise SystemExit(2) from None
+
+
+def check_overrides(config_name: str, arguments: list[str]) -> None:
+    """Raise UserError for the first override that names no group, choice or key, or whose value has the wrong type."""
+    if any(argument.split("=")[0] in _NO_CHECK for argument in arguments):
+        return
+    texts = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
+            raise UserError(f"{argument!r} is no override; write group=choice or key=value, or see --help")
+    try:
+        overrides = OverridesParser.create().parse_overrides(texts)
+    except HydraException as error:
+        raise UserError(f"the command line cannot be read: {_first_line(error)}") from None
+    with initialize_config_module(version_base="1.3", config_module=CONF):
+        loader = GlobalHydra.instance().config_loader()
+        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
+        chosen = [override for override in overrides if override.key_or_group in groups]
+        for override in chosen:
+            for choice in _values(override):
+                if choice is not None and choice not in groups[override.key_or_group]:
+                    options = groups[override.key_or_group]
+                    raise UserError(f"{override.key_or_group}={choice} is not a choice{nearest(str(choice), options)}")
+        config = _compose(config_name, [f"{o.key_or_group}={_one(o)}" for o in chosen])
+        for override in overrides:
+            if override not in chosen and not override.key_or_group.startswith("hydra"):
+                _check_key(override, config, groups)
+        # last, all of it together: whatever Hydra itself would refuse
+        plain = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
+        _compose(config_name, [line for line in plain if not line.lstrip("+~").startswith("hydra")])
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    try:
+        return compose(config_name, overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"the configuration cannot be composed: {_first_line(error)}") from None
+
+
+def _check_key(override: Override, config: DictConfig, groups: dict[str, list[str]]) -> None:
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add():
+        return
+    keys = list(_keys(config))
+    if key not in keys and not key.rpartition(".")[2].startswith("_"):
+        raise UserError(f"{key} is not a setting{nearest_key(key, [*keys, *groups])}")
+    if override.is_delete():
+        return
+    default = OmegaConf.to_container(config, resolve=False)
+    for name in key.split("."):
+        default = default[name]  # type: ignore[index,call-overload]
+    if isinstance(default, str) and "${" in default:
+        return
+    for value in _values(override):
+        _check_type(key, value, default)
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    kinds: dict[type, tuple[tuple[type, ...], str]] = {
+        bool: ((bool,), "true or false"),
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+        dict: ((dict,), "a mapping, {name: value, …}"),
+        list: ((list,), "a list, [value, …]"),
+    }
+    if type(default) not in kinds:
+        return
+    allowed, words = kinds[type(default)]
+    is_bool_for_number = isinstance(value, bool) and bool not in allowed
+    if not isinstance(value, allowed) or is_bool_for_number:
+        example = str(default).lower() if isinstance(default, bool) else default
+        raise UserError(f"{key}={value} must be {words}, such as {key}={example}")
+
+
+def nearest_key(key: str, keys: list[str]) -> str:
+    """Like ``errors.nearest``, but lists only the neighbours of a dotted key, not every setting there is."""
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in keys if name.rpartition(".")[0] == parent] or [n for n in keys if "." not in n]
+    same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    if same_leaf:
+        return f"; did you mean {' or '.join(repr(name) for name in same_leaf[:3])}?"
+    return nearest(key, siblings)
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    plain: dict[str, Any] = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config  # type: ignore[assignment]
+    for name, value in plain.items():
+        if name.startswith("_"):
+            continue
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _values(override: Override) -> list[Any]:
+    """The values an override sweeps over, or its one value, as plain Python."""
+    if override.is_sweep_override():
+        if not override.is_choice_sweep():
+            return []  # range and glob sweeps are Hydra's own to check
+        parser = OverridesParser.create()
+        lines = [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+        return [parsed.value() for parsed in parser.parse_overrides(lines)]
+    return [override.value()]
+
+
+def _one(override: Override) -> str:
+    values = _values(override)
+    return "null" if not values or values[0] is None else str(values[0])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Image tables, splits, views, augmentation and loading: everything before the network."""

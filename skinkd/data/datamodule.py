@@ -1,0 +1,149 @@
+"""The loaders of a run: one table, one split, the same for every method."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import albumentations as A
+import cv2
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from skinkd.batch import Batch
+from skinkd.data.dataset import SkinDataset
+from skinkd.data.sampler import EpochSampler, ResumableLoader, class_balance_weights
+from skinkd.data.splits import PARTS
+from skinkd.data.table import ImageTable
+from skinkd.errors import UserError, check_range
+
+
+class SkinDataModule(L.LightningDataModule):
+    """Train, validation and test loaders that yield :class:`skinkd.batch.Batch`.
+
+    For a Trainer with ``use_distributed_sampler=False``: images are shared out here. Evaluation gives each
+    process every world-th image and repeats none, so processes may have different numbers of batches.
+
+    Args:
+        table: the images.
+        parts: "train", "val" or "test" for each row of ``table.frame``
+            (:func:`skinkd.data.splits.make_split`).
+        train_pipeline: augmentation (:func:`skinkd.data.transforms.train_pipeline`).
+        eval_pipeline: resizing (:func:`skinkd.data.transforms.eval_pipeline`).
+        views: what a training sample is, a name of :data:`skinkd.data.views.VIEWS`; the method's choice.
+        batch_size: training images of one step in one process; a last, smaller batch is dropped.
+        eval_batch_size: images of one evaluation step in one process.
+        num_workers: loading processes of each loader; changes no result.
+        seed: of order and augmentation.
+        sampler: "none" | "balanced" | "sqrt", see :func:`skinkd.data.sampler.class_balance_weights`.
+
+    Raises:
+        UserError: an option out of range, or a batch larger than the training part.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: ImageTable,
+        parts: pd.Series,
+        train_pipeline: A.Compose,
+        eval_pipeline: A.Compose,
+        views: str,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+        sampler: str,
+    ):
+        super().__init__()
+        check_range("data.batch_size", batch_size, 1)
+        check_range("data.eval_batch_size", eval_batch_size, 1)
+        check_range("data.num_workers", num_workers, 0)
+        if len(parts) != len(table):
+            raise ValueError(f"{len(parts)} parts for {len(table)} images")
+        self.classes = table.classes
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.seed = seed
+        part = parts.to_numpy(str)
+        self._rows = {name: table.frame[part == name].reset_index(drop=True) for name in PARTS}
+        pipelines: Mapping[str, tuple[A.Compose, str | None]] = {
+            "train": (train_pipeline, views),
+            "val": (eval_pipeline, None),
+            "test": (eval_pipeline, None),
+        }
+        self._datasets = {
+            name: SkinDataset(self._rows[name], pipeline=pipeline, views=view, seed=seed)
+            for name, (pipeline, view) in pipelines.items()
+        }
+        self._weights = class_balance_weights(self._datasets["train"].labels, sampler=sampler)
+        self._check_batch(world=1)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Images of each class in the training part, before any sampling."""
+        return np.bincount(self._datasets["train"].labels, minlength=len(self.classes)).tolist()
+
+    def rows(self, part: str) -> pd.DataFrame:
+        """Return the table's rows of a part; row i is the sample of index i in that part's loader."""
+        return self._rows[part]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the training loader of this process: shuffled by (seed, epoch), resumable at any batch."""
+        rank, world = self._process()
+        self._check_batch(world)
+        dataset = self._datasets["train"]
+        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world=world, weights=self._weights)
+        return ResumableLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            drop_last=True,
+            **self._loading(persistent=True),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the validation loader of this process, in the order of :meth:`rows`."""
+        return self._eval_loader("val", persistent=True)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the test loader of this process, in the order of :meth:`rows`."""
+        return self._eval_loader("test", persistent=False)
+
+    def _eval_loader(self, part: str, *, persistent: bool) -> DataLoader[Batch]:
+        rank, world = self._process()
+        dataset = self._datasets[part]
+        return DataLoader(
+            dataset,
+            sampler=range(rank, len(dataset), world),
+            batch_size=self.eval_batch_size,
+            **self._loading(persistent=persistent),
+        )
+
+    def _loading(self, *, persistent: bool) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": persistent and self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": start_worker,
+            # a loader draws a seed at each start; not from the global generator, which dropout uses
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _process(self) -> tuple[int, int]:
+        """Return this process's rank and the number of processes: (0, 1) without a trainer."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _check_batch(self, world: int) -> None:
+        images = -(-len(self._datasets["train"]) // world)
+        if self.batch_size > images:
+            each = f" of each of the {world} processes" if world > 1 else ""
+            raise UserError(
+                f"data.batch_size={self.batch_size} is larger than the {images} training images{each}; set "
+                f"data.batch_size to {images} or less"
+            )
+
+
+def start_worker(worker: int) -> None:
+    """Keep a loading process to one thread: OpenCV would start one per core in each of them."""
+    cv2.setNumThreads(0)

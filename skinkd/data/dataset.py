@@ -1,0 +1,64 @@
+"""One sample: read, augmented by a seed of its own, as tensors."""
+
+import albumentations as A
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from skinkd.batch import Batch
+from skinkd.data.files import read_image
+from skinkd.data.transforms import seed_pipeline
+from skinkd.data.views import VIEWS
+from skinkd.errors import check_choice
+
+
+class SkinDataset(Dataset[Batch]):
+    """The images of one part.
+
+    Augmentation draws from a generator seeded by (seed, epoch, index) and by nothing else: it is the same for
+    any number of workers or processes, and new in every epoch.
+
+    Args:
+        frame: columns ``path`` and ``label``; the row's position is the sample's index.
+        pipeline: albumentations pipeline from an image of any size to a fixed one.
+        views: a name of :data:`skinkd.data.views.VIEWS`, or None for evaluation: the pipeline once, no view
+            axis.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, frame: pd.DataFrame, *, pipeline: A.Compose, views: str | None, seed: int):
+        self.paths = frame["path"].to_numpy(str)  # one block of memory, shared with the workers
+        self.labels = frame["label"].to_numpy(np.int64)
+        self.pipeline = pipeline
+        self.views = None if views is None else VIEWS[check_choice("views", views, VIEWS)]
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
+        """Return a sample by index, or by (index, epoch) from an EpochSampler.
+
+        Its image is uint8, (V, 3, h, w) with views and (3, h, w) without.
+
+        Raises:
+            UserError: the image file is missing, truncated or no image.
+        """
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        image = read_image(self.paths[index])
+        if self.views is None:
+            pixels = self._augment(image).transpose(2, 0, 1)
+        else:
+            rng = np.random.default_rng((self.seed, epoch, index))
+            seed_pipeline(self.pipeline, rng)
+            pixels = self.views(image, self._augment, rng).transpose(0, 3, 1, 2)
+        return Batch(
+            image=torch.from_numpy(np.ascontiguousarray(pixels)),
+            label=torch.tensor(self.labels[index]),
+            index=torch.tensor(index),
+        )
+
+    def _augment(self, image: np.ndarray) -> np.ndarray:
+        return self.pipeline(image=image)["image"]

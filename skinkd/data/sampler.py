@@ -1,0 +1,97 @@
+"""Which image comes when: an order from seed and epoch alone, and a loader that can resume inside it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from skinkd.batch import Batch
+from skinkd.errors import check_choice
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (index, epoch): shuffled, or drawn with replacement by weight, anew in every epoch.
+
+    The epoch travels with the index, since the processes that load images never hear of it otherwise. All
+    processes draw the same order and each takes every ``world``-th of it; the order is wrapped around to a
+    multiple of ``world``, so that all have the same number of batches.
+
+    Args:
+        length: number of images.
+        seed: of the order.
+        rank: this process, 0..world-1.
+        world: number of processes.
+        weights: relative probability of each image, or None for each image once.
+    """
+
+    def __init__(self, length: int, *, seed: int, rank: int, world: int, weights: np.ndarray | None):
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of {world} processes")
+        if weights is not None and len(weights) != length:
+            raise ValueError(f"{len(weights)} weights for {length} images")
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.probabilities = None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
+        self.epoch = 0
+        self.skip = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls it before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return how many images this process gets in a whole epoch."""
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield this process's (index, epoch), leaving out the first ``skip``."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.probabilities is None:
+            order = rng.permutation(self.length)
+        else:
+            order = rng.choice(self.length, size=self.length, p=self.probabilities)
+        order = np.resize(order, len(self) * self.world)  # repeats the beginning at the end
+        for index in order[self.rank :: self.world][self.skip :]:
+            yield int(index), self.epoch
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """A DataLoader that Lightning saves in the checkpoint: a resumed run neither repeats nor skips images.
+
+    Iteration begins at the first batch asked for, not at ``iter()``: Lightning calls ``iter()`` before it
+    tells the sampler the epoch, and worker processes would already have fetched the wrong one.
+    """
+
+    sampler: EpochSampler
+    _batches = 0  # of the current epoch, handed out
+    _resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yield the batches of the sampler's epoch, from where a loaded state of that epoch left off."""
+        resume, self._resume = self._resume, None
+        self._batches = resume["batches"] if resume and resume["epoch"] == self.sampler.epoch else 0
+        self.sampler.skip = self._batches * (self.batch_size or 1)
+        for batch in super().__iter__():
+            self._batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and the number of its batches that have been handed out."""
+        return {"epoch": self.sampler.epoch, "batches": self._batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state at the next iteration, if that is of the same epoch."""
+        self._resume = dict(state)
+
+
+def class_balance_weights(labels: np.ndarray, *, sampler: str) -> np.ndarray | None:
+    """Return each training image's sampling weight from the labels, or None to take each image once.
+
+    "balanced": 1/n_c, every class equally often; "sqrt": 1/sqrt(n_c), half-way in the exponent; "none": no
+    weights.
+    """
+    check_choice("sampler", sampler, ("none", "balanced", "sqrt"))
+    if sampler == "none":
+        return None
+    counts = np.bincount(labels)[labels].astype(np.float64)
+    return 1 / counts if sampler == "balanced" else 1 / np.sqrt(counts)

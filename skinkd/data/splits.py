@@ -1,0 +1,196 @@
+"""Which part of a split each image is in, and how much a split leaks: pure functions of table and seed."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from skinkd.data.table import ImageTable, listing
+from skinkd.errors import UserError, check_choice
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """How many test images show a lesion that training, or the choice of a checkpoint, has seen.
+
+    Attributes:
+        test_images: number of test images.
+        in_train: share of them whose group also has images in train.
+        in_train_or_val: share of them whose group also has images in train or val.
+        in_train_per_label: the first share within each label that occurs in test.
+        shared_groups: number of groups with images in more than one part.
+    """
+
+    test_images: int
+    in_train: float
+    in_train_or_val: float
+    in_train_per_label: dict[int, float]
+    shared_groups: int
+
+    def sentence(self, classes: Sequence[str]) -> str:
+        """Return the report as one sentence, classes by name."""
+        each = ", ".join(f"{classes[label]} {share:.1%}" for label, share in self.in_train_per_label.items())
+        return (
+            f"{self.in_train:.1%} of the {self.test_images} test images show a lesion that is also in train "
+            f"({each}); {self.shared_groups} lesions are in more than one part"
+        )
+
+
+def make_split(
+    table: ImageTable,
+    *,
+    protocol: str,
+    fractions: Mapping[str, float],
+    seed: int,
+    fold: int | None,
+    folds: int | None,
+) -> pd.Series:
+    """Return the part ("train", "val" or "test") of each row of ``table.frame``.
+
+    Args:
+        table: the images.
+        protocol: "grouped" keeps each group in one part; "image_level" ignores groups, as the papers' code
+            does, and leaks (measure it with :func:`measure_leak`).
+        fractions: share of the images for train, val and test; not used when ``fold`` is given.
+        seed: of the split; the same seed gives the same split.
+        fold: with ``folds``, the fold to test on (see :func:`grouped_folds`), or None.
+        folds: number of folds, or None.
+
+    Raises:
+        UserError: an unknown protocol, fractions that are no shares, a fold out of range, or a class that is
+            absent from a part.
+    """
+    check_choice("protocol", protocol, ("grouped", "image_level"))
+    if set(fractions) != set(PARTS):
+        raise UserError(f"data.fractions names {listing(fractions)}; it must name {', '.join(PARTS)}")
+    fractions = {part: fractions[part] for part in PARTS}
+    if (fold is None) != (folds is None):
+        raise UserError(f"data.fold={fold} and data.folds={folds} go together; set both or neither")
+    if fold is not None and folds is not None:
+        if protocol != "grouped":
+            raise UserError(f"data.fold={fold} is for protocol=grouped; protocol={protocol} has no folds")
+        parts = grouped_folds(table.frame, fold=fold, folds=folds, seed=seed)
+    elif protocol == "grouped":
+        parts = grouped_split(table.frame, fractions=fractions, seed=seed)
+    else:
+        parts = image_level_split(table.frame, fractions=fractions, seed=seed)
+    _check_classes(table, parts)
+    return parts
+
+
+def grouped_split(frame: pd.DataFrame, *, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    """Split whole groups, stratified by class: the part of each row.
+
+    Within each class (a group's most frequent label) the groups are taken in an order drawn by ``seed`` and
+    each goes to the part that is filled least relative to its share. So within each class no part exceeds its
+    share by more than the largest group, and a class with at least as many groups as there are parts is in
+    every part. The order comes from SHA-256 of seed and group: it does not depend on the order of the rows or
+    on any library's generator.
+
+    Args:
+        frame: columns ``group`` and ``label``.
+        fractions: part name -> share of the images; above 0, summing to 1.
+        seed: of the split.
+    """
+    _check_fractions(fractions)
+    return _assign(frame["group"], frame["label"], fractions, seed)
+
+
+def image_level_split(frame: pd.DataFrame, *, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    """Split single images, stratified by class, as if no two showed the same lesion: it leaks."""
+    _check_fractions(fractions)
+    return _assign(frame["image_id"], frame["label"], fractions, seed)
+
+
+def grouped_folds(frame: pd.DataFrame, *, fold: int, folds: int, seed: int) -> pd.Series:
+    """Grouped, stratified cross-validation: the part of each row when testing on ``fold``.
+
+    Fold ``fold`` (counted from 0) is test, the next one (cyclically) is val, the others are train. Over all
+    folds every image is tested once and chooses checkpoints once.
+
+    Raises:
+        UserError: fewer than 3 folds, or ``fold`` outside 0..folds-1.
+    """
+    if folds < 3:
+        raise UserError(f"data.folds={folds} is too few; train, val and test need at least 3")
+    if not 0 <= fold < folds:
+        raise UserError(
+            f"data.fold={fold} is out of range; with data.folds={folds} it must be 0 to {folds - 1}"
+        )
+    number = _assign(frame["group"], frame["label"], {str(k): 1 / folds for k in range(folds)}, seed)
+    return number.map(
+        {str(k): "train" for k in range(folds)} | {str(fold): "test", str((fold + 1) % folds): "val"}
+    )
+
+
+def measure_leak(frame: pd.DataFrame, parts: pd.Series) -> LeakReport:
+    """Return how much of test shares a group with train and val; ``parts`` has one entry per row."""
+    part, group, label = parts.to_numpy(str), frame["group"].to_numpy(str), frame["label"].to_numpy()
+    groups = {name: set(group[part == name]) for name in np.unique(part)}
+    train, val = groups.get("train", set()), groups.get("val", set())
+    test = part == "test"
+    in_train = np.array([one in train for one in group[test]], dtype=bool)
+    in_either = np.array([one in train or one in val for one in group[test]], dtype=bool)
+    test_labels = label[test]
+    where: dict[str, set[str]] = defaultdict(set)
+    for name, members in groups.items():
+        for member in members:
+            where[member].add(name)
+    return LeakReport(
+        test_images=int(test.sum()),
+        in_train=float(in_train.mean()) if test.any() else 0.0,
+        in_train_or_val=float(in_either.mean()) if test.any() else 0.0,
+        in_train_per_label={int(k): float(in_train[test_labels == k].mean()) for k in np.unique(test_labels)},
+        shared_groups=sum(len(names) > 1 for names in where.values()),
+    )
+
+
+def _assign(groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    """Return a part for each row, whole groups at a time; the greedy rule of :func:`grouped_split`."""
+    label_counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
+        label_counts[group][label] += 1
+    by_class: dict[int, list[str]] = defaultdict(list)
+    for group, counts in label_counts.items():
+        by_class[max(counts, key=lambda label: (counts[label], -label))].append(
+            group
+        )  # ties: the lowest label
+
+    part_of: dict[str, str] = {}
+    for members in by_class.values():
+        members.sort(key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+        filled = dict.fromkeys(fractions, 0)
+        for group in members:
+            part = min(filled, key=lambda name: filled[name] / fractions[name])  # ties: the first part
+            filled[part] += sum(label_counts[group].values())
+            part_of[group] = part
+    return pd.Series(
+        [part_of[group] for group in groups.tolist()], index=groups.index, name="part", dtype=object
+    )
+
+
+def _check_fractions(fractions: Mapping[str, float]) -> None:
+    total = sum(fractions.values())
+    if min(fractions.values()) <= 0 or abs(total - 1) > 1e-6:
+        given = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
+        raise UserError(
+            f"data.fractions is {given}; each must be above 0 and together they must be 1, not {total:g}"
+        )
+
+
+def _check_classes(table: ImageTable, parts: pd.Series) -> None:
+    present = {part: set(table.frame["label"][(parts == part).to_numpy()]) for part in PARTS}
+    for label, name in enumerate(table.classes):
+        absent = [part for part in PARTS if label not in present[part]]
+        if absent:
+            rows = table.frame[(table.frame["label"] == label).to_numpy()]
+            raise UserError(
+                f"class {name!r} is absent from the {' and '.join(absent)} part of {table.name}: it has "
+                f"{len(rows)} images of {rows['group'].nunique()} lesions; add images of it, use fewer "
+                "folds, or leave the class out"
+            )

@@ -1,0 +1,165 @@
+"""The one shape every dataset is brought to: a table of images with a class and a group."""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skinkd.errors import UserError, nearest
+
+COLUMNS = ("image_id", "path", "label", "group")
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Images of one dataset, one row each, sorted by ``image_id``.
+
+    Attributes:
+        name: the dataset's name, for messages and files.
+        classes: class names; their order is the order of logits and of every per-class number.
+        frame: ``image_id`` (str, unique), ``path`` (str), ``label`` (int64 index into ``classes``), ``group``
+            (str: images of one group show the same lesion and belong in one part of a split), and whatever
+            else the dataset knows (``official_split``, …). The index is 0..n-1.
+
+    Raises:
+        UserError: no images, an id used twice, or a label outside ``classes``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    frame: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Check the rows and bring them to the order and types promised above."""
+        absent = [column for column in COLUMNS if column not in self.frame.columns]
+        if absent:
+            raise ValueError(f"an image table needs the columns {COLUMNS}; absent: {absent}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"class names repeat: {self.classes}")
+        if self.frame.empty:
+            raise UserError(f"the dataset {self.name!r} has no images; check data.root and its metadata")
+        frame = self.frame.astype({"image_id": str, "path": str, "label": np.int64, "group": str})
+        repeated = frame["image_id"][frame["image_id"].duplicated()].unique()
+        if len(repeated):
+            raise UserError(
+                f"{len(repeated)} image ids of the dataset {self.name!r} appear more than once "
+                f"({listing(repeated)}); each image needs an id of its own"
+            )
+        outside = sorted(set(frame["label"]) - set(range(len(self.classes))))
+        if outside:
+            raise UserError(
+                f"the dataset {self.name!r} has the labels {outside} outside its {len(self.classes)} classes"
+            )
+        frame = frame.sort_values("image_id", kind="stable", ignore_index=True)
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "frame", frame)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.frame)
+
+
+def listing(names: Iterable[object], *, shown: int = 5) -> str:
+    """Return the first few names joined by commas, and how many more there are."""
+    every = [str(name) for name in names]
+    more = len(every) - shown
+    return ", ".join(every[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, column: str) -> np.ndarray:
+    """Return the index of each name in ``classes``, int64.
+
+    Raises:
+        UserError: a name is no class; the message names the file, the column, the value and the nearest
+            classes.
+    """
+    index = {name: label for label, name in enumerate(classes)}
+    unknown = sorted({name for name in names if name not in index})
+    if unknown:
+        rows = sum(name == unknown[0] for name in names)
+        raise UserError(
+            f"{source}: {column}={unknown[0]!r} ({rows} rows) is not a class of this dataset"
+            f"{nearest(unknown[0], classes)}"
+        )
+    return np.array([index[name] for name in names], dtype=np.int64)
+
+
+def read_csv(path: Path, *, required: Sequence[str]) -> pd.DataFrame:
+    """Read a metadata file as text: every cell a stripped str, nothing turned into a number or a gap.
+
+    UTF-8 with or without a byte-order mark, UTF-16 with one, otherwise Latin-1; any line ending; quoted
+    cells; comma, semicolon or tab between cells, whichever the header uses.
+
+    Raises:
+        UserError: the file cannot be read, is empty, lacks a required column or has it twice, has a row of
+            another length than the header, an open quote, or an empty cell in a required column. The line is
+            named.
+    """
+    header, rows = _parse(path)
+    absent = [column for column in required if column not in header]
+    if absent:
+        raise UserError(
+            f"{path} has no column {', '.join(map(repr, absent))}; it needs {', '.join(required)} and has "
+            f"{listing(header, shown=12)}"
+        )
+    for column in required:
+        if header.count(column) > 1:
+            raise UserError(f"{path} has the column {column!r} more than once; keep one of them")
+    if not rows:
+        raise UserError(f"{path} has a header and no rows; replace it by the complete file")
+    frame = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=str)
+    for column in required:
+        empty = np.flatnonzero((frame[column] == "").to_numpy())
+        if len(empty):
+            raise UserError(
+                f"{path}, line {rows[empty[0]][0]}: {column!r} is empty ({len(empty)} such rows); fill it in "
+                "or remove the rows"
+            )
+    return frame
+
+
+def _parse(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header and, for every other row that is not blank, its line number and cells."""
+    text = _decode(path).replace("\0", "")
+    if not text.strip():
+        raise UserError(f"{path} is empty; download it again")
+    first = text.lstrip().splitlines()[0]
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=max(",;\t", key=first.count),
+        strict=True,
+        skipinitialspace=True,
+    )
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; mend the quotes of that line") from error
+    header = rows[0][1]
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, line {line}: {len(cells)} cells where the header has {len(header)}; mend that line"
+            )
+    return header, rows[1:]
+
+
+def _decode(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

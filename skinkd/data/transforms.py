@@ -1,0 +1,114 @@
+"""Augmentation pipelines: albumentations on uint8 images (H, W, 3), seeded from outside."""
+
+import math
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+os.environ.setdefault(
+    "NO_ALBUMENTATIONS_UPDATE", "1"
+)  # its import asks the network for a newer version otherwise
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from skinkd.errors import UserError, check_range
+
+
+class RegionalGamma(A.ImageOnlyTransform):
+    """Regional gamma augmentation (RGA): one box of the image, one gamma.
+
+    Of TSS-KD (Liu et al., Neurocomputing 638:130115, 2025), numbers from its published code.
+
+    λ = max(b, 1 − b) with b ~ Beta(``beta_alpha``, ``beta_alpha``); the box's sides are sqrt(1 − λ) of the
+    image's sides, so it covers at most half of it; its centre is uniform and the box is clipped at the
+    border, as in CutMix. Inside it x becomes 255·(x/255)^γ, rounded, γ uniform in ``gamma_limit``. The
+    paper's code raises raw bytes to γ, which overflows; scaling to [0, 1] is ours, and is what the paper's
+    figure shows.
+    """
+
+    def __init__(self, *, beta_alpha: float, gamma_limit: Sequence[float], p: float):
+        check_range("RegionalGamma.p", p, 0.0, 1.0)
+        super().__init__(p=p)
+        low, high = (float(limit) for limit in gamma_limit)
+        if not (beta_alpha > 0 and 0 < low <= high):
+            raise UserError(
+                f"RegionalGamma.beta_alpha={beta_alpha}, gamma_limit=[{low}, {high}] are out of range; they "
+                "must be above 0, and the limits in ascending order"
+            )
+        self.beta_alpha = beta_alpha
+        self.gamma_limit = (low, high)
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the box (rows top..bottom, columns left..right, ends excluded) and γ."""
+        height, width = params["shape"][:2]
+        draw = self.random_generator.beta(self.beta_alpha, self.beta_alpha)
+        side = math.sqrt(1 - max(draw, 1 - draw))
+        half_height, half_width = int(height * side) // 2, int(width * side) // 2
+        row, column = int(self.random_generator.integers(height)), int(self.random_generator.integers(width))
+        return {
+            "box": (
+                max(row - half_height, 0),
+                min(row + half_height, height),
+                max(column - half_width, 0),
+                min(column + half_width, width),
+            ),
+            "gamma": float(self.random_generator.uniform(*self.gamma_limit)),
+        }
+
+    def apply(
+        self, img: np.ndarray, box: tuple[int, int, int, int], gamma: float, **params: Any
+    ) -> np.ndarray:
+        """Return a copy of ``img`` (uint8) with ``gamma`` applied inside ``box``."""
+        top, bottom, left, right = box
+        result = img.copy()
+        if top < bottom and left < right:
+            curve = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+            result[top:bottom, left:right] = curve[img[top:bottom, left:right]]
+        return result
+
+
+def train_pipeline(transforms: Sequence[Any], *, image_size: int) -> A.Compose:
+    """Compose the transforms of ``augment.train``; they must end in ``image_size`` × ``image_size``.
+
+    Raises:
+        UserError: an argument that its transform does not know, or images of another size at the end.
+    """
+    try:
+        pipeline = A.Compose(list(transforms), strict=True)
+    except ValueError as error:
+        raise UserError(f"augment.train: {error}") from error
+    # one image that must shrink and one that must grow, neither of them square
+    for height, width in ((image_size + 13, 2 * image_size + 7), (image_size - image_size // 4, image_size)):
+        seed_pipeline(pipeline, np.random.default_rng(0))
+        result = pipeline(image=np.zeros((height, width, 3), np.uint8))["image"]
+        if result.shape != (image_size, image_size, 3) or result.dtype != np.uint8:
+            raise UserError(
+                f"augment.train turns an image of {height}x{width} into {result.dtype} {result.shape}; its "
+                f"last transform that changes the size must give {image_size}x{image_size} "
+                "(data.image_size), of type uint8"
+            )
+    return pipeline
+
+
+def eval_pipeline(*, image_size: int) -> A.Compose:
+    """Return validation's and test's pipeline: shorter side to ``image_size``, then the central square.
+
+    Shrinking averages areas, growing is bilinear; the aspect ratio is kept. Ours.
+    """
+    shrink = A.SmallestMaxSize(
+        max_size=image_size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image", p=1.0
+    )
+    return A.Compose([shrink, A.CenterCrop(height=image_size, width=image_size, p=1.0)], strict=True)
+
+
+def seed_pipeline(pipeline: A.Compose, rng: np.random.Generator) -> None:
+    """Let every transform of ``pipeline`` draw from ``rng``, one after the other.
+
+    Not ``Compose.set_random_seed``: in albumentations 2.0.8 it gives every transform a generator of its own
+    with the same seed, so that transforms decide alike (two flips of probability 0.5 happen together or not
+    at all).
+    """
+    pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))

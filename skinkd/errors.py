@@ -1,0 +1,38 @@
+"""Mistakes a user can mend: one sentence, and the verbs exit with code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What is wrong, where, the value, and how to mend it, in one sentence.
+
+    The verbs print the sentence alone, without a traceback, and exit with code 2.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        # a DataLoader worker's error comes back with its traceback in front of the sentence
+        super().__init__(sentence.rsplit("UserError: ", 1)[-1].strip())
+
+
+def nearest(value: str, choices: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x' or 'y'? Valid: …"``, nearest first, to end a sentence about a wrong name."""
+    names = sorted(str(choice) for choice in choices)
+    close = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ";"
+    return f"{hint} valid: {', '.join(names)}"
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``; raise UserError naming the nearest valid ones if not."""
+    names = list(choices)
+    if value not in names:
+        raise UserError(f"{name}={value} is not a valid value{nearest(str(value), names)}")
+    return str(value)
+
+
+def check_range(name: str, value: float, low: float = float("-inf"), high: float = float("inf")) -> None:
+    """Raise UserError unless ``low <= value <= high``."""
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise UserError(f"{name}={value} is out of range; it must be {bounds}")

@@ -1,0 +1,88 @@
+"""Losses between feature maps (B, C, H, W).
+
+Targets and teachers are constants: no gradient flows to them. Every loss is computed in at least float32.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skinkd.losses.numerics import at_least_float32, unit
+
+
+@at_least_float32
+def attention_map_distance(feature: Tensor, target_feature: Tensor) -> Tensor:
+    """Squared distance of two normalised attention maps: ``mean_b Σ_hw (Q(f) − Q(t))²`` (SW-SKD's FRB, ours).
+
+    ``Q(f) = v / ‖v‖₂`` with ``v = flatten(mean_c f²)``, the map of Zagoruyko & Komodakis (2017), so 0 ≤ loss
+    ≤ 2 when no map is zero; the map of a zero feature is zero.
+
+    Args:
+        feature: (B, C, H, W).
+        target_feature: (B, C', H, W), a constant; any number of channels.
+
+    Returns:
+        Scalar, the mean over the batch.
+    """
+    difference = _attention_map(feature) - _attention_map(target_feature.detach())
+    return difference.square().sum(dim=1).mean()
+
+
+@at_least_float32
+def attention_transfer(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Attention transfer at one pair of layers (Zagoruyko & Komodakis, ICLR 2017, as in their code).
+
+    ``mean_b,hw (Q(s) − Q(t))²``: :func:`attention_map_distance` over H·W. Their eq. 2 has the norm unsquared.
+    The larger map is average-pooled to the size of the smaller.
+
+    Args:
+        student_map: (B, C, H, W).
+        teacher_map: (B, C', H', W'), a constant.
+
+    Returns:
+        Scalar, the mean over batch and positions. The paper's weight, β = 1000, belongs to this reduction.
+    """
+    height = min(student_map.shape[2], teacher_map.shape[2])
+    width = min(student_map.shape[3], teacher_map.shape[3])
+    student = F.adaptive_avg_pool2d(student_map, (height, width))
+    teacher = F.adaptive_avg_pool2d(teacher_map, (height, width))
+    return attention_map_distance(student, teacher) / (height * width)
+
+
+@at_least_float32
+def hint_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Mean squared error of a regressed student map to the teacher's hint (FitNets; Romero et al., 2015).
+
+    Their eq. 3 is ½‖·‖², a sum; ours is the mean over all elements, so that the weight does not depend on the
+    shape.
+
+    Args:
+        student_map: (B, C, H, W), after the regressor.
+        teacher_map: (B, C, H, W), a constant.
+    """
+    return F.mse_loss(student_map, teacher_map.detach())
+
+
+@at_least_float32
+def channel_relation(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Root mean squared difference of the channels' Gram matrices (SSD-KD; Wang et al., 2023, their code).
+
+    ``sqrt(mean (G_s − G_t)²)`` with ``G = F Fᵀ / (C·H·W)`` for each image, F being (C, H·W); the mean is over
+    all B·C·C entries. At equal Grams the gradient is 0, where the published code's is not finite.
+
+    Args:
+        student_map: (B, C, H, W), after the regressor to the teacher's channels.
+        teacher_map: (B, C, H', W'), a constant.
+    """
+    difference = _gram(student_map) - _gram(teacher_map.detach())
+    # the norm's gradient at 0 is 0, unlike that of a square root
+    return torch.linalg.vector_norm(difference) / difference.numel() ** 0.5
+
+
+def _attention_map(feature: Tensor) -> Tensor:
+    return unit(feature.square().mean(dim=1).flatten(1))
+
+
+def _gram(feature: Tensor) -> Tensor:
+    flat = feature.flatten(2)
+    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])

@@ -1,0 +1,138 @@
+"""SW-SKD: stepwise self-knowledge distillation, from the last stage to the first; teacher-free.
+
+Source: Zheng et al., Scientific Reports 15:25238 (2025), doi 10.1038/s41598-025-10717-4. No code was released and only the
+abstract is open to us. From it: feature rectification (FRB), logit rectification (LRB), and their direction from back to
+front. Every equation, weight and the temperature are our reconstruction.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skinkd.batch import Batch
+from skinkd.errors import check_choice
+from skinkd.losses.feature import attention_map_distance
+from skinkd.losses.logit import kl_divergence, rectify
+from skinkd.methods.base import Method
+from skinkd.models.attention import ChannelSpatialGate, SimAM
+from skinkd.models.backbone import Backbone
+from skinkd.models.heads import AuxiliaryHead
+
+
+class SWSKD(Method):
+    """Each stage learns from the rectified logits and the attention-corrected features of the stage behind it.
+
+    L = Σ_k CE(z_k, y) + λ_logit Σ_k L_LRB + λ_feat Σ_k L_FRB (+ CE of the gate's classifier), k = 1..S  [ours]
+
+    Auxiliary heads, gate and the gate's classifier exist in training only; ``network`` alone is deployed.
+
+    Args:
+        temperature: T of the logit steps.
+        rectify_mode: ``swap`` exchanges z_y and z_max; ``raise`` lifts z_y to z_max.
+        target_stage: ``next`` teaches stage k from k + 1 (the chain); ``last`` teaches every stage from the last.
+        attention: ``gate``, learned channel ⊗ spatial attention, or ``simam``, which has no parameters.
+        attention_scope: ``last`` takes one attention at the last stage for every step; ``per_stage`` recomputes it.
+        gate_reduction: reduction of the channel gate's bottleneck.
+        gate_kernel: kernel size of the spatial gate's convolution.
+        simam_lambda: λ of SimAM.
+        head_reduction: reduction of the auxiliary heads' bottleneck.
+
+    The loss weights are ``ce``, ``lrb`` (λ_logit), ``frb`` (λ_feat) and ``gate_ce``; a weight of 0 switches a block off.
+    The gate's own cross-entropy reads the last stage's corrected features with the network detached, so that it trains
+    the gate and nothing else, and switching FRB off changes nothing but FRB.  [ours]
+    """
+
+    term_names = ("ce", "lrb", "frb", "gate_ce")
+    distillation_terms = ("lrb", "frb")
+
+    def __init__(
+        self,
+        network: Backbone,
+        *,
+        temperature: float,
+        rectify_mode: str,
+        target_stage: str,
+        attention: str,
+        attention_scope: str,
+        gate_reduction: int,
+        gate_kernel: int,
+        simam_lambda: float,
+        head_reduction: int,
+        **protocol: Any,
+    ) -> None:
+        super().__init__(network, **protocol)
+        self.temperature = temperature
+        self.rectify_mode = check_choice("method.rectify_mode", rectify_mode, ("swap", "raise"))
+        self.target_stage = check_choice("method.target_stage", target_stage, ("next", "last"))
+        self.attention_scope = check_choice("method.attention_scope", attention_scope, ("last", "per_stage"))
+        check_choice("method.attention", attention, ("gate", "simam"))
+        *earlier, last = network.stage_shapes
+        channels = last[0]
+        self.heads = nn.ModuleList(
+            AuxiliaryHead(shape, last, num_classes=network.num_classes, reduction=head_reduction)
+            for shape in earlier
+        )
+        if not self.uses("frb") or attention == "simam":
+            self.loss_weights["gate_ce"] = 0.0  # nothing to learn
+        self.attention: nn.Module
+        if self.uses("frb") and attention == "gate":
+            self.attention = ChannelSpatialGate(channels, reduction=gate_reduction, kernel_size=gate_kernel)
+        elif self.uses("frb"):
+            self.attention = SimAM(lambda_=simam_lambda)
+        if self.uses("gate_ce"):
+            self.gate_classifier = nn.Linear(channels, network.num_classes)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label = batch.image[:, 0], batch.label
+        features = self.network.features(image)
+        aligned, logits = self._stage_outputs(features.stages, features.logits)
+        terms = {"ce": torch.stack([self.criterion(z, label) for z in logits]).sum()}
+        if self.uses("lrb"):
+            terms["lrb"] = self._logit_steps(logits, label)
+        if self.uses("frb"):
+            corrected = self._corrected(aligned)
+            terms["frb"] = self._feature_steps(aligned, corrected)
+            if self.uses("gate_ce"):
+                terms["gate_ce"] = self.criterion(self.gate_classifier(corrected[-1].mean(dim=(2, 3))), label)
+        return self.combine(**terms)
+
+    def _stage_outputs(
+        self, stages: tuple[Tensor, ...], last_logits: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """φ_k F_k (B, C, H, W) and z_k (B, K) for k = 1..S; φ_S is the identity and z_S the network's own logits."""
+        outputs = [head(stage) for head, stage in zip(self.heads, stages[:-1], strict=True)]
+        aligned = [feature for feature, _ in outputs] + [stages[-1]]
+        logits = [z for _, z in outputs] + [last_logits]
+        return aligned, logits
+
+    def _teacher_of(self, stage: int) -> int:
+        return stage + 1 if self.target_stage == "next" else -1
+
+    def _logit_steps(self, logits: list[Tensor], label: Tensor) -> Tensor:
+        """Σ_k KL_T(rectify(z_{k+1}, y) ‖ z_k), k = S−1..1."""
+        steps = [
+            kl_divergence(
+                logits[k],
+                rectify(logits[self._teacher_of(k)], label, mode=self.rectify_mode),
+                temperature=self.temperature,
+            )
+            for k in range(len(logits) - 1)
+        ]
+        return torch.stack(steps).sum()
+
+    def _corrected(self, aligned: list[Tensor]) -> list[Tensor]:
+        """F̂_k = φ_k F_k ⊙ A for every stage, detached from the network but not from the gate."""
+        detached = [feature.detach() for feature in aligned]
+        if self.attention_scope == "last":
+            attention = self.attention(detached[-1])
+            return [feature * attention for feature in detached]
+        return [feature * self.attention(feature) for feature in detached]
+
+    def _feature_steps(self, aligned: list[Tensor], corrected: list[Tensor]) -> Tensor:
+        """Σ_k mean_b Σ_hw (Q(φ_k F_k) − Q(sg(F̂_{k+1})))², k = S−1..1."""
+        steps = [
+            attention_map_distance(aligned[k], corrected[self._teacher_of(k)].detach())
+            for k in range(len(aligned) - 1)
+        ]
+        return torch.stack(steps).sum()

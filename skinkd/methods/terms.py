@@ -1,0 +1,62 @@
+"""Bookkeeping of a training step's loss terms, on the device, without a host synchronisation a step."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from skinkd.errors import UserError
+
+
+class TrainingDivergedError(UserError):
+    """A loss term became NaN or infinite."""
+
+
+class TermMeter:
+    """Sums each loss term over an epoch and remembers the first step at which one was not finite.
+
+    Both stay on the device: reading them, which waits for the device, happens in ``check`` and ``means`` only.
+    """
+
+    def __init__(self) -> None:
+        self._sum: dict[str, Tensor] = {}
+        self._first_bad: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.__init__()  # type: ignore[misc]
+
+    def update(self, terms: dict[str, Tensor], step: int) -> None:
+        """Add the scalar ``terms`` of training step ``step``."""
+        self._steps += 1
+        for name, value in terms.items():
+            value = value.detach().float()
+            if name not in self._sum:
+                self._sum[name] = torch.zeros_like(value)
+                self._first_bad[name] = torch.full_like(value, -1, dtype=torch.long)
+            self._sum[name] += value
+            is_first_bad = ~value.isfinite() & (self._first_bad[name] < 0)
+            self._first_bad[name].masked_fill_(is_first_bad, step)
+
+    def check(self) -> None:
+        """Raise TrainingDivergedError, naming the term and the step, if a term was ever NaN or infinite."""
+        if not self._first_bad:
+            return
+        steps = torch.stack(list(self._first_bad.values())).tolist()
+        bad = sorted((step, name) for name, step in zip(self._first_bad, steps, strict=True) if step >= 0)
+        if bad:
+            step, name = bad[0]
+            raise TrainingDivergedError(
+                f"loss term '{name}' became NaN or infinite at training step {step}; the last good checkpoint is kept: "
+                "lower optim.lr, set trainer.gradient_clip_val=1, give method.warmup_epochs a value, or use precision=fp32"
+            )
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each term over the epoch's steps, averaged over processes."""
+        if not self._sum:
+            return {}
+        total = torch.stack(list(self._sum.values())) / self._steps
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+            total /= dist.get_world_size()
+        return dict(zip(self._sum, total.tolist(), strict=True))

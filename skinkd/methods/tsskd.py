@@ -1,0 +1,59 @@
+"""TSS-KD: temperature-scaling self-distillation between two views of one image; teacher-free.
+
+Source: Liu et al., Neurocomputing 638:130115 (2025), and the behaviour of its public code. Its regional gamma augmentation
+is ``augment=rga``; its classifier head is ``backbone.head=mlp``.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from skinkd.batch import Batch
+from skinkd.errors import UserError
+from skinkd.losses.logit import class_temperature_kl
+from skinkd.methods.base import Method
+from skinkd.models.backbone import Backbone
+
+
+class TSSKD(Method):
+    """One view of an image teaches the other through the same network, with a temperature for each class.
+
+    L = CE(z, y) + λ · T² · KL(softmax(z_teacher/τ) ‖ softmax(z/τ)), τ_j = T where j = y, r·T elsewhere.
+
+    Both views pass in train mode, as published: the teacher view moves BatchNorm's running statistics too. Per-class
+    temperatures break softmax's shift invariance, so the term starts large: ``warmup_epochs`` can ramp it. ``ratio=1`` is
+    plain two-view distillation, the control.
+
+    Args:
+        temperature: T.
+        ratio: r.
+
+    The loss weights are ``ce`` and ``kd`` (λ).
+    """
+
+    views: ClassVar[str] = "two"
+    term_names = ("ce", "kd")
+    distillation_terms = ("kd",)
+
+    def __init__(self, network: Backbone, *, temperature: float, ratio: float, **protocol: Any) -> None:
+        super().__init__(network, **protocol)
+        for name, value in (("temperature", temperature), ("ratio", ratio)):
+            if value <= 0:
+                raise UserError(
+                    f"method.{name}={value} must be above 0; the paper's values are temperature=4, ratio=0.1"
+                )
+        self.temperature = temperature
+        self.ratio = ratio
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        teacher_view, student_view = batch.image.unbind(dim=1)
+        logits = self.network(student_view)
+        terms = {"ce": self.criterion(logits, batch.label)}
+        if self.uses("kd"):
+            with torch.no_grad():
+                teacher_logits = self.network(teacher_view)
+            terms["kd"] = class_temperature_kl(
+                logits, teacher_logits, batch.label, temperature=self.temperature, ratio=self.ratio
+            )
+        return self.combine(**terms)

@@ -1,0 +1,1 @@
+"""Networks: timm backbones as stages, pooled features and logits; heads; attention."""

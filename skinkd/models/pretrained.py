@@ -1,0 +1,291 @@
+"""Building timm networks by name and filling them: downloads, files, stems for small images."""
+
+import difflib
+import logging
+import ssl
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import huggingface_hub  # timm's own dependency
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from skinkd.errors import UserError, check_range
+
+log = logging.getLogger(__name__)
+
+# where the families that have one keep the max-pool after the stem convolution
+STEM_POOLS = ("maxpool", "features.pool0", "stem.pool")
+
+# what PyTorch and timm raise for an image that a layer cannot take
+_SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, ZeroDivisionError)
+
+
+def create_network(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    pretrained: bool,
+    small_input: bool,
+    options: dict[str, Any],
+) -> Any:
+    """Build a timm network for square images of ``image_size``, with timm's pretrained weights if asked.
+
+    The rule for the size: an image is at least as large as the stride of the network's last map, so that
+    this map has a cell that is not mostly padding; patches leave out no border; and the network's own
+    forward pass takes it. ``options`` go to timm as they are.
+
+    Raises:
+        UserError: an unknown name, tag or option, weights that cannot be fetched, a size that the network
+            cannot take, or ``small_input`` for a network that has no strided convolution as its stem.
+    """
+    check_name(name)
+    check_range("image_size", image_size, low=1)
+
+    def build(size: int, pretrained: bool) -> Any:
+        model = _create(name, num_classes=num_classes, image_size=size, pretrained=pretrained, **options)
+        if small_input:
+            use_small_stem(model, name=name)
+        return model
+
+    try:
+        model = build(image_size, False)
+        _check_size(model, image_size)
+    except TypeError as error:
+        raise UserError(
+            f"backbone.options={options} does not suit backbone.name={name} ({first_line(error)}); leave "
+            "out what timm does not know for this network"
+        ) from error
+    except _SIZE_ERRORS as error:
+        with torch.random.fork_rng(devices=[]):
+            larger = _next_size(lambda size: build(size, False), above=image_size, native=_native_size(name))
+        advice = f"the next size that works is {larger}" if larger else "choose another network"
+        raise UserError(
+            f"image_size={image_size} does not suit backbone.name={name} ({first_line(error)}); {advice}"
+        ) from error
+    # the size is checked first, so that nothing is downloaded in vain
+    return _fetched(name, lambda: build(image_size, True)) if pretrained else model
+
+
+def check_name(name: str) -> None:
+    """Raise UserError, naming the nearest, unless timm has this network (and the tag of weights, if any)."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise UserError(
+            f"backbone.name={name} is no network of timm {timm.__version__}; {hint}`python -c 'import timm; "
+            "print(timm.list_models())'` names them all"
+        )
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        valid = f"one of {', '.join(sorted(tags))}" if tags else "no tag"
+        raise UserError(f"backbone.name={name}: timm has no weights {tag!r} of {architecture}; give {valid}")
+
+
+def use_small_stem(model: Any, *, name: str) -> None:
+    """Give ``model``, in place, a 3×3 stride-1 first convolution and no max-pool after it.
+
+    A first convolution of 3×3 keeps its weights; a larger one is replaced and starts at random (He,
+    fan-out), which is said in the log.
+
+    Raises:
+        UserError: the first layer is no convolution of stride 2 (patch embeddings and their like).
+    """
+    path = model.pretrained_cfg.get("first_conv")
+    conv = model.get_submodule(path) if isinstance(path, str) else None
+    if not isinstance(conv, nn.Conv2d) or conv.stride != (2, 2) or conv.kernel_size[0] < 3:
+        raise UserError(
+            f"backbone.small_input=true does not suit {name}, whose first layer is no stride-2 convolution; "
+            "choose a ResNet, DenseNet, MobileNet, EfficientNet or RegNet, or set backbone.small_input=false"
+        )
+    if conv.kernel_size == (3, 3):
+        conv.stride = (1, 1)
+    else:
+        parent, _, leaf = path.rpartition(".")
+        smaller = nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+        nn.init.kaiming_normal_(smaller.weight, mode="fan_out", nonlinearity="relu")
+        setattr(model.get_submodule(parent), leaf, smaller)
+        log.info("%s: the %s of small_input starts at random", name, path)
+    model.small_input_factor = 2
+    children = dict(model.named_modules())
+    for pool in STEM_POOLS:
+        if pool in children and not isinstance(children[pool], nn.Identity):
+            parent, _, leaf = pool.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, nn.Identity())
+            model.small_input_factor = 4
+
+
+def read_state(file: str) -> dict[str, Tensor]:
+    """Read a state dict (.pth, .ckpt, .safetensors, …), or the ``network`` of a run's checkpoint, to the CPU.
+
+    Nothing but tensors and plain values is unpickled.
+
+    Raises:
+        UserError: no such file, or no state dict in it.
+    """
+    if not Path(file).is_file():
+        raise UserError(
+            f"backbone.weights={file} does not exist; give the path of a weights file, or null for none"
+        )
+    try:
+        state = load_state_dict(file, weights_only=True)
+    except Exception as error:  # unpickling, zip and safetensors errors share no class
+        raise UserError(
+            f"backbone.weights={file} cannot be read as a state dict ({first_line(error)}); give a "
+            ".pth, .ckpt or .safetensors file"
+        ) from error
+    if any(
+        key.startswith("network.") for key in state
+    ):  # a run's checkpoint; its other keys serve training only
+        state = {key[len("network.") :]: value for key, value in state.items() if key.startswith("network.")}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            f"backbone.weights={file} holds no state dict; save model.state_dict() or give a run's checkpoint"
+        )
+    return state
+
+
+def fit_state(network: nn.Module, state: dict[str, Tensor], *, file: str, free: Iterable[str]) -> None:
+    """Load ``state`` into ``network``; what is under a ``free`` prefix need not fit.
+
+    These then stay as they are, which is said in the log. If the rest does not fit, timm's own conversion
+    for the architecture is tried (other namings, position embeddings of another image size).
+
+    Raises:
+        UserError: missing or unexpected keys or other shapes outside ``free``, a few of them named.
+    """
+    free = tuple(free)
+    own = network.state_dict()
+    if _misfits(own, state, free):
+        state = _converted(network, state)
+    misfits = _misfits(own, state, free)
+    if misfits:
+        some = ", ".join(misfits[:4]) + (f" and {len(misfits) - 4} more" if len(misfits) > 4 else "")
+        name = getattr(network, "name", type(network).__name__)
+        raise UserError(f"backbone.weights={file} does not fit {name}: {some}; give weights of this network")
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    kept = [key for key in own if key.startswith(free) and key not in fitting]
+    if kept:
+        # a head that fits in part would mix a file's layers with random ones
+        prefixes = {next(prefix for prefix in free if key.startswith(prefix)) for key in kept}
+        fitting = {key: value for key, value in fitting.items() if not key.startswith(tuple(prefixes))}
+        log.warning("%s does not fit %s, which stay at their random start", file, ", ".join(sorted(prefixes)))
+    network.load_state_dict(fitting, strict=False)
+
+
+def _misfits(own: dict[str, Tensor], state: dict[str, Tensor], free: tuple[str, ...]) -> list[str]:
+    # files older than BatchNorm's step counter are whole without it
+    needed = {key for key in own if not key.startswith(free) and not key.endswith("num_batches_tracked")}
+    given = {key for key in state if not key.startswith(free)}
+    missing = [f"no {key}" for key in sorted(needed - given)]
+    unexpected = [f"unexpected {key}" for key in sorted(given - own.keys())]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in sorted(given & own.keys())
+        if state[key].shape != own[key].shape
+    ]
+    # one of each kind comes first, so that a cut list still shows what is wrong
+    kinds = [kind for kind in (missing, unexpected, shapes) if kind]
+    return [kind[0] for kind in kinds] + [entry for kind in kinds for entry in kind[1:]]
+
+
+def _converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    model = getattr(network, "model", network)
+    convert: Callable[..., dict[str, Tensor]] | None = getattr(
+        sys.modules[type(model).__module__], "checkpoint_filter_fn", None
+    )
+    if convert is None:
+        return state
+    inner = {key[len("model.") :]: value for key, value in state.items() if key.startswith("model.")}
+    outer = {key: value for key, value in state.items() if not key.startswith("model.")}
+    try:
+        inner = convert(inner, model)
+    except Exception:  # a file of quite another network: the comparison says what is wrong with it
+        return state
+    return outer | {f"model.{key}": value for key, value in inner.items()}
+
+
+def _native_size(name: str) -> int:
+    config = timm.get_pretrained_cfg(name)
+    return int(config.input_size[-1]) if config is not None else 224
+
+
+def _create(name: str, *, num_classes: int, image_size: int, pretrained: bool, **options: Any) -> Any:
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size and image_size != config.input_size[-1]:
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, num_classes=num_classes, img_size=image_size, **options
+            )
+        except TypeError:  # a grid that timm cannot change: the dry pass tells
+            pass
+    return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+
+
+def _fetched(name: str, build: Callable[[], Any]) -> Any:
+    try:
+        _reach_hub(name)
+        return build()
+    except Exception as error:  # sockets, HTTP, hub and cache errors share no class
+        raise UserError(
+            f"the pretrained weights of {name} cannot be fetched ({first_line(error)}); set "
+            "backbone.pretrained=false to start at random, or backbone.weights=<file> to start from a file"
+        ) from error
+
+
+def _reach_hub(name: str) -> None:
+    """Raise OSError if the hub is needed and cannot be reached; its own client would retry for a minute."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id or huggingface_hub.constants.HF_HUB_OFFLINE:
+        return
+    repository = config.hf_hub_id.split("@")[0]
+    files = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in files):
+        return
+    try:
+        urlopen(Request(huggingface_hub.constants.ENDPOINT, method="HEAD"), timeout=10).close()
+    except HTTPError:  # an answer
+        return
+    except URLError as error:
+        if not isinstance(error.reason, ssl.SSLError):  # the client has certificates of its own
+            raise
+
+
+@torch.no_grad()
+def _check_size(model: Any, image_size: int) -> None:
+    """Raise one of ``_SIZE_ERRORS`` if images of this size break the rule of ``create_network``."""
+    stride = int(model.feature_info[-1]["reduction"]) // getattr(model, "small_input_factor", 1)
+    if image_size < stride:
+        raise ValueError(f"its last map has stride {stride}")
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is not None and image_size % patch[0]:
+        raise ValueError(f"its patches of {patch[0]} pixels would leave out the image's border")
+    model.eval()
+    model(torch.zeros(1, 3, image_size, image_size))
+    model.train()
+
+
+def _next_size(build: Callable[[int], Any], *, above: int, native: int) -> int | None:
+    """The first multiple of the stride larger than ``above`` that a network can take."""
+    model = build(native)
+    stride = int(model.feature_info[-1]["reduction"]) // getattr(model, "small_input_factor", 1)
+    for count in range(above // stride + 1, above // stride + 9):
+        try:
+            _check_size(build(count * stride), count * stride)
+        except _SIZE_ERRORS:
+            continue
+        return count * stride
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its class where it has none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,52 @@
+"""A frozen teacher: the one place that guarantees its mode, its gradients and its absence from checkpoints."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skinkd.models.backbone import Backbone, Features
+
+
+class Teacher(nn.Module):
+    """A trained network that stays as it is.
+
+    It is in eval mode whatever is asked of it, so that BatchNorm's statistics never move; its parameters need no
+    gradient and its pass keeps none; and it is shared, not copied, when the module that holds it is copied (an average of
+    the student's weights needs no second teacher).
+
+    Args:
+        network: offers ``features(image)`` and ``num_classes``.
+        image_size: height and width the teacher was trained at; images of another size are resized (bilinear,
+            antialiased) before its pass. Its normalisation is inside ``network``.
+        bf16: run the pass in bfloat16 autocast, whatever the student's precision.
+    """
+
+    def __init__(self, network: Backbone, *, image_size: int, bf16: bool) -> None:
+        super().__init__()
+        self.network: Backbone = network
+        self.image_size = image_size
+        self.bf16 = bf16
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval mode."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
+        return self
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Features:
+        """Stages, pooled features and logits, without gradients, of images (B, 3, H, W), uint8 or float in [0, 1]."""
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            image = image.float() / 255 if image.dtype == torch.uint8 else image
+            image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
+        # without bf16 of its own it follows the precision of the training step
+        precision = torch.autocast(image.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+        with precision:
+            return self.network.features(image)

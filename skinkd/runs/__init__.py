@@ -1,0 +1,1 @@
+"""The run folder, its plots and tables, and the experiment trackers."""

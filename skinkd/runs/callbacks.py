@@ -1,0 +1,128 @@
+"""What happens around a training step: exact epochs, the divergence check, history.csv, and what the terminal shows."""
+
+import hashlib
+import sys
+import time
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+
+from skinkd.runs.folder import RunFolder
+
+
+class EpochSeed(Callback):
+    """Begin each epoch from a generator state derived from (seed, epoch, rank).
+
+    Dropout and whatever else draws on the device is then the same in a run that goes on from a checkpoint.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        text = f"{self.seed}:{trainer.current_epoch}:{trainer.global_rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big"))
+
+
+class DivergenceCheck(Callback):
+    """Stop at NaN or infinite loss terms: at every logging interval and before anything is scored or saved."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.terms.check()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.terms.check()
+
+
+class History(Callback):
+    """One row an epoch in ``history.csv``: loss terms (unweighted means), validation metrics, learning rate, speed.
+
+    The rows travel in the checkpoint, so that a resumed run's history goes on from the epoch it goes on from. ``seconds``
+    is the epoch's time with validation; ``images_per_second`` counts source images of the training part alone.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self._began = self._trained = 0.0
+        self._images = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        pl_module.terms.reset()
+        self._images = 0
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._images += len(batch.label) * trainer.world_size
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self._trained = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        speed = self._images / max(self._trained - self._began, 1e-9)
+        pl_module.log("train/images_per_second", speed, rank_zero_only=False)
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
+        row |= {f"train/{name}": value for name, value in pl_module.terms.means().items()}
+        row |= {
+            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
+        row |= {
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self._began,
+            "images_per_second": speed,
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self.folder.write_csv("history.csv", pd.DataFrame(self.rows))
+
+
+class Progress(TQDMProgressBar):
+    """A bar for the batches of the epoch in a terminal, and one line an epoch everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 0, leave=False)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        shown = super().get_metrics(trainer, pl_module)
+        return {name.removeprefix("train/"): value for name, value in shown.items() if name != "v_num"}
+
+    def init_validation_tqdm(self) -> Any:
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
+
+
+class EpochLine(Callback):
+    """Print the epoch's metrics on one line, which reads well in a terminal and in a cluster's log file."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        row = self.history.rows[-1]
+        shown = [
+            f"epoch {row['epoch']:>3}/{trainer.max_epochs}",
+            f"loss {row['train/loss']:.3f}",
+            f"val loss {row['val/loss']:.3f}",
+            f"acc {row['val/accuracy']:.3f}",
+            f"bal {row['val/balanced_accuracy']:.3f}",
+            *([f"AUROC {row['val/auroc_macro']:.3f}"] if "val/auroc_macro" in row else []),
+            f"{row['seconds']:.0f} s",
+        ]
+        tqdm.write("  ".join(shown), file=sys.stdout)
+        sys.stdout.flush()

@@ -1,0 +1,33 @@
+"""What the terminal shows: our lines, from one process, without the libraries' chatter."""
+
+import logging
+import warnings
+
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
+
+
+def say(line: str) -> None:
+    """Print a line, in the main process alone."""
+    if is_main_process():
+        print(line, flush=True)
+
+
+def quieten() -> None:
+    """Silence messages of the libraries that do not concern the person who runs this."""
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*deterministic.*",
+        ".*lr_scheduler.step.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

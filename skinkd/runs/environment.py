@@ -1,0 +1,44 @@
+"""What a run ran on, as text: ``environment.txt``."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import torch
+
+
+def describe_environment() -> str:
+    """Python, machine, devices, the commit of this checkout if it is one, and every installed package's version."""
+    lines = [
+        f"python {platform.python_version()}",
+        f"platform {platform.platform()}",
+        f"processor cores {os.cpu_count()}",
+        f"torch threads {torch.get_num_threads()}",
+        f"commit {_commit()}",
+        f"command {' '.join(['python', *sys.orig_argv[1:]])}",
+    ]
+    lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
+    packages = sorted(
+        {f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower
+    )
+    return "\n".join([*lines, "", *packages]) + "\n"
+
+
+def _commit() -> str:
+    """This checkout's commit, with a mark if files differ from it; ``unknown`` for an installed package."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return "unknown"
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return commit + (" with uncommitted changes" if _git(here, "status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout.strip()

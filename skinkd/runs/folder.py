@@ -1,0 +1,159 @@
+"""The run folder: one folder for one resolved configuration, written atomically.
+
+===========================  ============================================================================
+``config.yaml``              the resolved configuration, enough to rebuild the run
+``splits.csv``               image_id, group, split
+``history.csv``              a row an epoch: loss terms, validation metrics, learning rate, seconds
+``checkpoints/``             ``best.ckpt`` (chosen on validation), ``last.ckpt`` (to go on from)
+``predictions/{val,test}.csv``  image_id, group, label, prediction, a probability for each class
+``curves.png`` …             ``confusion_matrix.png``, ``environment.txt``
+``metrics.json``             flat ``val/…`` and ``test/…`` numbers; written last: with it the run is finished
+===========================  ============================================================================
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+import yaml
+
+from skinkd.errors import UserError
+
+NOT_IDENTITY = (
+    "config",
+    "force",
+    "group",
+    "job_type",
+    "run_dir",
+    "paths",
+    "logger",
+    "data.num_workers",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)
+"""Settings that change no number of a run, and so not its folder; nor does any key named ``root`` or ``weights_dir``."""
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of everything in the resolved configuration that can change a number."""
+    text = json.dumps(_without(config, NOT_IDENTITY), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without(node: Any, excluded: tuple[str, ...], prefix: str = "") -> Any:
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: _without(value, excluded, f"{prefix}{name}.")
+        for name, value in node.items()
+        if f"{prefix}{name}" not in excluded and name != "root"
+    }
+
+
+def run_path(config: dict[str, Any]) -> Path:
+    """``run_dir`` if it is set, else ``<output_dir>/<method>-<data>-<backbone>-seed<seed>-<identity>``."""
+    if config["run_dir"]:
+        return Path(config["run_dir"])
+    parts = [
+        config["method"]["name"],
+        config["data"]["name"],
+        config["backbone"]["name"],
+        f"seed{config['seed']}",
+    ]
+    if config["data"]["fold"] is not None:
+        parts.append(f"fold{config['data']['fold']}")
+    name = "-".join([*(str(part).replace("/", "_") for part in parts), identity(config)])
+    return Path(config["paths"]["output_dir"]) / name
+
+
+class RunFolder:
+    """Paths and atomic writing of one run folder. Nothing is created before ``open``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIO | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of ``best.ckpt`` and ``last.ckpt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, if there is one."""
+        path = self.checkpoints / "last.ckpt"
+        return path if path.exists() else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its end: ``metrics.json`` is there."""
+        return (self.path / "metrics.json").exists()
+
+    def metrics(self) -> dict[str, Any]:
+        """The numbers of a finished run."""
+        return json.loads((self.path / "metrics.json").read_text())
+
+    def open(self, config: dict[str, Any], *, force: bool) -> None:
+        """Create the folder, or go on in it, and hold it until the process ends.
+
+        ``force`` removes what an earlier run left. Raises UserError if another process holds the folder or if it belongs
+        to another configuration (``run_dir`` given by hand).
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is running in {self.path}; wait for it, or change the configuration or run_dir"
+            ) from None
+        if force:
+            self._clear()
+        stored = self.path / "config.yaml"
+        if stored.exists() and identity(yaml.safe_load(stored.read_text())) != identity(config):
+            raise UserError(
+                f"{self.path} holds a run of another configuration; give another run_dir, or force=true to replace it"
+            )
+        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def _clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name == ".lock":
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def write(self, name: str, save: Callable[[Path], object]) -> Path:
+        """Let ``save`` write to a temporary file beside ``name``, then move it into place in one step."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+        try:
+            save(temporary)
+            os.replace(temporary, path)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file."""
+        return self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def write_json(self, name: str, values: dict[str, Any]) -> Path:
+        """Write a flat JSON object, keys in the given order; NaN is refused because JSON has none."""
+        return self.write_text(name, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+    def write_csv(self, name: str, frame: pd.DataFrame) -> Path:
+        """Write a table; floats keep every digit."""
+        return self.write(name, lambda path: frame.to_csv(path, index=False))

@@ -1,0 +1,105 @@
+"""The table that ends a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_ROWS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "precision_macro": "precision (macro)",
+    "f1_macro": "F1 (macro)",
+    "auroc_macro": "AUROC (macro)",
+    "average_precision_macro": "average precision (macro)",
+    "ece": "calibration error (ECE)",
+    "brier": "Brier score",
+    "loss": "loss",
+}
+_UNDEFINED = "-"
+_CLASS_NUMBERS = 64  # columns that the numbers of a class take
+# a rule below the heading and nothing else, in characters that every terminal and file can hold
+_RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+
+
+def print_results(
+    metrics: Mapping[str, Any],
+    per_class: pd.DataFrame,
+    *,
+    title: str,
+    folder: Path,
+    level: float,
+    console: Console | None = None,
+) -> None:
+    """Print the main metrics, the test metrics of each class, and the run folder on a line of its own.
+
+    Fits 80 columns; in a pipe or file it is plain text without control codes, and the folder's line is never
+    broken, so that it can be copied.
+
+    Args:
+        metrics: ``val/<name>`` and ``test/<name>`` as in metrics.json; a test metric's interval is taken from
+            ``test/<name>_low`` and ``test/<name>_high`` where both are there.
+        per_class: the table of ``metrics.per_class`` for the test part.
+        title: what the run is; shown above the table.
+        folder: the run folder.
+        level: confidence of the intervals, as the heading says.
+        console: where to print; standard output if None.
+    """
+    console = console or Console(highlight=False)
+    interval = f"{100 * level:g} % interval"
+    main = _table("", "validation", "test", interval)
+    for name, label in _ROWS.items():
+        if f"val/{name}" in metrics or f"test/{name}" in metrics:
+            bounds = _bounds(metrics.get(f"test/{name}_low"), metrics.get(f"test/{name}_high"))
+            main.add_row(
+                label, _number(metrics.get(f"val/{name}")), _number(metrics.get(f"test/{name}")), bounds
+            )
+    main.add_row("images", _count(metrics.get("val/n")), _count(metrics.get("test/n")), "")
+    classes = _table("test, by class", "images", "sensitivity", interval, "specificity", "F1", "AUROC")
+    room = max(len("test, by class"), console.width - _CLASS_NUMBERS)
+    for _, row in per_class.iterrows():
+        classes.add_row(
+            Text(_shorten(str(row["class"]), room)),
+            _count(row["n"]),
+            _number(row["sensitivity"]),
+            _bounds(row["sensitivity_low"], row["sensitivity_high"]),
+            *(_number(row[name]) for name in ("specificity", "f1", "auroc")),
+        )
+    console.print()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(main)
+    console.print()
+    console.print(classes)
+    console.print("\nrun folder:")
+    console.print(Text(str(folder)), soft_wrap=True)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _shorten(name: str, room: int) -> str:
+    return name if len(name) <= room else name[: room - 3] + "..."
+
+
+def _number(value: float | None) -> str:
+    return _UNDEFINED if value is None or pd.isna(value) else f"{value:.3f}"
+
+
+def _count(value: float | None) -> str:
+    return _UNDEFINED if value is None or pd.isna(value) else f"{value:,.0f}"
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return ""
+    return f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,175 @@
+"""Experiment trackers: Weights & Biases, CSV, TensorBoard or none, behind four calls.
+
+The run folder is always complete without a tracker, and every report is built from it.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from skinkd.errors import UserError, check_choice
+from skinkd.runs.console import is_main_process
+from skinkd.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """How a run is found among others: its name, tags, group and kind."""
+
+    name: str
+    tags: list[str]
+    group: str | None
+    job_type: str
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run shows: flat metrics, test predictions, a table by class, images with captions."""
+
+    metrics: dict[str, Any]
+    predictions: pd.DataFrame
+    classes: Sequence[str]
+    per_class: pd.DataFrame
+    examples: Sequence[tuple[np.ndarray, str]]
+
+
+class Tracker:
+    """Logs nowhere but to a Lightning logger, if one is given."""
+
+    def __init__(self, logger: Logger | None = None) -> None:
+        self.logger = logger
+
+    def report(self, report: Report) -> None:
+        """Log the end result."""
+        if self.logger is not None:
+            numbers = {
+                name: value for name, value in report.metrics.items() if isinstance(value, int | float)
+            }
+            self.logger.log_metrics(numbers)
+
+    def finish(self, *, failed: bool) -> None:
+        """Close the run and mark it as finished or failed."""
+        if self.logger is not None:
+            self.logger.finalize("failed" if failed else "success")
+
+
+def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
+    """Return the tracker that ``logger.kind`` names, writing into the run folder."""
+    kind = check_choice("logger.kind", settings["kind"], ("wandb", "csv", "tensorboard", "none"))
+    if kind == "none" or not is_main_process():
+        return Tracker()
+    if kind == "csv":
+        return Tracker(CSVLogger(save_dir=folder.path, name="", version="csv"))
+    if kind == "tensorboard":
+        try:
+            return Tracker(TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard"))
+        except ModuleNotFoundError:
+            raise UserError(
+                "logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'"
+            ) from None
+    return WandbTracker(settings, info, folder)
+
+
+class WandbTracker(Tracker):
+    """A W&B run of its own for each run folder; offline where there is no API key or no network.
+
+    The run's id is kept in the folder, so that a resumed run is the same W&B run. A run resumed offline is a second
+    offline folder with the same id: W&B cannot stitch the two before they are synced.
+    """
+
+    def __init__(self, settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._folder = folder
+        self._settings = settings
+        self.offline = _must_be_offline()
+        self.run = self._init(info, resume=_stored_id(folder))
+        folder.write_text("wandb_run_id", f"{self.run.id}\n")
+        super().__init__(WandbLogger(experiment=self.run, log_model=False))
+        self.run.define_metric("trainer/global_step")
+        self.run.define_metric("*", step_metric="trainer/global_step")
+        for name in ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro"):
+            self.run.define_metric(f"val/{name}", step_metric="trainer/global_step", summary="max")
+        for name in ("loss", "ece", "brier"):
+            self.run.define_metric(f"val/{name}", step_metric="trainer/global_step", summary="min")
+
+    def _init(self, info: RunInfo, resume: str | None) -> Any:
+        def start(mode: str) -> Any:
+            return self._wandb.init(
+                project=self._settings["project"],
+                entity=self._settings["entity"],
+                name=info.name,
+                id=resume,
+                resume="allow" if resume and mode == "online" else None,
+                group=info.group,
+                job_type=info.job_type,
+                tags=info.tags,
+                config=info.config,
+                dir=self._folder.path,
+                mode=mode,
+                reinit="finish_previous",
+                settings=self._wandb.Settings(silent=True, console="off", init_timeout=60),
+            )
+
+        if not self.offline:
+            try:
+                return start("online")
+            except self._wandb.errors.Error as error:
+                self.offline = True
+                print(f"W&B cannot be reached ({str(error).strip().splitlines()[0]}); logging offline")
+        return start("offline")
+
+    @property
+    def sync_command(self) -> str:
+        """The line that uploads an offline run."""
+        return f"wandb sync {os.path.dirname(self.run.dir)}"
+
+    def report(self, report: Report) -> None:
+        """Log test metrics, the confusion matrix, the per-class table, example images, and the checkpoint if asked."""
+        wandb = self._wandb
+        names = {name: number for number, name in enumerate(report.classes)}
+        media: dict[str, Any] = {
+            "test/confusion_matrix": wandb.plot.confusion_matrix(
+                y_true=[names[label] for label in report.predictions["label"]],
+                preds=[names[label] for label in report.predictions["prediction"]],
+                class_names=list(report.classes),
+            ),
+            "test/per_class": wandb.Table(dataframe=report.per_class),
+        }
+        if report.examples:
+            media["test/examples"] = [wandb.Image(image, caption=text) for image, text in report.examples]
+        numbers = {name: value for name, value in report.metrics.items() if isinstance(value, int | float)}
+        self.run.log({**{name: v for name, v in numbers.items() if name.startswith("test/")}, **media})
+        # the summary holds the selected checkpoint's numbers, not the last epoch's
+        self.run.summary.update(report.metrics)
+        if self._settings["log_checkpoint"]:
+            artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model")
+            artifact.add_file(str(self._folder.checkpoints / "best.ckpt"))
+            self.run.log_artifact(artifact)
+
+    def finish(self, *, failed: bool) -> None:
+        """Close the run, failed or not; without this the next run of the process would log into it."""
+        self._wandb.finish(exit_code=1 if failed else 0)
+        if self.offline:
+            print(f"W&B logged offline; to upload: {self.sync_command}")
+
+
+def _must_be_offline() -> bool:
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE", "").lower()
+    if mode:
+        return mode != "online"
+    return not wandb.login(prompt=False)
+
+
+def _stored_id(folder: RunFolder) -> str | None:
+    path = folder.path / "wandb_run_id"
+    return path.read_text().strip() if path.exists() else None

@@ -1,0 +1,98 @@
+"""Scoring the selected checkpoint, once, and writing what a run leaves behind."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skinkd.bootstrap import bootstrap_intervals
+from skinkd.build import build_trainer
+from skinkd.data.datamodule import SkinDataModule
+from skinkd.data.files import read_image
+from skinkd.data.splits import LeakReport
+from skinkd.methods.base import Method
+from skinkd.metrics import evaluate, per_class
+from skinkd.runs.console import is_main_process
+from skinkd.runs.folder import RunFolder
+from skinkd.runs.plots import plot_confusion, plot_curves
+from skinkd.runs.tables import print_results
+from skinkd.runs.tracking import Report, Tracker
+
+
+def score_and_report(
+    config: dict[str, Any],
+    folder: RunFolder,
+    data: SkinDataModule,
+    method: Method,
+    leak: LeakReport,
+    tracker: Tracker,
+) -> None:
+    """Score best.ckpt on validation and test; write predictions, plots and, last, metrics.json; print the table."""
+    # a trainer without callbacks: the EMA callback of the fit would put its last average in place of the best one
+    scorer = build_trainer(config, callbacks=[], logger=None)
+    best = folder.checkpoints / "best.ckpt"
+    scorer.validate(method, datamodule=data, ckpt_path=best, verbose=False)
+    tables = {"val": method.table}
+    scorer.test(method, datamodule=data, ckpt_path=best, verbose=False)
+    tables["test"] = method.table
+    if not is_main_process():
+        return
+    history = pd.read_csv(folder.path / "history.csv")
+    metrics = {**_about(config, history, method, leak), **_scores(config, tables, data.classes)}
+    by_class = per_class(tables["test"], data.classes, level=config["evaluation"]["interval"])
+    for part, table in tables.items():
+        folder.write_csv(f"predictions/{part}.csv", table)
+    plot_curves(history, folder.path / "curves.png", best_epoch=metrics["best_epoch"])
+    plot_confusion(tables["test"], data.classes, folder.path / "confusion_matrix.png")
+    examples = _examples(data, tables["test"], config["logger"].get("example_images", 0))
+    tracker.report(Report(metrics, tables["test"], data.classes, by_class, examples))
+    folder.write_json("metrics.json", metrics)
+    print_results(metrics, by_class, level=config["evaluation"]["interval"], title=folder.path.name, folder=folder.path)
+
+
+def _about(config: dict[str, Any], history: pd.DataFrame, method: Method, leak: LeakReport) -> dict[str, Any]:
+    """Facts of the run that are no scores; ``parameters`` counts the deployed network alone."""
+    monitored = history[config["monitor"]["metric"]]
+    best = monitored.idxmax() if config["monitor"]["mode"] == "max" else monitored.idxmin()
+    return {
+        "epochs": len(history),
+        "best_epoch": int(history.loc[best, "epoch"]),
+        "parameters": sum(parameter.numel() for parameter in method.network.parameters()),
+        "split/test_images": leak.test_images,
+        "split/leak_train": leak.in_train,
+        "split/leak_train_or_val": leak.in_train_or_val,
+    }
+
+
+def _scores(config: dict[str, Any], tables: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> dict[str, float]:
+    """Every metric of both parts, and the test metrics' intervals as ``test/<name>_low`` and ``_high``."""
+    settings = config["evaluation"]
+    bins = settings["calibration_bins"]
+    scores = {
+        f"{part}/{name}": value
+        for part, table in tables.items()
+        for name, value in evaluate(table, classes, calibration_bins=bins).items()
+    }
+    intervals = bootstrap_intervals(
+        tables["test"],
+        classes,
+        replicates=settings["bootstrap_replicates"],
+        seed=config["seed"],
+        level=settings["interval"],
+        calibration_bins=bins,
+    )
+    for name, (low, high) in intervals.items():
+        scores |= {f"test/{name}_low": low, f"test/{name}_high": high}
+    return scores
+
+
+def _examples(data: SkinDataModule, table: pd.DataFrame, count: int) -> list[tuple[np.ndarray, str]]:
+    """The first ``count`` test images, each with its label and its predicted class and probability."""
+    paths = data.rows("test").set_index("image_id")["path"]
+    return [
+        (
+            read_image(paths[row["image_id"]]),
+            f"{row['label']}, predicted {row['prediction']} ({row['p_' + row['prediction']]:.2f})",
+        )
+        for _, row in table.head(count).iterrows()
+    ]

@@ -1,0 +1,103 @@
+"""The main verb: ``python -m skinkd.train method=swskd data=ham10000``.
+
+Trains, selects on validation, tests once, and leaves a run folder that every other verb reads.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from skinkd import cli
+from skinkd.build import build_data, build_method, build_trainer, fit_callbacks, load_split
+from skinkd.data.splits import measure_leak
+from skinkd.data.table import ImageTable
+from skinkd.errors import UserError
+from skinkd.runs.console import is_main_process, quieten, say
+from skinkd.runs.environment import describe_environment
+from skinkd.runs.folder import RunFolder, run_path
+from skinkd.runs.tracking import RunInfo, open_tracker
+from skinkd.scoring import score_and_report
+from skinkd.teachers import find_teacher, load_teacher
+
+
+def train(settings: DictConfig) -> None:
+    """Run, resume or recognise one training run."""
+    settings = stored_settings(settings)
+    config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    folder = RunFolder(run_path(config))
+    if folder.finished and not config["force"]:
+        say(f"this run has finished already; force=true runs it again\n{folder.path}")
+        return
+    quieten()
+    table, parts = load_split(config)
+    leak = measure_leak(table.frame, parts)
+    if leak.shared_groups:
+        say(f"warning: protocol={config['protocol']} leaks: {leak.sentence(table.classes)}")
+    data = build_data(config, table, parts)
+    taught = load_teacher(config, find_teacher(settings), table, parts) if "teacher" in config["method"] else None
+    method = build_method(config, data, taught)
+    method.card = card(config, table, parts)
+    callbacks = fit_callbacks(config, folder)
+    # refuses what this machine cannot do while nothing is written yet
+    build_trainer(config, callbacks=[], logger=None)
+    if is_main_process():
+        folder.open(config, force=config["force"])
+        folder.write_csv("splits.csv", table.frame[["image_id", "group"]].assign(split=parts))
+        folder.write_text("environment.txt", describe_environment())
+    tracker = open_tracker(config["logger"], run_info(config, folder), folder)
+    finished = False
+    try:
+        trainer = build_trainer(config, callbacks=callbacks, logger=tracker.logger)
+        resume = folder.last_checkpoint
+        say(f"{'going on' if resume else 'training'} in {folder.path}")
+        trainer.fit(method, datamodule=data, ckpt_path=resume)
+        score_and_report(config, folder, data, method, leak, tracker)
+        finished = True
+    finally:
+        if not finished:
+            say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
+        tracker.finish(failed=not finished)
+
+
+def stored_settings(settings: DictConfig) -> DictConfig:
+    """The configuration to run: with ``config=<file>``, the one stored there."""
+    if settings.config is None:
+        return settings
+    path = Path(settings.config)
+    if not path.is_file():
+        raise UserError(f"config={path} is no file; give the config.yaml of a run folder")
+    stored = OmegaConf.load(path)
+    stored.force = settings.force
+    return stored  # type: ignore[return-value]
+
+
+def card(config: dict[str, Any], table: ImageTable, parts: pd.Series) -> dict[str, Any]:
+    """What a checkpoint says of itself: its network, its classes, and the images it was trained or selected on."""
+    seen = table.frame[(parts != "test").to_numpy()]
+    return {
+        "classes": list(table.classes),
+        "backbone": config["backbone"],
+        "seen_images": seen["image_id"].tolist(),
+        "seen_groups": sorted(set(seen["group"])),
+    }
+
+
+def run_info(config: dict[str, Any], folder: RunFolder) -> RunInfo:
+    """How this run is found among others in the tracker."""
+    method = config["method"]["name"]
+    tags = [config["data"]["name"], method, config["backbone"]["name"], f"seed={config['seed']}"]
+    if config["data"]["fold"] is not None:
+        tags.append(f"fold={config['data']['fold']}")
+    return RunInfo(
+        name=folder.path.name,
+        tags=tags,
+        group=config["group"],
+        job_type=config["job_type"] or ("baseline" if method == "supervised" else "student"),
+        config=config,
+    )
+
+
+if __name__ == "__main__":
+    cli.main(train, "train")

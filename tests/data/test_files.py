@@ -1,0 +1,165 @@
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skinkd.data.files import check_images, encoding_problem, file_problem, read_image, usable_images
+from skinkd.errors import UserError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def encode(ending: str, *options: int) -> bytes:
+    return cv2.imencode(ending, PIXELS, options)[1].tobytes()
+
+
+JPEG = encode(".jpg")
+PROGRESSIVE = encode(".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+PNG = encode(".png")
+# a thumbnail with an end marker of its own, in an APP1 segment between the start marker and the rest
+THUMBNAIL = JPEG[:2] + b"\xff\xe1" + (2 + len(JPEG)).to_bytes(2, "big") + JPEG + JPEG[2:]
+WHOLE = {
+    "jpeg": JPEG,
+    "progressive": PROGRESSIVE,
+    "thumbnail": THUMBNAIL,
+    "padded": JPEG + bytes(100),
+    "long padding": JPEG + bytes(5000),
+    "appended": JPEG + b"maker's own bytes" * 50,
+    "thumbnail and appended": THUMBNAIL + b"maker's own bytes" * 50,
+    "png": PNG,
+    "png appended": PNG + b"text",
+    "bmp": encode(".bmp"),
+}
+BROKEN = {
+    "empty": (b"", "is empty"),
+    "text": (b"<html>404 Not Found</html>", "is not an image"),
+    "half a jpeg": (JPEG[: len(JPEG) // 2], "is truncated"),
+    "two bytes": (JPEG[:2], "is truncated"),
+    "jpeg of zeros": (JPEG[:300] + bytes(2000), "is truncated"),
+    "cut after the thumbnail": (THUMBNAIL[: len(JPEG) + 200], "is truncated"),
+    "half a png": (PNG[: len(PNG) // 2], "is truncated"),
+    "half a bmp": (encode(".bmp")[:30], "is not an image"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_files_pass_and_decode(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "é 1.jpg"
+    path.write_bytes(WHOLE[name])
+    assert file_problem(path) is None
+    assert encoding_problem(WHOLE[name]) is None
+    image = read_image(path)
+    assert image.shape == PIXELS.shape and image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_named(tmp_path: Path, name: str) -> None:
+    data, problem = BROKEN[name]
+    path = tmp_path / "ISIC_1.jpg"
+    path.write_bytes(data)
+    assert file_problem(path) == encoding_problem(data) == problem
+    with pytest.raises(UserError) as error:
+        read_image(path)
+    assert str(error.value).startswith(f"{path} {problem}; ") and "data.on_bad_image=skip" in str(error.value)
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    assert file_problem(tmp_path / "absent.jpg") == "is missing"
+    assert "cannot be read" in (file_problem(tmp_path) or "")
+    for path in (tmp_path / "absent.jpg", tmp_path):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_image(path)
+
+
+@given(
+    share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["jpeg", "progressive", "thumbnail", "png"])
+)
+def test_a_file_cut_anywhere_is_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, share: float, name: str
+) -> None:
+    data = WHOLE[name][: int(share * len(WHOLE[name]))]
+    path = tmp_path_factory.mktemp("cut") / "cut.jpg"
+    path.write_bytes(data)
+    assert file_problem(path) is not None
+    with pytest.raises(UserError):
+        read_image(path)
+
+
+def test_pixels_are_rgb_whatever_the_file_holds(tmp_path: Path) -> None:
+    colour = np.zeros((4, 5, 3), np.uint8)
+    colour[...] = (10, 100, 250)  # R, G, B
+    path = tmp_path / "colour.png"
+    cv2.imwrite(str(path), colour[..., ::-1])
+    np.testing.assert_array_equal(read_image(path), colour)
+    cv2.imwrite(str(path), np.full((4, 5), 77, np.uint8))  # grey
+    np.testing.assert_array_equal(read_image(path), np.full((4, 5, 3), 77))
+    cv2.imwrite(str(path), np.full((4, 5, 3), 257 * 9, np.uint16))  # 16 bits
+    np.testing.assert_array_equal(read_image(path), np.full((4, 5, 3), 9))
+
+
+def test_check_images_keeps_the_order_over_many_chunks(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{k}.jpg" for k in range(700)]
+    for k, path in enumerate(paths):
+        path.write_bytes(JPEG if k not in (3, 300, 699) else JPEG[:-20])
+    found = check_images([str(path) for path in paths])
+    assert found == [(str(paths[k]), "is truncated") for k in (3, 300, 699)]
+    assert check_images([]) == []
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> pd.DataFrame:
+    paths = []
+    for k in range(6):
+        paths.append(str(tmp_path / f"{k}.jpg"))
+        Path(paths[-1]).write_bytes(JPEG)
+    return pd.DataFrame({"image_id": [f"i{k}" for k in range(6)], "path": paths})
+
+
+def test_usable_images_drops_nothing_from_whole_files(
+    rows: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    for choice in ("error", "skip"):
+        pd.testing.assert_frame_equal(usable_images(rows, name="x", on_bad_image=choice), rows)
+    assert not caplog.records
+
+
+def test_usable_images_error_names_files_and_skip_counts_them(
+    rows: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(rows["path"][2]).write_bytes(JPEG[:-9])
+    with pytest.raises(UserError) as damaged:
+        usable_images(rows, name="x", on_bad_image="error")
+    assert "1 of the 6 images of x" in str(damaged.value) and f"{rows['path'][2]} is truncated" in str(
+        damaged.value
+    )
+
+    rows.loc[4, "path"] = ""
+    with pytest.raises(UserError, match=r"1 of the 6 images named .* x are missing \(i4\)"):
+        usable_images(rows, name="x", on_bad_image="error")
+
+    with caplog.at_level(logging.WARNING):
+        kept = usable_images(rows, name="x", on_bad_image="skip")
+    assert kept["image_id"].tolist() == ["i0", "i1", "i3", "i5"]
+    assert "2 of the 6 images" in caplog.text and "1 missing, 1 damaged" in caplog.text
+    assert f"{rows['path'][2]} is truncated" in caplog.text
+
+
+def test_usable_images_with_nothing_left_and_a_misspelt_choice(rows: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="did you mean 'skip'"):
+        usable_images(rows, name="x", on_bad_image="skipp")
+    for path in rows["path"]:
+        Path(path).write_bytes(b"no")
+    with pytest.raises(UserError, match="none of the 6 images of x"):
+        usable_images(rows, name="x", on_bad_image="skip")
+
+
+def test_a_file_of_another_kind_does_not_stop_the_check(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    assert [path for path, _ in check_images([str(tmp_path / "folder.jpg")])] == [
+        str(tmp_path / "folder.jpg")
+    ]

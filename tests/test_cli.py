@@ -1,0 +1,117 @@
+"""The command line: what is misspelt is named, with the nearest valid words."""
+
+import itertools
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from skinkd.cli import check_overrides
+from skinkd.errors import UserError
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.name.removesuffix(".yaml") for path in files("skinkd.conf").joinpath(group).iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method=swkd"], ["method=swkd", "swskd"]),
+        (["data=ham1000"], ["data=ham1000", "ham10000"]),
+        (["backbone=resnet5"], ["resnet50"]),
+        (["method=swskd", "method.tempratur=3"], ["method.tempratur", "method.temperature"]),
+        (["image_size=64"], ["image_size", "data.image_size"]),
+        (["data.imagesize=64"], ["data.image_size"]),
+        (["seeds=1"], ["seed"]),
+        (["method=swskd", "method.temperature=hot"], ["method.temperature=hot", "number"]),
+        (["trainer.max_epochs=2.5"], ["trainer.max_epochs=2.5", "whole number"]),
+        (["trainer.max_epochs=true"], ["whole number"]),
+        (["force=maybe"], ["true or false"]),
+        (["data.fractions=0.8"], ["mapping"]),
+        (["method=swskd,tssd", "-m"], ["tssd", "tsskd"]),
+        (["-m", "method=swskd", "seed=0,one"], ["seed=one", "whole number"]),
+        (["method={"], ["cannot be read"]),
+        (["swskd"], ["'swskd'", "key=value"]),
+        (["data.image_size=${data.imgsize}"], ["imgsize"]),
+    ],
+)
+def test_a_mistake_is_named_with_the_nearest_valid_words(arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        check_overrides("train", arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["method=swskd", "method.temperature=4", "optim.lr=1e-3", "backbone.weights=some/file.pth"],
+        ["-m", "method=supervised,swskd,tsskd", "seed=0,1", "data=synthetic"],
+        ["-m", "seed=range(0,3)"],
+        ["experiment=swskd_ham10000_resnet50", "data.fractions={train: 0.8, val: 0.1, test: 0.1}"],
+        ["--cfg", "job", "method=tsskd"],
+        ["+trainer.fast_dev_run=true", "optim.optimizer.momentum=0.8"],
+        ["data.root=/some/where", "group=null", "hydra.verbose=true"],
+    ],
+)
+def test_what_is_right_passes(arguments: list[str]) -> None:
+    check_overrides("train", arguments)
+
+
+def test_every_combination_of_method_backbone_and_data_composes_and_resolves() -> None:
+    combinations = list(itertools.product(choices("method"), choices("backbone"), choices("data")))
+    assert len(combinations) >= 3 * 9 * 2
+    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+        for method, backbone, data in combinations:
+            config = compose(
+                "train",
+                overrides=[f"method={method}", f"backbone={backbone}", f"data={data}", "backbone.name=x"],
+            )
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+            assert plain["method"]["name"] == method and plain["data"]["name"] == data
+
+
+@pytest.mark.parametrize("group", ["augment", "optim", "strategy", "precision", "logger", "experiment", "sweep"])
+def test_every_choice_of_every_other_group_composes(group: str) -> None:
+    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+        for choice in choices(group):
+            OmegaConf.to_container(compose("train", overrides=[f"{group}={choice}"]), resolve=True)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "skinkd.train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_code_2() -> None:
+    result = run("method=swkd")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: method=swkd is not a choice; did you mean 'swskd'")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_help_lists_groups_and_examples() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in (
+        "method: ",
+        "swskd",
+        "backbone: ",
+        "experiment: ",
+        "python -m skinkd.train -m",
+        "force=true",
+    ):
+        assert word in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) < 160
+
+
+def test_cfg_job_shows_what_will_run() -> None:
+    result = run("--cfg", "job", "method=swskd", "method.temperature=7")
+    assert result.returncode == 0
+    assert "temperature: 7" in result.stdout
