@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from skinkd.data.arrays import read_array_image, split_path
 from skinkd.data.table import listing
 from skinkd.errors import UserError, check_choice
 
@@ -22,8 +23,27 @@ CHUNK = 256  # files per thread task
 THREADS = 16  # waiting on a disk or a network drive, not computing
 
 
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+
+def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Return name without ending -> path for the images in ``folders`` of ``root``; an earlier folder wins."""
+    found: dict[str, str] = {}
+    for name in folders:
+        folder = root / name
+        if not folder.is_dir():
+            continue
+        for entry in os.scandir(folder):
+            stem, ending = os.path.splitext(entry.name)
+            if ending.lower() in IMAGE_ENDINGS:
+                found.setdefault(stem, entry.path)
+    return found
+
+
 def read_image(path: str | Path) -> np.ndarray:
-    """Return an image file's pixels, uint8 RGB (H, W, 3), turned upright as its EXIF says.
+    """Return an image's pixels, uint8 RGB (H, W, 3), turned upright as its EXIF says.
+
+    ``path`` is a file, or a place in an array file (:mod:`skinkd.data.arrays`).
 
     OpenCV pads a truncated file with grey and says nothing, so the end of the file is checked before
     decoding.
@@ -31,6 +51,9 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, truncated or no image.
     """
+    place = split_path(str(path))
+    if place:
+        return read_array_image(*place)
     problem, image = "is missing", None
     try:
         data = Path(path).read_bytes()
@@ -117,9 +140,7 @@ def check_images(paths: Sequence[str]) -> list[tuple[str, str]]:
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(THREADS) as pool:
         problems = [
-            found
-            for chunk in pool.map(lambda chunk: [file_problem(p) for p in chunk], chunks)
-            for found in chunk
+            found for chunk in pool.map(lambda chunk: [file_problem(p) for p in chunk], chunks) for found in chunk
         ]
     return [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
 
@@ -129,9 +150,12 @@ def usable_images(frame: pd.DataFrame, *, name: str, on_bad_image: str) -> pd.Da
 
     Raises:
         UserError: a file is missing or damaged and ``on_bad_image`` is "error" (the first few are named), or
-            none is usable. With "skip" the rows are dropped and a warning counts them.
+            none is usable. With "skip" the rows are dropped and a warning counts them; with "keep" nothing is
+            looked at and every row stays, for a check of its own (``python -m skinkd.data verify``).
     """
-    check_choice("data.on_bad_image", on_bad_image, ("error", "skip"))
+    check_choice("data.on_bad_image", on_bad_image, ("error", "skip", "keep"))
+    if on_bad_image == "keep":
+        return frame
     missing = frame["image_id"][(frame["path"] == "").to_numpy()]
     if len(missing) and on_bad_image == "error":
         raise UserError(
@@ -148,9 +172,7 @@ def usable_images(frame: pd.DataFrame, *, name: str, on_bad_image: str) -> pd.Da
         )
     usable = found[~found["path"].isin(list(problems)).to_numpy()]
     if usable.empty:
-        raise UserError(
-            f"none of the {len(frame)} images of {name} can be used: {named or 'all are missing'}"
-        )
+        raise UserError(f"none of the {len(frame)} images of {name} can be used: {named or 'all are missing'}")
     if len(usable) < len(frame):
         log.warning(
             "%d of the %d images of %s are left out (data.on_bad_image=skip): %d missing, %d damaged%s",

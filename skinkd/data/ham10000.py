@@ -1,14 +1,13 @@
 """HAM10000 in its original layout: Tschandl, Rosendahl, Kittler, Scientific Data 5:180161 (2018)."""
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from skinkd.data.files import usable_images
-from skinkd.data.table import ImageTable, class_labels, read_csv
+from skinkd.data.files import find_images, usable_images
+from skinkd.data.table import ImageTable, class_labels, read_csv, split_column
 from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -16,8 +15,8 @@ log = logging.getLogger(__name__)
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2", "HAM10000_images", "images", "")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 PAIRS_NAME = "duplicate_pairs.csv"
+SPLIT_NAME = "dermamnist_split.csv"
 
 # Images of one lesion that carry two lesion ids: Scientific Data 12:196 (2025). Written as the ids' last
 # digits.
@@ -39,7 +38,9 @@ def load_ham10000(root: str | Path, *, on_bad_image: str) -> ImageTable:
     in ``HAM10000_images_part_1`` and ``…_part_2``, in ``HAM10000_images``, in ``images``, or beside the
     metadata. A group is a connected component of "same lesion_id" and "known duplicate pair": the published
     pairs and those of ``duplicate_pairs.csv`` (columns image_id_a, image_id_b) beside the metadata, if there
-    is one. Every file's two ends are checked.
+    is one. Every file's two ends are checked. With ``dermamnist_split.csv`` (columns image_id, split: train, val
+    or test) beside the metadata the table has a column ``official_split``, DermaMNIST's split of these images
+    (Yang et al., Scientific Data 10:41, 2023), for ``protocol=dermamnist``.
 
     Raises:
         UserError: nothing at ``root``; metadata that cannot be read or names an unknown class or an id twice;
@@ -47,7 +48,7 @@ def load_ham10000(root: str | Path, *, on_bad_image: str) -> ImageTable:
     """
     root = Path(root).expanduser().absolute()
     metadata = next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
-    images = _find_images(root) if metadata else {}
+    images = find_images(root, IMAGE_FOLDERS) if metadata else {}
     if metadata is None or not images:
         lacking = "no HAM10000 metadata" if metadata is None else "HAM10000 metadata but no images"
         raise UserError(
@@ -67,6 +68,10 @@ def load_ham10000(root: str | Path, *, on_bad_image: str) -> ImageTable:
             ),
         }
     )
+    if (root / SPLIT_NAME).is_file():
+        split = read_csv(root / SPLIT_NAME, required=("image_id", "split"))
+        part_of = dict(zip(split["image_id"], split_column(split["split"], root / SPLIT_NAME), strict=True))
+        frame["official_split"] = [part_of.get(image_id, "") for image_id in frame["image_id"]]
     # before the files are looked at, so that an id given twice is reported as such
     table = ImageTable("ham10000", CLASSES, frame)
     usable = usable_images(table.frame, name=str(root), on_bad_image=on_bad_image)
@@ -113,17 +118,3 @@ def _read_pairs(root: Path) -> list[tuple[str, str]]:
         return []
     pairs = read_csv(path, required=("image_id_a", "image_id_b"))
     return list(zip(pairs["image_id_a"], pairs["image_id_b"], strict=True))
-
-
-def _find_images(root: Path) -> dict[str, str]:
-    """Return image id -> path for the image files of the known folders; a file in an earlier folder wins."""
-    found: dict[str, str] = {}
-    for name in IMAGE_FOLDERS:
-        folder = root / name
-        if not folder.is_dir():
-            continue
-        for entry in os.scandir(folder):
-            stem, ending = os.path.splitext(entry.name)
-            if ending.lower() in IMAGE_ENDINGS:
-                found.setdefault(stem, entry.path)
-    return found

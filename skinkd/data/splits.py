@@ -12,6 +12,7 @@ from skinkd.data.table import ImageTable, listing
 from skinkd.errors import UserError, check_choice
 
 PARTS = ("train", "val", "test")
+PROTOCOLS = ("grouped", "image_level", "official", "dermamnist")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def make_split(
         UserError: an unknown protocol, fractions that are no shares, a fold out of range, or a class that is
             absent from a part.
     """
-    check_choice("protocol", protocol, ("grouped", "image_level"))
+    check_choice("protocol", protocol, PROTOCOLS)
     if set(fractions) != set(PARTS):
         raise UserError(f"data.fractions names {listing(fractions)}; it must name {', '.join(PARTS)}")
     fractions = {part: fractions[part] for part in PARTS}
@@ -77,9 +78,47 @@ def make_split(
         parts = grouped_folds(table.frame, fold=fold, folds=folds, seed=seed)
     elif protocol == "grouped":
         parts = grouped_split(table.frame, fractions=fractions, seed=seed)
-    else:
+    elif protocol == "image_level":
         parts = image_level_split(table.frame, fractions=fractions, seed=seed)
-    _check_classes(table, parts)
+    else:
+        parts = official_split(table, protocol=protocol, fractions=fractions, seed=seed)
+    _check_classes(table, parts, official=protocol in ("official", "dermamnist"))
+    return parts
+
+
+def official_split(table: ImageTable, *, protocol: str, fractions: Mapping[str, float], seed: int) -> pd.Series:
+    """Return the dataset's own split, of its column ``official_split``; groups are as its authors left them.
+
+    A dataset without a validation part gets one from train, whole groups and stratified, the share of val in
+    train and val together as in ``fractions``.
+
+    Raises:
+        UserError: the dataset has no such column, or an image has no part in it.
+    """
+    if protocol == "dermamnist" and table.name != "ham10000":
+        raise UserError(
+            f"protocol=dermamnist is the split of data=ham10000; for data={table.name} use protocol=official"
+        )
+    if "official_split" not in table.frame.columns:
+        mend = (
+            "put dermamnist_split.csv (image_id, split) beside HAM10000's metadata"
+            if protocol == "dermamnist"
+            else "use protocol=grouped"
+        )
+        raise UserError(f"protocol={protocol}: the dataset {table.name} has no split of its own; {mend}")
+    parts = table.frame["official_split"].astype(object).rename("part")
+    without = table.frame["image_id"][(parts == "").to_numpy()]
+    if len(without):
+        raise UserError(
+            f"protocol={protocol}: {len(without)} images of {table.name} have no part in its own split "
+            f"({listing(without)}); complete the split, or use protocol=grouped"
+        )
+    if "val" not in set(parts):
+        _check_fractions(fractions)
+        train = table.frame[(parts == "train").to_numpy()]
+        both = fractions["train"] + fractions["val"]
+        shares = {name: fractions[name] / both for name in ("train", "val")}
+        parts.loc[train.index] = _assign(train["group"], train["label"], shares, seed)
     return parts
 
 
@@ -119,13 +158,9 @@ def grouped_folds(frame: pd.DataFrame, *, fold: int, folds: int, seed: int) -> p
     if folds < 3:
         raise UserError(f"data.folds={folds} is too few; train, val and test need at least 3")
     if not 0 <= fold < folds:
-        raise UserError(
-            f"data.fold={fold} is out of range; with data.folds={folds} it must be 0 to {folds - 1}"
-        )
+        raise UserError(f"data.fold={fold} is out of range; with data.folds={folds} it must be 0 to {folds - 1}")
     number = _assign(frame["group"], frame["label"], {str(k): 1 / folds for k in range(folds)}, seed)
-    return number.map(
-        {str(k): "train" for k in range(folds)} | {str(fold): "test", str((fold + 1) % folds): "val"}
-    )
+    return number.map({str(k): "train" for k in range(folds)} | {str(fold): "test", str((fold + 1) % folds): "val"})
 
 
 def measure_leak(frame: pd.DataFrame, parts: pd.Series) -> LeakReport:
@@ -150,6 +185,22 @@ def measure_leak(frame: pd.DataFrame, parts: pd.Series) -> LeakReport:
     )
 
 
+def shared_between(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return how many images of a part of one split are, or share a group, with a part of another.
+
+    Both have the columns image_id, group and split. ``images["test of this, train of the other"]`` counts
+    images of this split's test whose id or group is in the other's train; and so on for all pairs of parts.
+    """
+    counts = {}
+    for mine in PARTS:
+        rows = own[(own["split"] == mine).to_numpy()]
+        for theirs in PARTS:
+            seen = other[(other["split"] == theirs).to_numpy()]
+            shared = rows["image_id"].isin(seen["image_id"]) | rows["group"].isin(seen["group"])
+            counts[f"{mine} of this, {theirs} of the other"] = int(shared.sum())
+    return {"images": counts}
+
+
 def _assign(groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
     """Return a part for each row, whole groups at a time; the greedy rule of :func:`grouped_split`."""
     label_counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
@@ -157,9 +208,7 @@ def _assign(groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float]
         label_counts[group][label] += 1
     by_class: dict[int, list[str]] = defaultdict(list)
     for group, counts in label_counts.items():
-        by_class[max(counts, key=lambda label: (counts[label], -label))].append(
-            group
-        )  # ties: the lowest label
+        by_class[max(counts, key=lambda label: (counts[label], -label))].append(group)  # ties: the lowest label
 
     part_of: dict[str, str] = {}
     for members in by_class.values():
@@ -169,24 +218,22 @@ def _assign(groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float]
             part = min(filled, key=lambda name: filled[name] / fractions[name])  # ties: the first part
             filled[part] += sum(label_counts[group].values())
             part_of[group] = part
-    return pd.Series(
-        [part_of[group] for group in groups.tolist()], index=groups.index, name="part", dtype=object
-    )
+    return pd.Series([part_of[group] for group in groups.tolist()], index=groups.index, name="part", dtype=object)
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:
     total = sum(fractions.values())
     if min(fractions.values()) <= 0 or abs(total - 1) > 1e-6:
         given = ", ".join(f"{name} {share:g}" for name, share in fractions.items())
-        raise UserError(
-            f"data.fractions is {given}; each must be above 0 and together they must be 1, not {total:g}"
-        )
+        raise UserError(f"data.fractions is {given}; each must be above 0 and together they must be 1, not {total:g}")
 
 
-def _check_classes(table: ImageTable, parts: pd.Series) -> None:
+def _check_classes(table: ImageTable, parts: pd.Series, *, official: bool) -> None:
+    """Every part must have every class; of a split that is not ours to choose, train must."""
     present = {part: set(table.frame["label"][(parts == part).to_numpy()]) for part in PARTS}
     for label, name in enumerate(table.classes):
-        absent = [part for part in PARTS if label not in present[part]]
+        needed = PARTS if not official else ("train",)
+        absent = [part for part in needed if label not in present[part]]
         if absent:
             rows = table.frame[(table.frame["label"] == label).to_numpy()]
             raise UserError(

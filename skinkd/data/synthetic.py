@@ -91,9 +91,7 @@ def generate(root: Path, *, images: int, image_size: Sequence[int], seed: int) -
         UserError: an argument is out of range, or the folder cannot be written.
     """
     if len(image_size) != 2:
-        raise UserError(
-            f"image_size={list(image_size)} of the synthetic dataset must be two numbers, height and width"
-        )
+        raise UserError(f"image_size={list(image_size)} of the synthetic dataset must be two numbers, height and width")
     height, width = image_size
     check_range("images of the synthetic dataset", images, low=MIN_IMAGES)
     check_range("image height of the synthetic dataset", height, low=MIN_SIDE)
@@ -213,9 +211,7 @@ def _write(folder: Path, *, images: int, image_size: tuple[int, int], seed: int)
             jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
             # write_bytes, not imwrite: a full disk must raise, and any path must do
             (folder / part / f"{image_id}.jpg").write_bytes(jpeg.tobytes())
-            (folder / MASKS / f"{image_id}_segmentation.png").write_bytes(
-                cv2.imencode(".png", mask)[1].tobytes()
-            )
+            (folder / MASKS / f"{image_id}_segmentation.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
             rows.append((lesion_id, image_id, name, *person, "synthetic"))
     with open(folder / METADATA, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -110,9 +110,7 @@ def _paint(rng: Generator, look: Look, skin: Array, radius: float) -> tuple[Arra
     stretch = 1 + look.elongation * float(rng.uniform(0.3, 1.4))
     u, v = x * np.sqrt(stretch), y / np.sqrt(stretch)
     rough = _noise(rng, size, 2 * REACH * 4) * 0.3 * look.irregularity
-    inwards = (
-        1 - np.hypot(u, v) / _outline(rng, look, np.arctan2(v, u)) + rough
-    )  # > 0 inside, 1 at the centre
+    inwards = 1 - np.hypot(u, v) / _outline(rng, look, np.arctan2(v, u)) + rough  # > 0 inside, 1 at the centre
     mask = (inwards > 0).astype(np.float32)
     ragged = inwards
     if look.streaks > 0.05:
@@ -151,9 +149,7 @@ def _paint(rng: Generator, look: Look, skin: Array, radius: float) -> tuple[Arra
     picture = picture * (1 - vessels[..., None] * np.array([0.12, 0.45, 0.38], np.float32))
     cysts = _dots(rng, within, radius, rng.poisson(16 * look.cysts), (0.04, 0.08))
     flakes = _smoothstep(_noise(rng, size, 2 * REACH * 13) - 0.5) * pigment * look.scale * 0.4
-    middle = (
-        np.exp(-((np.hypot(u, v) / rng.uniform(0.3, 0.55)) ** 2)) * (1 + 0.25 * clouds) * look.scar * 0.75
-    )
+    middle = np.exp(-((np.hypot(u, v) / rng.uniform(0.3, 0.55)) ** 2)) * (1 + 0.25 * clouds) * look.scar * 0.75
     white = np.clip(0.6 * cysts + flakes + middle, 0, 0.85)[..., None]
     return picture * (1 - white) + np.array([0.97, 0.91, 0.88], np.float32) * white, mask
 
@@ -171,9 +167,7 @@ def draw_lesion(look: Look, *, image_size: tuple[int, int], rng: Generator) -> L
     tint = rng.normal(1, 0.05) * rng.normal(1, 0.025, 3)
     radius_share = float(np.clip(look.size * rng.lognormal(0, 0.25), 0.11, 0.42))
     strengths = {
-        name: getattr(look, name) * float(rng.lognormal(-0.06, 0.35))
-        for name in Look._fields[3:]
-        if name != "size"
+        name: getattr(look, name) * float(rng.lognormal(-0.06, 0.35)) for name in Look._fields[3:] if name != "size"
     }
     look = look._replace(
         rim=np.clip(look.rim * tint, 0.02, 1).astype(np.float32),
@@ -188,9 +182,7 @@ def draw_lesion(look: Look, *, image_size: tuple[int, int], rng: Generator) -> L
     mask = np.zeros((size, size), np.float32)
     canvas[box, box], mask[box, box] = _paint(rng, look, canvas[box, box], radius)
     hair = float(rng.uniform(0.2, 1)) if rng.random() < 0.4 else 0.0
-    hair_colour = np.array([0.16, 0.11, 0.10], np.float32) + float(rng.uniform(0, 0.3)) * np.array(
-        [1, 0.75, 0.55]
-    )
+    hair_colour = np.array([0.16, 0.11, 0.10], np.float32) + float(rng.uniform(0, 0.3)) * np.array([1, 0.75, 0.55])
     return Lesion(np.clip(canvas, 0, 1).astype(np.float32), mask, hair, hair_colour.astype(np.float32))
 
 
@@ -220,9 +212,7 @@ def _ruler(rng: Generator, image: Array) -> None:
     drawn = np.ascontiguousarray(layer)
     for i in range(int(width / spacing) + 1):
         length = int(height * (0.09 if i % 5 == 0 else 0.05))
-        cv2.line(
-            drawn, (int(i * spacing), near), (int(i * spacing), near - length), ink, max(1, height // 130)
-        )
+        cv2.line(drawn, (int(i * spacing), near), (int(i * spacing), near - length), ink, max(1, height // 130))
     layer[:] = drawn
 
 
@@ -239,8 +229,9 @@ def photograph(lesion: Lesion, *, image_size: tuple[int, int], rng: Generator) -
     """
     height, width = image_size
     zoom, turn = rng.uniform(*ZOOM) / ZOOM[1], rng.uniform(0, 360)
-    matrix = cv2.getRotationMatrix2D(((lesion.canvas.shape[1] - 1) / 2,) * 2, turn, zoom)
-    matrix[:, 2] += np.array([width - 1, height - 1]) / 2 - (lesion.canvas.shape[1] - 1) / 2
+    centre = (lesion.canvas.shape[1] - 1) / 2
+    matrix: Array = cv2.getRotationMatrix2D((centre, centre), turn, zoom)
+    matrix[:, 2] += np.array([width - 1, height - 1]) / 2 - centre
     matrix[:, 2] += rng.uniform(-SHIFT, SHIFT, 2) * height
     image = cv2.warpAffine(lesion.canvas, matrix, (width, height), flags=cv2.INTER_LINEAR)
     mask = cv2.warpAffine(lesion.mask, matrix, (width, height), flags=cv2.INTER_LINEAR)

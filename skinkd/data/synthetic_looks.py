@@ -3,6 +3,7 @@
 Ours; stylised after the dermoscopic criteria of each diagnosis, not measured on HAM10000.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,4 +85,5 @@ LOOKS: dict[str, Look] = {
 
 def blend(own: Look, other: Look, weight: float) -> Look:
     """Return ``(1 - weight) * own + weight * other``, field by field; ``weight`` in [0, 1]."""
-    return Look._make(a * (1 - weight) + b * weight for a, b in zip(own, other, strict=True))
+    fields: Iterator[tuple[Any, Any]] = zip(own, other, strict=True)  # floats and arrays
+    return Look._make(a * (1 - weight) + b * weight for a, b in fields)

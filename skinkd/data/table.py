@@ -89,11 +89,36 @@ def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, 
     return np.array([index[name] for name in names], dtype=np.int64)
 
 
-def read_csv(path: Path, *, required: Sequence[str]) -> pd.DataFrame:
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_column(names: Iterable[str], source: Path) -> list[str]:
+    """Return "train", "val" or "test" for each cell of a split column, in any case; "" stays "".
+
+    Raises:
+        UserError: another word.
+    """
+    words = [str(name).lower() for name in names]
+    unknown = sorted({word for word in words if word and word not in PART_NAMES})
+    if unknown:
+        raise UserError(f"{source}: {unknown[0]!r} is not a part of a split{nearest(unknown[0], PART_NAMES)}")
+    return [PART_NAMES.get(word, "") for word in words]
+
+
+def read_csv(path: Path, *, required: Sequence[str], optional_cells: Sequence[str] = ()) -> pd.DataFrame:
     """Read a metadata file as text: every cell a stripped str, nothing turned into a number or a gap.
 
     UTF-8 with or without a byte-order mark, UTF-16 with one, otherwise Latin-1; any line ending; quoted
     cells; comma, semicolon or tab between cells, whichever the header uses.
+
+    Args:
+        path: the file.
+        required: columns that must be there, without an empty cell.
+        optional_cells: columns that must be there but may have empty cells.
 
     Raises:
         UserError: the file cannot be read, is empty, lacks a required column or has it twice, has a row of
@@ -101,13 +126,14 @@ def read_csv(path: Path, *, required: Sequence[str]) -> pd.DataFrame:
             named.
     """
     header, rows = _parse(path)
-    absent = [column for column in required if column not in header]
+    columns = (*required, *optional_cells)
+    absent = [column for column in columns if column not in header]
     if absent:
         raise UserError(
-            f"{path} has no column {', '.join(map(repr, absent))}; it needs {', '.join(required)} and has "
+            f"{path} has no column {', '.join(map(repr, absent))}; it needs {', '.join(columns)} and has "
             f"{listing(header, shown=12)}"
         )
-    for column in required:
+    for column in columns:
         if header.count(column) > 1:
             raise UserError(f"{path} has the column {column!r} more than once; keep one of them")
     if not rows:

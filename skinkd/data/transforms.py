@@ -6,9 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # its import asks the network for a newer version otherwise
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
 
 import albumentations as A
 import cv2
@@ -58,9 +56,7 @@ class RegionalGamma(A.ImageOnlyTransform):
             "gamma": float(self.random_generator.uniform(*self.gamma_limit)),
         }
 
-    def apply(
-        self, img: np.ndarray, box: tuple[int, int, int, int], gamma: float, **params: Any
-    ) -> np.ndarray:
+    def apply(self, img: np.ndarray, box: tuple[int, int, int, int], gamma: float, **params: Any) -> np.ndarray:
         """Return a copy of ``img`` (uint8) with ``gamma`` applied inside ``box``."""
         top, bottom, left, right = box
         result = img.copy()
@@ -68,6 +64,79 @@ class RegionalGamma(A.ImageOnlyTransform):
             curve = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
             result[top:bottom, left:right] = curve[img[top:bottom, left:right]]
         return result
+
+
+class SyntheticHair(A.ImageOnlyTransform):
+    """Draw dark curved hairs over the image; ours, after the artefact that hides lesions in dermoscopy.
+
+    Each hair is a quadratic Bézier curve between two points on a circle around a random centre, drawn
+    antialiased and blended, so that it darkens rather than paints over.
+
+    Args:
+        count_range: least and largest number of hairs.
+        length_range: of a hair, in shares of the image's longer side.
+        width_range: of a hair, in shares of the image's shorter side; at least one pixel is drawn.
+        opacity_range: 0 is invisible, 1 opaque.
+        brightness_range: of a hair's colour, 0 to 255.
+        p: probability.
+    """
+
+    def __init__(
+        self,
+        *,
+        count_range: Sequence[int],
+        length_range: Sequence[float],
+        width_range: Sequence[float],
+        opacity_range: Sequence[float],
+        brightness_range: Sequence[int],
+        p: float,
+    ):
+        for name, limits, low, high in (
+            ("count_range", count_range, 0, math.inf),
+            ("length_range", length_range, 0, math.inf),
+            ("width_range", width_range, 0, 1),
+            ("opacity_range", opacity_range, 0, 1),
+            ("brightness_range", brightness_range, 0, 255),
+        ):
+            if len(limits) != 2 or not low <= limits[0] <= limits[1] <= high:
+                raise UserError(
+                    f"SyntheticHair.{name}={list(limits)} is out of range; it must be two numbers in ascending "
+                    f"order, at least {low} and at most {high}"
+                )
+        check_range("SyntheticHair.p", p, 0.0, 1.0)
+        super().__init__(p=p)
+        self.count_range, self.length_range, self.width_range = count_range, length_range, width_range
+        self.opacity_range, self.brightness_range = opacity_range, brightness_range
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the hairs: each its three points (x, y), width in pixels, opacity and brightness."""
+        height, width = params["shape"][:2]
+        rng = self.random_generator
+        hairs = []
+        for _ in range(int(rng.integers(self.count_range[0], self.count_range[1] + 1))):
+            centre = rng.uniform((0, 0), (width, height))
+            half = rng.uniform(*self.length_range) * max(height, width) / 2
+            angle, bend = rng.uniform(0, 2 * math.pi), rng.uniform(-0.5, 0.5)
+            along = half * np.array([math.cos(angle), math.sin(angle)])
+            across = half * bend * np.array([-math.sin(angle), math.cos(angle)])
+            points = np.stack([centre - along, centre + 2 * across, centre + along])
+            thickness = max(1, round(rng.uniform(*self.width_range) * min(height, width)))
+            tone = rng.uniform(*self.brightness_range) * np.array([1.0, 0.85, 0.7])
+            hairs.append((points, thickness, float(rng.uniform(*self.opacity_range)), tone))
+        return {"hairs": hairs}
+
+    def apply(self, img: np.ndarray, hairs: list[Any], **params: Any) -> np.ndarray:
+        """Return a copy of ``img`` (uint8, (H, W, 3)) with the hairs drawn."""
+        result = img.astype(np.float32)
+        t = np.linspace(0, 1, 24)[:, None]
+        for points, thickness, opacity, tone in hairs:
+            curve = (1 - t) ** 2 * points[0] + 2 * t * (1 - t) * points[1] + t**2 * points[2]
+            mask = np.zeros(img.shape[:2], np.uint8)
+            line = np.rint(curve * 16).astype(np.int32)[None]  # four bits below the pixel
+            cv2.polylines(mask, line, False, 255, thickness, cv2.LINE_AA, shift=4)
+            share = (opacity / 255) * mask[:, :, None].astype(np.float32)
+            result += share * (np.minimum(tone.astype(np.float32), result) - result)
+        return np.rint(result).astype(np.uint8)
 
 
 def train_pipeline(transforms: Sequence[Any], *, image_size: int) -> A.Compose:
@@ -98,9 +167,7 @@ def eval_pipeline(*, image_size: int) -> A.Compose:
 
     Shrinking averages areas, growing is bilinear; the aspect ratio is kept. Ours.
     """
-    shrink = A.SmallestMaxSize(
-        max_size=image_size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image", p=1.0
-    )
+    shrink = A.SmallestMaxSize(max_size=image_size, interpolation=cv2.INTER_LINEAR, area_for_downscale="image", p=1.0)
     return A.Compose([shrink, A.CenterCrop(height=image_size, width=image_size, p=1.0)], strict=True)
 
 

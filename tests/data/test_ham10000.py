@@ -148,6 +148,17 @@ def test_a_pair_file_beside_the_metadata_joins_groups(ham_folder: Folder) -> Non
         load_ham10000(root, on_bad_image="error")
 
 
+def test_a_split_file_beside_the_metadata_becomes_a_column(ham_folder: Folder) -> None:
+    root = ham_folder(lesions=LESIONS)
+    rows = [f"ISIC_9{k:06d},{('train', 'VAL', 'test')[k % 3]}" for k in range(11)]
+    (root / "dermamnist_split.csv").write_text("\n".join(["image_id,split", *rows, "other,train"]) + "\n")
+    column = load_ham10000(root, on_bad_image="error").frame["official_split"].tolist()
+    assert column == [*(("train", "val", "test") * 4)[:11], ""]
+    (root / "dermamnist_split.csv").write_text("image_id,split\nISIC_9000000,trian\n")
+    with pytest.raises(UserError, match=r"dermamnist_split\.csv: 'trian' is not a part .* 'train'"):
+        load_ham10000(root, on_bad_image="error")
+
+
 @given(
     lesions=st.lists(st.integers(0, 9), min_size=1, max_size=14),
     pairs=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=8),

@@ -262,3 +262,61 @@ def test_isic2019_leaks_as_published_by_image(real_data: Path) -> None:
         for seed in range(5)
     ]
     assert np.mean(leaks) == pytest.approx(0.603, abs=0.01)
+
+
+def official_table(parts: list[str], name: str = "ham10000") -> ImageTable:
+    frame = make_frame([(k // 3 % 3, 2) for k in range(len(parts) // 2)])
+    return ImageTable(name, ("a", "b", "c"), frame.assign(official_split=parts))
+
+
+def official(table: ImageTable, protocol: str = "official") -> pd.Series:
+    return make_split(table, protocol=protocol, fractions=FRACTIONS, seed=0, fold=None, folds=None)
+
+
+@pytest.mark.parametrize("protocol", ["official", "dermamnist"])
+def test_the_official_split_is_taken_as_it_is_and_its_leak_measured(protocol: str) -> None:
+    parts = ["train", "train", "train", "test", "val", "test"] * 20
+    table = official_table(parts)
+    assert official(table, protocol).tolist() == table.frame["official_split"].tolist()
+    leak = measure_leak(table.frame, official(table, protocol))
+    assert leak.in_train == 0.5 and leak.in_train_or_val == 1.0 and leak.shared_groups == 40
+
+
+@given(seed=st.integers(0, 2**31), groups=st.integers(30, 60))
+def test_an_official_split_without_validation_gets_one_out_of_train(seed: int, groups: int) -> None:
+    table = official_table(["train", "train", "test", "train"] * groups)
+    parts = make_split(table, protocol="official", fractions=FRACTIONS, seed=seed, fold=None, folds=None)
+    was_test = (table.frame["official_split"] == "test").to_numpy()
+    assert (parts[was_test] == "test").all() and set(parts[~was_test]) == {"train", "val"}
+    assert (parts == "val").sum() == pytest.approx((~was_test).sum() / 8, abs=3 * 2)
+    within = table.frame[~was_test].assign(part=parts)
+    assert within.groupby("group")["part"].nunique().max() == 1
+
+
+def test_wrong_official_splits() -> None:
+    table = official_table(["train", "train", "train", "test", "val", ""] * 20)
+    with pytest.raises(UserError, match="20 images of ham10000 have no part in its own split"):
+        official(table)
+    with pytest.raises(UserError, match="use protocol=official"):
+        official(official_table(["train", "test"] * 20, name="dermnet"), "dermamnist")
+    bare = ImageTable("ham10000", ("a", "b", "c"), make_frame([(0, 1), (1, 1), (2, 1)]))
+    with pytest.raises(UserError, match=r"put dermamnist_split\.csv"):
+        official(bare, "dermamnist")
+    with pytest.raises(UserError, match="has no split of its own; use protocol=grouped"):
+        official(bare)
+    lacking = official_table(["test"] * 6 + ["train"] * 12)
+    with pytest.raises(UserError, match="class 'a' is absent from the train part"):
+        official(lacking)
+
+
+@pytest.mark.slow
+def test_dermamnist_split_of_the_real_dataset(real_data: Path) -> None:
+    table = load_ham10000(real_data / "ham10000", on_bad_image="error")
+    parts = official(table, "dermamnist")
+    assert parts.value_counts().to_dict() == {"train": 7007, "test": 2005, "val": 1003}
+    # 34.6 % by lesion_id; the published pairs add a little
+    assert measure_leak(table.frame, parts).in_train == pytest.approx(0.347, abs=0.002)
+    with (real_data / "ham10000" / "HAM10000_metadata.csv").open() as file:
+        lesion = pd.read_csv(file).set_index("image_id")["lesion_id"]
+    by_lesion = table.frame.assign(group=table.frame["image_id"].map(lesion))
+    assert measure_leak(by_lesion, parts).in_train == pytest.approx(0.346, abs=0.0006)

@@ -9,7 +9,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from skinkd.data.transforms import RegionalGamma, eval_pipeline, seed_pipeline, train_pipeline
+from skinkd.data.transforms import RegionalGamma, SyntheticHair, eval_pipeline, seed_pipeline, train_pipeline
 from skinkd.errors import UserError
 
 AUGMENT = Path(__file__).parents[2] / "conf" / "augment"
@@ -182,3 +182,67 @@ def test_a_misspelt_argument_and_a_wrong_size_are_errors() -> None:
         train_pipeline([A.HorizontalFlip(p=0.5)], image_size=48)
     with pytest.raises(UserError, match="float32"):
         train_pipeline([A.RandomResizedCrop(**crop), A.ToFloat(p=1.0)], image_size=32)
+
+
+def hair(**changes: Any) -> SyntheticHair:
+    settings: dict[str, Any] = {
+        "count_range": [3, 6],
+        "length_range": [0.3, 1.0],
+        "width_range": [0.01, 0.03],
+        "opacity_range": [0.5, 0.9],
+        "brightness_range": [20, 60],
+        "p": 1.0,
+    }
+    return SyntheticHair(**(settings | changes))
+
+
+def grow(transform: SyntheticHair, image: np.ndarray, seed: int) -> np.ndarray:
+    transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    return transform(image=image)["image"]
+
+
+def test_hair_darkens_a_few_pixels_and_is_seeded() -> None:
+    light = np.full((90, 120, 3), 200, np.uint8)
+    before = light.copy()
+    touched = []
+    for seed in range(30):
+        result = grow(hair(), light, seed)
+        np.testing.assert_array_equal(light, before)
+        np.testing.assert_array_equal(result, grow(hair(), light, seed))
+        assert result.dtype == np.uint8 and result.shape == light.shape
+        assert (result <= light).all()  # hair never brightens
+        share = (result != light).any(axis=2).mean()
+        touched.append(share)
+        assert share < 0.35 and result.min() >= 0.1 * 200 - 1  # 0.9 opaque at most
+    assert np.mean(np.array(touched) > 0) > 0.9
+    dark = np.zeros((40, 30, 3), np.uint8)
+    np.testing.assert_array_equal(grow(hair(), dark, 0), dark)
+    np.testing.assert_array_equal(grow(hair(count_range=[0, 0]), light, 0), light)
+
+
+def test_more_hair_covers_more_and_opaque_hair_has_its_colour() -> None:
+    light = np.full((80, 80, 3), 220, np.uint8)
+    few, many = (
+        np.mean([(grow(hair(count_range=[n, n]), light, seed) != light).mean() for seed in range(20)])
+        for n in (2, 12)
+    )
+    assert many > 2 * few > 0
+    result = grow(hair(opacity_range=[1, 1], brightness_range=[40, 40], width_range=[0.1, 0.1]), light, 3)
+    changed = result[(result != light).any(axis=2)]
+    assert changed.min(axis=0).tolist() == [40, 34, 28]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"count_range": [3, 1]},
+        {"count_range": [-1, 1]},
+        {"opacity_range": [0.5, 1.5]},
+        {"brightness_range": [0, 300]},
+        {"width_range": [0.1]},
+        {"p": 2.0},
+    ],
+)
+def test_wrong_hair(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"SyntheticHair.{next(iter(changes))}"):
+        hair(**changes)

@@ -1,0 +1,171 @@
+"""``python -m skinkd.data verify|split|prepare|describe|augment|download data=<dataset>``."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from skinkd import cli
+from skinkd.data import download as sources
+from skinkd.data.audit import audit_sentence, audit_split
+from skinkd.data.cache import prepare as prepare_cache
+from skinkd.data.sheets import augment_sheet, class_table, contact_sheet, page, png, table_picture, write
+from skinkd.data.splits import make_split, shared_between
+from skinkd.data.table import ImageTable, read_csv
+from skinkd.data.transforms import train_pipeline
+from skinkd.data.verify import verify as verify_table
+from skinkd.errors import UserError, nearest
+
+Config = dict[str, Any]
+
+
+def load(config: Config) -> ImageTable:
+    """Return the dataset's table."""
+    return instantiate(config["data"]["table"], _convert_="all")
+
+
+def split_of(config: Config, table: ImageTable) -> pd.Series:
+    """Return the part of each row, as training would make it."""
+    data = config["data"]
+    return make_split(
+        table,
+        protocol=config["protocol"],
+        fractions=data["fractions"],
+        seed=data["split_seed"],
+        fold=data["fold"],
+        folds=data["folds"],
+    )
+
+
+def verify(config: Config) -> None:
+    """Print what is wrong with the files; exit code 1 if anything is."""
+    table_settings = config["data"]["table"]
+    if "on_bad_image" in table_settings:
+        table_settings["on_bad_image"] = "keep"
+    try:
+        verdict = verify_table(load(config))
+        problems, facts = verdict.problems, verdict.facts
+    except Exception as error:
+        cause = error if isinstance(error, UserError) else error.__cause__
+        if not isinstance(cause, UserError):
+            raise
+        problems, facts = [str(cause)], []
+    for line in (*facts, *(f"problem: {problem}" for problem in problems)):
+        print(line)
+    print(f"{len(problems)} problems")
+    if problems:
+        raise SystemExit(1)
+
+
+def split(config: Config) -> None:
+    """Write splits.csv and splits_report.json, and print the class table."""
+    table = load(config)
+    parts = split_of(config, table)
+    report = audit_split(
+        table,
+        parts,
+        near_duplicate_bits=config["data"]["near_duplicate_bits"],
+        memory=Path(config["paths"]["cache_dir"]),
+    )
+    own = table.frame[["image_id", "group"]].assign(split=parts)
+    if config["against"]:
+        other = read_csv(Path(config["against"]), required=("image_id", "group", "split"))
+        report["against"] = {"file": str(config["against"]), **shared_between(own, other)}
+    out = Path(config["out"])
+    write(out / "splits.csv", own.to_csv(index=False).encode())
+    write(out / "splits_report.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    print(class_table(table, parts).to_string(index=False, float_format=lambda value: f"{value:.1%}"))
+    print(audit_sentence(report))
+    if config["against"]:
+        print(f"against {config['against']}: " + json.dumps(report["against"]["images"]))
+    print(out)
+
+
+def prepare(config: Config) -> None:
+    """Make the cache that data.cache=disk and data.cache=ram read."""
+    folder = Path(config["paths"]["cache_dir"])
+    cache = prepare_cache(load(config), size=config["data"]["cache_size"], folder=folder)
+    print(f"{cache}: {(cache / 'pixels.bin').stat().st_size / 1e6:,.0f} MB; train with data.cache=disk or ram")
+
+
+def describe(config: Config) -> None:
+    """Write contact_sheet.png, classes.png and description.html."""
+    table = load(config)
+    rows = class_table(table, split_of(config, table))
+    sheet = config["sheet"]
+    picture = png(contact_sheet(table, each=sheet["images_of_class"], inches=sheet["inches"], seed=config["seed"]))
+    out = Path(config["out"])
+    write(out / "contact_sheet.png", picture)
+    write(out / "classes.png", png(table_picture(rows)))
+    print(write(out / "description.html", page(table.name, rows, picture).encode()))
+
+
+def augment(config: Config) -> None:
+    """Write augment.png: images beside augmented copies of them."""
+    size, sheet = config["data"]["image_size"], config["sheet"]
+    transforms = instantiate(config["augment"]["train"], _convert_="all")
+    figure = augment_sheet(
+        load(config),
+        train_pipeline(transforms, image_size=size),
+        images=sheet["images"],
+        copies=sheet["copies"],
+        inches=sheet["inches"],
+        seed=config["seed"],
+    )
+    print(write(Path(config["out"]) / "augment.png", png(figure)))
+
+
+def download(config: Config) -> None:
+    """Fetch the dataset into data.root, or say how to."""
+    data, settings = config["data"], config["download"]
+    root = Path(data["root"]).expanduser().absolute()
+    if data["table"]["_target_"].endswith("load_dermnet"):
+        print(sources.DERMNET.format(root=root))
+        return
+    common: dict[str, Any] = {
+        "connection": sources.Connection(settings["attempts"], settings["timeout"], settings["pause"]),
+        "say": print,
+    }
+    try:
+        if data["table"]["_target_"].endswith("load_ham10000"):
+            sources.download_ham10000(root, address=settings["dataverse"], **common)
+        elif data["table"]["_target_"].endswith("load_isic2019"):
+            sources.download_isic2019(root, address=settings["isic"], **common)
+        elif data["table"]["_target_"].endswith("load_medmnist"):
+            sources.download_medmnist(root, flag=data["flag"], size=data["size"], address=settings["zenodo"], **common)
+        else:
+            raise UserError(f"data={data['name']} is not downloaded; use ham10000, isic2019, medmnist or dermnet")
+    except PermissionError as error:
+        raise UserError(
+            f"{error.filename} cannot be written; point SKINKD_DATA_DIR or paths.data_dir at a folder you own"
+        ) from error
+    print(f"{root}; check it with python -m skinkd.data verify data={data['name']}")
+
+
+VERBS: dict[str, Callable[[Config], None]] = {
+    verb.__name__: verb for verb in (verify, split, prepare, describe, augment, download)
+}
+
+
+def main() -> None:
+    """Take the verb off the command line and let Hydra compose the rest."""
+    with cli.sentences():
+        word = sys.argv[1] if len(sys.argv) > 1 else ""
+        if word not in VERBS and not word.startswith("-"):
+            raise UserError(f"{word!r} is not a verb of skinkd.data{nearest(word, VERBS)}")
+    if word in VERBS:
+        del sys.argv[1]
+
+    def run(settings: DictConfig) -> None:
+        VERBS[word](OmegaConf.to_container(settings, resolve=True))  # type: ignore[arg-type]
+
+    cli.main(run, "data_verbs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""MedMNIST's 2-D sets from their official ``.npz`` files: Yang et al., Scientific Data 10:41 (2023)."""
+
+import os
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skinkd.data.arrays import image_path
+from skinkd.data.medmnist_sets import SETS, SIZES
+from skinkd.data.splits import PARTS
+from skinkd.data.table import ImageTable
+from skinkd.errors import UserError, check_choice
+
+
+def load_medmnist(root: str | Path, *, flag: str, size: int, unpacked: str | Path) -> ImageTable:
+    """Return the table of ``<flag>.npz`` (28 px) or ``<flag>_<size>.npz`` in ``root``, with its official split.
+
+    The arrays of the archive are unpacked once, checked by its CRCs, into ``unpacked`` (a folder named by
+    the archive's content), and memory-mapped from there. Images are named ``<part>_<row>``; MedMNIST says
+    nothing of lesions or patients, so each image is a group of its own.
+
+    Raises:
+        UserError: an unknown flag or size, a multi-label set, no such file, or one that is damaged or not
+            MedMNIST's.
+    """
+    check_choice("data.flag", flag, SETS)
+    if size not in SIZES:
+        raise UserError(f"data.size={size} is not a size of MedMNIST; use one of {', '.join(map(str, SIZES))}")
+    if SETS[flag].task.startswith("multi-label"):
+        raise UserError(
+            f"data.flag={flag} has several labels for an image, and the methods here need one; use another set"
+        )
+    archive = archive_file(Path(root).expanduser().absolute(), flag, size)
+    if not archive.is_file():
+        raise UserError(
+            f"there is no {archive.name} in {archive.parent}; get it with "
+            f"python -m skinkd.data download data=medmnist data.flag={flag} data.size={size}"
+        )
+    folder = unpack(archive, Path(unpacked).expanduser().absolute())
+    frames = [_part(folder, part, archive, len(SETS[flag].classes)) for part in PARTS]
+    return ImageTable(flag if size == 28 else f"{flag}_{size}", SETS[flag].classes, pd.concat(frames))
+
+
+def archive_file(root: Path, flag: str, size: int) -> Path:
+    """Return the path of a set's file in ``root``, by MedMNIST's naming."""
+    return root / (f"{flag}.npz" if size == 28 else f"{flag}_{size}.npz")
+
+
+def unpack(archive: Path, unpacked: Path) -> Path:
+    """Return the folder of the archive's ``<part>_images.npy`` and ``<part>_labels.npy``, unpacking if need be.
+
+    Written to a folder of this process and moved into place at the end: safe when two processes do it at
+    once or one is killed.
+    """
+    names = [f"{part}_{what}.npy" for part in PARTS for what in ("images", "labels")]
+    try:
+        with zipfile.ZipFile(archive) as file:
+            absent = [name for name in names if name not in file.namelist()]
+            if absent:
+                raise UserError(f"{archive} has no array {absent[0].removesuffix('.npy')}; is it MedMNIST's?")
+            checksums = ",".join(f"{name}:{file.getinfo(name).CRC}" for name in names)
+            folder = unpacked / f"{archive.stem}-{zlib.crc32(checksums.encode()):08x}"
+            if folder.is_dir():
+                return folder
+            temporary = unpacked / f".{folder.name}.{os.getpid()}"
+            temporary.mkdir(parents=True, exist_ok=True)
+            try:
+                for name in names:
+                    # the end of a member checks its CRC
+                    with file.open(name) as source, (temporary / name).open("wb") as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+                try:
+                    os.replace(temporary, folder)
+                except OSError:
+                    if not folder.is_dir():  # else another process was quicker
+                        raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{archive} is damaged ({error}); download it again") from error
+    return folder
+
+
+def _part(folder: Path, part: str, archive: Path, classes: int) -> pd.DataFrame:
+    file = folder / f"{part}_images.npy"
+    try:
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / f"{part}_labels.npy", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{archive} holds no arrays of images and labels ({error}); is it MedMNIST's?") from error
+    grey = images.ndim == 3
+    if not (grey or (images.ndim == 4 and images.shape[3] == 3)) or images.dtype != np.uint8:
+        raise UserError(
+            f"{archive}: {part}_images is {images.dtype} {images.shape}; 2-D sets have uint8 (N, H, W) or (N, H, W, 3)"
+        )
+    if labels.shape not in ((len(images), 1), (len(images),)):
+        raise UserError(
+            f"{archive}: {part}_labels is {labels.shape} for {len(images)} images; it must be one label each"
+        )
+    labels = labels.reshape(-1).astype(np.int64)
+    if not np.isin(labels, np.arange(classes)).all():
+        raise UserError(
+            f"{archive}: {part}_labels runs from {labels.min()} to {labels.max()}; this set has {classes} classes"
+        )
+    count, height, width = images.shape[:3]
+    channels = 1 if grey else 3
+    names = [f"{part}_{row:06d}" for row in range(count)]
+    step = height * width * channels
+    return pd.DataFrame(
+        {
+            "image_id": names,
+            "path": [image_path(file, row * step, height, width, channels) for row in range(count)],
+            "label": labels,
+            "group": names,
+            "official_split": part,
+        }
+    )

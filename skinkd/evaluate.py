@@ -1,0 +1,227 @@
+"""Scoring a trained network on other data: ``python -m skinkd.evaluate run=outputs/<run> data=isic2019``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from skinkd import cli
+from skinkd.bootstrap import bootstrap_intervals
+from skinkd.build import load_split
+from skinkd.data.datamodule import start_worker
+from skinkd.data.dataset import SkinDataset
+from skinkd.data.table import ImageTable
+from skinkd.data.transforms import eval_pipeline
+from skinkd.errors import UserError, check_choice, nearest
+from skinkd.metrics import evaluate as score
+from skinkd.metrics import per_class, prediction_table
+from skinkd.models.backbone import Backbone
+from skinkd.runs.console import say
+from skinkd.runs.folder import RunFolder
+from skinkd.runs.plots import plot_confusion
+from skinkd.runs.tables import print_results
+
+
+class ClassTable(NamedTuple):
+    """How two sets of class names meet.
+
+    Attributes:
+        classes: the C classes scored, in the run's order.
+        of_run: for each of the run's K classes, its place in ``classes``.
+        of_data: for each class of the data, its place, or None: left out.
+    """
+
+    classes: tuple[str, ...]
+    of_run: tuple[int, ...]
+    of_data: tuple[int | None, ...]
+
+
+def evaluate(settings: DictConfig) -> None:
+    """Load, leave out what the run has seen, score, write."""
+    config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    checkpoint = find_checkpoint(config["run"])
+    network, card = load_network(checkpoint)
+    table = chosen_images(config)
+    meeting = match_classes(
+        card["classes"], table.classes, class_map=config.get("class_map") or {}, leave_out=config["leave_out"]
+    )
+    rows, removed = unseen_rows(table, card, meeting)
+    say(
+        f"{removed['seen']} of the {len(table)} images of {table.name} are left out because the run was trained or "
+        f"selected on them or on their lesions, {removed['class']} because of their class; {len(rows)} are scored"
+    )
+    probability = predict(network, rows, image_size=card["backbone"]["image_size"], settings=config["data"])
+    merged = np.zeros((len(rows), len(meeting.classes)), np.float64)
+    np.add.at(merged.T, list(meeting.of_run), probability.T)
+    predictions = prediction_table(rows, np.arange(len(rows)), merged, meeting.classes)
+    out = config["out"] or (
+        (checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent)
+        / "evaluations"
+        / "-".join([table.name, *([config["part"]] if config["part"] else [])])
+    )
+    report(config, RunFolder(Path(out)), predictions, meeting.classes, removed)
+
+
+def find_checkpoint(run: str) -> Path:
+    """The best checkpoint of a run folder, or the checkpoint given."""
+    path = Path(run).expanduser()
+    checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise UserError(f"run={run} is neither a run folder with checkpoints/best.ckpt nor a checkpoint; give one")
+    return checkpoint
+
+
+def load_network(checkpoint: Path) -> tuple[Backbone, dict[str, Any]]:
+    """The deployed network of a checkpoint, in eval mode, and the checkpoint's card."""
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever pickle or zip make of a file that is none
+        raise UserError(f"run: {checkpoint} cannot be read as a checkpoint ({type(error).__name__})") from error
+    card = stored.get("skinkd") if isinstance(stored, dict) else None
+    if not card:
+        raise UserError(f"run: {checkpoint} is no checkpoint of this project; train with python -m skinkd.train")
+    network = instantiate(
+        {**card["backbone"], "pretrained": False, "weights": None},
+        num_classes=len(card["classes"]),
+        _convert_="all",
+    )
+    prefix = "network."
+    network.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in stored["state_dict"].items() if name.startswith(prefix)}
+    )
+    return network.eval(), card
+
+
+def chosen_images(config: dict[str, Any]) -> ImageTable:
+    """The data's images, or those of one part of its split."""
+    if config["part"] is None:
+        return instantiate(config["data"]["table"], _convert_="all")
+    check_choice("part", config["part"], ("train", "val", "test"))
+    table, parts = load_split(config)
+    return ImageTable(table.name, table.classes, table.frame[(parts == config["part"]).to_numpy()])
+
+
+def match_classes(
+    run: Sequence[str],
+    data: Sequence[str],
+    *,
+    class_map: Mapping[str, Sequence[str]],
+    leave_out: Sequence[str],
+) -> ClassTable:
+    """Bring the run's classes and the data's to the classes of ``class_map``; a name not in it stands for itself.
+
+    Classes of the run that the data lacks stay: to predict one is then a mistake.
+
+    Raises:
+        UserError: a name listed under two classes, or a class of the data that is none of the run's.
+    """
+    meaning: dict[str, str] = {}
+    for common, names in class_map.items():
+        for name in names:
+            if meaning.setdefault(name, common) != common:
+                raise UserError(f"class_map has {name!r} under {meaning[name]!r} and {common!r}; keep one of them")
+    for name in leave_out:
+        check_choice("leave_out", name, data)
+    common_of_run = [meaning.get(name, name) for name in run]
+    classes = tuple(dict.fromkeys(common_of_run))
+    of_data: list[int | None] = []
+    for name in data:
+        common = meaning.get(name, name)
+        if name in leave_out:
+            of_data.append(None)
+        elif common in classes:
+            of_data.append(classes.index(common))
+        else:
+            raise UserError(
+                f"class {name!r} of the data is none of the run's{nearest(name, run)}; give a class_map (such as "
+                f"isic2019_ham10000), or leave_out=[{name}]"
+            )
+    return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
+
+
+def unseen_rows(table: ImageTable, card: dict[str, Any], meeting: ClassTable) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows to score, labelled by class name, and how many are left out: "seen", and of the others "class"."""
+    frame = table.frame
+    images = {name for part in card["images"].values() for name in part}
+    groups = {name for part in card["groups"].values() for name in part}
+    seen = (frame["image_id"].isin(images) | frame["group"].isin(groups)).to_numpy()
+    place = [meeting.of_data[label] for label in frame["label"]]
+    unwanted = np.array([one is None for one in place]) & ~seen
+    keep = ~seen & ~unwanted
+    if not keep.any():
+        raise UserError(
+            f"no image of {table.name} is left: the run was trained or selected on {int(seen.sum())} of its "
+            f"{len(table)} images, and {int(unwanted.sum())} are of classes left out; give other data"
+        )
+    rows = frame[keep].assign(
+        label=[meeting.classes[one] for one, kept in zip(place, keep, strict=True) if kept and one is not None]
+    )
+    return rows.reset_index(drop=True), {"seen": int(seen.sum()), "class": int(unwanted.sum())}
+
+
+@torch.inference_mode()
+def predict(network: Backbone, rows: pd.DataFrame, *, image_size: int, settings: dict[str, Any]) -> np.ndarray:
+    """Class probabilities (N, K) of the rows, in their order."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+    dataset = SkinDataset(rows.assign(label=0), pipeline=eval_pipeline(image_size=image_size), views=None, seed=0)
+    loader = DataLoader(
+        dataset,
+        batch_size=settings["eval_batch_size"],
+        num_workers=settings["num_workers"],
+        worker_init_fn=start_worker,
+    )
+    found = [
+        network(batch.image.to(device)).float().softmax(dim=1).cpu().numpy()
+        for batch in tqdm(loader, desc="scoring", unit="batch", disable=None, leave=False)
+    ]
+    return np.concatenate(found)
+
+
+def report(
+    config: dict[str, Any],
+    folder: RunFolder,
+    predictions: pd.DataFrame,
+    classes: Sequence[str],
+    removed: dict[str, int],
+) -> None:
+    """Write predictions.csv, confusion_matrix.png, config.yaml and, last, metrics.json; print the table."""
+    settings = config["evaluation"]
+    bins, level = settings["calibration_bins"], settings["interval"]
+    metrics: dict[str, Any] = {
+        "removed/seen_images": removed["seen"],
+        "removed/images_of_classes_left_out": removed["class"],
+        **{f"test/{name}": value for name, value in score(predictions, classes, calibration_bins=bins).items()},
+    }
+    for name, (low, high) in bootstrap_intervals(
+        predictions,
+        classes,
+        calibration_bins=bins,
+        replicates=settings["bootstrap_replicates"],
+        seed=config["seed"],
+        level=level,
+    ).items():
+        metrics |= {f"test/{name}_low": low, f"test/{name}_high": high}
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    folder.write_csv("predictions.csv", predictions)
+    plot_confusion(predictions, classes, folder.path / "confusion_matrix.png")
+    folder.write_json("metrics.json", metrics)
+    print_results(
+        metrics,
+        per_class(predictions, classes, level=level),
+        title=folder.path.name,
+        folder=folder.path,
+        level=level,
+    )
+
+
+if __name__ == "__main__":
+    cli.main(evaluate, "evaluate")
