@@ -6,7 +6,10 @@ finished, unfinished (its run goes on) or absent.
 """
 
 import copy
+import ctypes
 import fcntl
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,20 +31,67 @@ from skinkd.runs.folder import RunFolder, run_path
 GROUPS = ("method", "backbone", "optim", "augment")
 """Parts of the configuration that ``method.teacher.run`` replaces whole; the others it merges."""
 
+_OF_THE_RUN = {"run_dir": None, "job_type": "teacher", "force": False, "config": None}
 
-def teacher_config(settings: DictConfig) -> dict[str, Any]:
-    """The resolved configuration of the teacher's run, from the student's unresolved one."""
-    config = OmegaConf.to_container(settings, resolve=False)
-    assert isinstance(config, dict)
-    run = config["method"]["teacher"]["run"]
-    teacher = copy.deepcopy(config)
+# what tells a process that it is one of several, which a teacher's process is not
+_RANK = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD",
+    "NODE_RANK",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "SLURM_",
+)
+
+Config = dict[str, Any]
+
+
+def resolved(settings: DictConfig) -> Config:
+    """The configuration with every interpolation resolved, and ``method.teacher.run`` being all that its run has other.
+
+    So what a teacher takes from its own configuration (image sizes from ``data``) is the teacher's, and a stored
+    configuration names the same teacher as the command line it came from.
+    """
+    config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    if "teacher" in config["method"]:
+        run = teacher_config(settings)
+        other = {name: value for name, value in run.items() if name not in _OF_THE_RUN and value != config[name]}
+        config["method"]["teacher"]["run"] = other
+    return config
+
+
+def teacher_config(settings: DictConfig) -> Config:
+    """The resolved configuration of the teacher's run, from the student's, resolved or not."""
+    student: Config = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
+    run = _inherit(student["method"]["teacher"]["run"], student)
+    teacher = copy.deepcopy(student)
     for name, value in run.items():
-        if name in GROUPS or not isinstance(value, dict):
-            teacher[name] = value
-        else:
-            teacher[name] |= value
-    teacher |= {"run_dir": None, "job_type": "teacher", "force": False}
-    return OmegaConf.to_container(OmegaConf.create(teacher), resolve=True)  # type: ignore[return-value]
+        teacher[name] = value if name in GROUPS else _merged(teacher[name], value)
+    teacher |= _OF_THE_RUN
+    return resolved(OmegaConf.create(teacher))
+
+
+def _inherit(node: Any, student: Config, place: tuple[str, ...] = ()) -> Any:
+    """Put the student's own value wherever one names its own place, at any depth of teachers: ``optim: ${optim}``."""
+    if isinstance(node, dict):
+        start = () if place[-3:] == ("method", "teacher", "run") else place
+        return {name: _inherit(value, student, (*start, name)) for name, value in node.items()}
+    if node != f"${{{'.'.join(place)}}}":
+        return node
+    value = student
+    for name in place:
+        value = value[name]
+    return copy.deepcopy(value)
+
+
+def _merged(under: Any, over: Any) -> Any:
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    return under | {name: _merged(under.get(name), value) for name, value in over.items()}
 
 
 def find_teacher(settings: DictConfig) -> Path:
@@ -86,12 +136,35 @@ def _train(config: dict[str, Any]) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="skinkd-teacher-") as file:
         yaml.safe_dump(config, file, sort_keys=False)
         file.flush()
-        code = subprocess.run([sys.executable, "-m", "skinkd.train", f"config='{file.name}'"], check=False).returncode
+        command = [sys.executable, "-m", "skinkd.train", f"config='{file.name}'"]
+        alone = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
+        code = subprocess.run(command, env=alone, preexec_fn=_end_with_parent, check=False).returncode
     if code:
         raise UserError(
             f"the teacher's training ended with exit code {code}, as said above; mend that and give the same command "
             f"again: it goes on in {run_path(config)}"
         )
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, however that ends.
+
+    A teacher left training by a killed student's process would hold the run folder against the command given again.
+    """
+    if sys.platform == "linux":
+        parent_death_signal = 1
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
+def teacher_scores(checkpoint: Path) -> dict[str, float]:
+    """The test metrics of the teacher's own run as ``teacher/test/<name>``; none for a file outside a finished run folder."""
+    folder = RunFolder(checkpoint.parent.parent)
+    if not folder.finished:
+        return {}
+    scores = {
+        name: value for name, value in folder.metrics().items() if name.startswith("test/") and name.count("/") == 1
+    }
+    return {f"teacher/{name}": value for name, value in scores.items() if not name.endswith(("_low", "_high"))}
 
 
 def load_teacher(
@@ -118,7 +191,7 @@ def load_teacher(
             f"student's data has {', '.join(table.classes)}; give a teacher trained on the same classes"
         )
     settings = config["method"]["teacher"]
-    _check_overlap(card, checkpoint, table, parts, allow=settings["allow_overlap"])
+    _check_overlap(config, card, checkpoint, table, parts)
     backbone = {**card["backbone"], "pretrained": False, "weights": None}
     network = instantiate(backbone, num_classes=len(table.classes), _convert_="all")
     state = stored["state_dict"]
@@ -132,17 +205,27 @@ def load_teacher(
     return teacher, {name: value for name, value in state.items() if not name.startswith(prefix)}
 
 
-def _check_overlap(card: dict[str, Any], checkpoint: Path, table: Any, parts: pd.Series, *, allow: bool) -> None:
-    frame = table.frame[(parts != "train").to_numpy()]
-    seen = frame["image_id"].isin(card["seen_images"]) | frame["group"].isin(card["seen_groups"])
-    if not seen.any():
+def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, parts: pd.Series) -> None:
+    """Refuse a teacher that was trained on the student's validation or test images, or selected on its test images."""
+    trained = _seen(config, card, "train", table.frame) & (parts != "train").to_numpy()
+    selected = _seen(config, card, "val", table.frame) & (parts == "test").to_numpy()
+    if not (trained | selected).any():
         return
     sentence = (
-        f"the teacher in {checkpoint} was trained or selected on {int(seen.sum())} of the student's "
-        f"{len(frame)} validation and test images, or on their lesions"
+        f"the teacher in {checkpoint} was trained on {int(trained.sum())} of the student's "
+        f"{int((parts != 'train').sum())} validation and test images and selected on {int(selected.sum())} of its "
+        f"{int((parts == 'test').sum())} test images, or on other images of their lesions"
     )
-    if not allow:
+    if not config["method"]["teacher"]["allow_overlap"]:
         raise UserError(
             f"method.teacher.ckpt: {sentence}; use method.teacher.ckpt=auto, or method.teacher.allow_overlap=true to go on"
         )
     say(f"warning: {sentence}")
+
+
+def _seen(config: Config, card: Config, part: str, frame: pd.DataFrame) -> Any:
+    """Which images were in that part of the teacher's data; by lesion too, where the student's split keeps lesions whole."""
+    seen = frame["image_id"].isin(card["images"][part])
+    if config["protocol"] == "grouped":
+        seen |= frame["group"].isin(card["groups"][part])
+    return seen.to_numpy()

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,7 +18,6 @@ from skinkd.batch import Batch
 from skinkd.errors import UserError, nearest
 from skinkd.methods.terms import TermMeter
 from skinkd.metrics import evaluate, prediction_table
-from skinkd.models.backbone import Backbone
 
 
 class Method(L.LightningModule):
@@ -43,11 +43,14 @@ class Method(L.LightningModule):
     distillation_terms: ClassVar[tuple[str, ...]] = ()
     """Those of ``term_names`` that ``warmup_epochs`` ramps."""
 
-    network: Backbone
+    trains_exits: ClassVar[bool] = False
+    """Whether its loss reaches the exits of a network that has some; those of another method stay frozen."""
+
+    network: nn.Module
 
     def __init__(
         self,
-        network: Backbone,
+        network: nn.Module,
         *,
         criterion: Callable[[Tensor, Tensor], Tensor],
         optimizer: Callable[[Iterator[nn.Parameter]], Optimizer],
@@ -63,16 +66,17 @@ class Method(L.LightningModule):
                     f"method.loss_weights.{name} is not a loss term of this method{nearest(name, self.term_names)}"
                 )
             if weight < 0:
-                raise UserError(
-                    f"method.loss_weights.{name}={weight} is negative; use 0 to switch the term off"
-                )
+                raise UserError(f"method.loss_weights.{name}={weight} is negative; use 0 to switch the term off")
         if set(loss_weights) != set(self.term_names):
             missing = sorted(set(self.term_names) - set(loss_weights))
-            raise UserError(
-                f"method.loss_weights has no weight for {', '.join(missing)}; use 0 to switch a term off"
-            )
+            raise UserError(f"method.loss_weights has no weight for {', '.join(missing)}; use 0 to switch a term off")
+        if not any(loss_weights.values()):
+            raise UserError("method.loss_weights are all 0, which leaves nothing to learn; set one of them above 0")
         if warmup_epochs < 0:
             raise UserError(f"method.warmup_epochs={warmup_epochs} is negative; use 0 for no warm-up")
+        freeze_exits = getattr(network, "freeze_exits", None)
+        if freeze_exits and not self.trains_exits:
+            freeze_exits()
         self.network = network
         self.criterion = criterion
         self.loss_weights = {name: float(weight) for name, weight in loss_weights.items()}
@@ -82,7 +86,8 @@ class Method(L.LightningModule):
         self.card: dict[str, Any] = {}
         self._optimizer = optimizer
         self._schedule = schedule
-        self._scored: list[tuple[Tensor, Tensor]] = []
+        self.exit_tables: dict[str, pd.DataFrame] = {}
+        self._scored: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     # ---------------------------------------------------------------- training
 
@@ -96,10 +101,7 @@ class Method(L.LightningModule):
         if set(terms) != active:
             raise ValueError(f"the step gives the terms {sorted(terms)}, loss_weights has {sorted(active)}")
         ramp = self._ramp()
-        weight = {
-            name: self.loss_weights[name] * (ramp if name in self.distillation_terms else 1.0)
-            for name in terms
-        }
+        weight = {name: self.loss_weights[name] * (ramp if name in self.distillation_terms else 1.0) for name in terms}
         loss = torch.stack([weight[name] * value for name, value in terms.items()]).sum()
         step = self.trainer.global_step
         self.terms.update({**terms, "loss": loss}, step)
@@ -118,9 +120,7 @@ class Method(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        schedule = self._schedule(
-            optimizer, epochs=self.trainer.max_epochs, steps_per_epoch=self._steps_per_epoch()
-        )
+        schedule = self._schedule(optimizer, epochs=self.trainer.max_epochs, steps_per_epoch=self._steps_per_epoch())
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -132,6 +132,10 @@ class Method(L.LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of the deployed network for images (B, 3, H, W), uint8 or float in [0, 1]."""
         return self.network(image)
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        """Logits (B, K) of all that is scored: of the deployed network under ``""``, of its exits, in order, by name."""
+        return {"": self(image)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch)
@@ -146,21 +150,26 @@ class Method(L.LightningModule):
         self._finish_scoring("test")
 
     def _score(self, batch: Batch) -> None:
-        self._scored.append((batch.index, self(batch.image).float().softmax(dim=1)))
+        outputs = self.predict(batch.image)
+        self._scored.append((batch.index, {name: z.float().softmax(dim=1) for name, z in outputs.items()}))
 
     def _finish_scoring(self, part: str) -> None:
-        """Gather every process's probabilities into one table and score it; each process holds the same result."""
-        index = torch.cat([index for index, _ in self._scored]).cpu().numpy()
-        probability = torch.cat([probability for _, probability in self._scored]).cpu().numpy()
+        """Gather every process's probabilities into one table an output and score it; all processes hold the same."""
+        index = _gather(torch.cat([index for index, _ in self._scored]).cpu().numpy())
+        names = self._scored[0][1]
+        probability = {name: torch.cat([p[name] for _, p in self._scored]).cpu().numpy() for name in names}
         self._scored.clear()
-        index, probability = _gather(index), _gather(probability)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         classes = datamodule.classes
         rows = datamodule.rows(part)
         rows = rows.assign(label=[classes[label] for label in rows["label"]])
-        self.table = prediction_table(rows, index, probability, classes)
-        scores = evaluate(self.table, classes, calibration_bins=self.calibration_bins)
-        self.log_dict({f"{part}/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+        tables = {name: prediction_table(rows, index, _gather(p), classes) for name, p in probability.items()}
+        for output, table in tables.items():
+            scores = evaluate(table, classes, calibration_bins=self.calibration_bins)
+            prefix = f"{part}/{output}/" if output else f"{part}/"
+            self.log_dict({f"{prefix}{name}": value for name, value in scores.items()}, rank_zero_only=False)
+        self.table = tables.pop("")
+        self.exit_tables = tables
 
 
 def _gather(rows: np.ndarray) -> np.ndarray:

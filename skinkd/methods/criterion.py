@@ -6,15 +6,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skinkd.errors import check_choice
+from skinkd.errors import UserError, check_choice, check_range
+from skinkd.losses.classification import focal_loss, logit_adjusted_cross_entropy
+
+LOSSES = ("cross_entropy", "focal", "logit_adjusted")
+
+
+def build_criterion(
+    name: str, counts: Sequence[int], *, weight: Tensor | None, focal_gamma: float, logit_tau: float
+) -> nn.Module:
+    """Return the loss against hard labels, ``(logits (B, K), label (B,)) -> scalar``.
+
+    Args:
+        name: "cross_entropy" | "focal" | "logit_adjusted".
+        counts: images of each class in the training part, all above 0.
+        weight: of each class, (K,), or None; see :func:`class_weights`.
+        focal_gamma: γ of the focal loss, at least 0.
+        logit_tau: τ of the logit adjustment, above 0.
+
+    Raises:
+        UserError: an unknown name, a number out of range, or class weights with the logit adjustment.
+    """
+    check_choice("loss.name", name, LOSSES)
+    if name == "focal":
+        check_range("loss.focal_gamma", focal_gamma, 0)
+        return Focal(weight, gamma=focal_gamma)
+    if name == "logit_adjusted":
+        if not logit_tau > 0:
+            raise UserError(f"loss.logit_tau={logit_tau} is out of range; it must be above 0")
+        if weight is not None:
+            raise UserError(
+                "loss.name=logit_adjusted balances the classes by itself and takes no class_weights; set "
+                "class_weights=none"
+            )
+        return LogitAdjusted(counts, tau=logit_tau)
+    return CrossEntropy(weight)
 
 
 def class_weights(kind: str, counts: Sequence[int], *, beta: float) -> Tensor | None:
     """Return a weight for each class (K,), or None for no weights.
 
     Args:
-        kind: ``none``; ``inverse``: N/n_c (as SSD-KD's published code); ``effective_number``: (1 − β)/(1 − βⁿ), scaled to
-            mean 1 (Cui et al., CVPR 2019).
+        kind: ``none``; ``inverse``: N/n_c (as SSD-KD's published code); ``effective_number``: (1 − β)/(1 − βⁿ),
+            scaled to mean 1 (Cui et al., CVPR 2019).
         counts: images of each class in the training part, all above 0.
         beta: β of ``effective_number``.
     """
@@ -44,3 +78,37 @@ class CrossEntropy(nn.Module):
         """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,)."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(logits, label, weight=self.weight)
+
+
+class Focal(nn.Module):
+    """Focal loss, optionally weighted by class: :func:`skinkd.losses.classification.focal_loss`."""
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None, *, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,)."""
+        return focal_loss(logits, label, gamma=self.gamma, weight=self.weight)
+
+
+class LogitAdjusted(nn.Module):
+    """Logit-adjusted cross-entropy: :func:`skinkd.losses.classification.logit_adjusted_cross_entropy`.
+
+    The prior is a buffer outside the checkpoint: it follows from the training part's counts.
+    """
+
+    log_prior: Tensor
+
+    def __init__(self, counts: Sequence[int], *, tau: float) -> None:
+        super().__init__()
+        self.tau = tau
+        count = torch.as_tensor(counts, dtype=torch.float64)
+        self.register_buffer("log_prior", (count / count.sum()).log().float(), persistent=False)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,)."""
+        return logit_adjusted_cross_entropy(logits, label, log_prior=self.log_prior, tau=self.tau)

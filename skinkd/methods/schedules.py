@@ -4,6 +4,7 @@ Each function takes ``(optimizer, *, epochs, steps_per_epoch, …)`` and returns
 lengths come from the trainer; everything else is a value of ``conf/optim/``.
 """
 
+import math
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -26,10 +27,13 @@ def one_cycle(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup
 
     Source: Smith and Topin, "Super-convergence" (2019), in PyTorch's cosine form; momentum stays fixed.
     """
+    total = max(epochs * steps_per_epoch, 1)
+    if math.isclose(warmup_fraction * total, 1):
+        warmup_fraction *= 1 + 1e-6  # PyTorch divides by the steps of the rise less one
     scheduler = lr.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=max(epochs * steps_per_epoch, 1),
+        total_steps=total,
         pct_start=warmup_fraction,
         cycle_momentum=False,
     )
@@ -47,9 +51,7 @@ def cosine(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup_fr
     return {"scheduler": lr.SequentialLR(optimizer, [up, down], milestones=[warmup]), "interval": "step"}
 
 
-def multistep(
-    optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, at: list[float], factor: float
-) -> Schedule:
+def multistep(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, at: list[float], factor: float) -> Schedule:
     """Multiply the learning rate by ``factor`` at each of the given fractions of training (``at: [0.5, 0.75]``)."""
     milestones = [round(fraction * epochs) for fraction in at]
     return _per_epoch(lr.MultiStepLR(optimizer, milestones=milestones, gamma=factor))

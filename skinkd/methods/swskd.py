@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skinkd.batch import Batch
-from skinkd.errors import check_choice
+from skinkd.errors import check_choice, check_positive
 from skinkd.losses.feature import attention_map_distance
 from skinkd.losses.logit import kl_divergence, rectify
 from skinkd.methods.base import Method
@@ -46,6 +46,8 @@ class SWSKD(Method):
     term_names = ("ce", "lrb", "frb", "gate_ce")
     distillation_terms = ("lrb", "frb")
 
+    network: Backbone
+
     def __init__(
         self,
         network: Backbone,
@@ -62,7 +64,7 @@ class SWSKD(Method):
         **protocol: Any,
     ) -> None:
         super().__init__(network, **protocol)
-        self.temperature = temperature
+        self.temperature = check_positive("method.temperature", temperature)
         self.rectify_mode = check_choice("method.rectify_mode", rectify_mode, ("swap", "raise"))
         self.target_stage = check_choice("method.target_stage", target_stage, ("next", "last"))
         self.attention_scope = check_choice("method.attention_scope", attention_scope, ("last", "per_stage"))
@@ -70,8 +72,7 @@ class SWSKD(Method):
         *earlier, last = network.stage_shapes
         channels = last[0]
         self.heads = nn.ModuleList(
-            AuxiliaryHead(shape, last, num_classes=network.num_classes, reduction=head_reduction)
-            for shape in earlier
+            AuxiliaryHead(shape, last, num_classes=network.num_classes, reduction=head_reduction) for shape in earlier
         )
         if not self.uses("frb") or attention == "simam":
             self.loss_weights["gate_ce"] = 0.0  # nothing to learn
@@ -82,12 +83,16 @@ class SWSKD(Method):
             self.attention = SimAM(lambda_=simam_lambda)
         if self.uses("gate_ce"):
             self.gate_classifier = nn.Linear(channels, network.num_classes)
+        elif self.uses("frb"):
+            self.attention.requires_grad_(False)  # its corrected features are targets: nothing else trains it
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         features = self.network.features(image)
         aligned, logits = self._stage_outputs(features.stages, features.logits)
-        terms = {"ce": torch.stack([self.criterion(z, label) for z in logits]).sum()}
+        terms = {}
+        if self.uses("ce"):
+            terms["ce"] = torch.stack([self.criterion(z, label) for z in logits]).sum()
         if self.uses("lrb"):
             terms["lrb"] = self._logit_steps(logits, label)
         if self.uses("frb"):
@@ -97,9 +102,7 @@ class SWSKD(Method):
                 terms["gate_ce"] = self.criterion(self.gate_classifier(corrected[-1].mean(dim=(2, 3))), label)
         return self.combine(**terms)
 
-    def _stage_outputs(
-        self, stages: tuple[Tensor, ...], last_logits: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def _stage_outputs(self, stages: tuple[Tensor, ...], last_logits: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """φ_k F_k (B, C, H, W) and z_k (B, K) for k = 1..S; φ_S is the identity and z_S the network's own logits."""
         outputs = [head(stage) for head, stage in zip(self.heads, stages[:-1], strict=True)]
         aligned = [feature for feature, _ in outputs] + [stages[-1]]
@@ -132,7 +135,6 @@ class SWSKD(Method):
     def _feature_steps(self, aligned: list[Tensor], corrected: list[Tensor]) -> Tensor:
         """Σ_k mean_b Σ_hw (Q(φ_k F_k) − Q(sg(F̂_{k+1})))², k = S−1..1."""
         steps = [
-            attention_map_distance(aligned[k], corrected[self._teacher_of(k)].detach())
-            for k in range(len(aligned) - 1)
+            attention_map_distance(aligned[k], corrected[self._teacher_of(k)].detach()) for k in range(len(aligned) - 1)
         ]
         return torch.stack(steps).sum()

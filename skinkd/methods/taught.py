@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from skinkd.methods.base import Method
-from skinkd.models.backbone import Backbone
 from skinkd.models.teacher import Teacher
 
 
@@ -24,7 +23,7 @@ class Taught(Method):
     teacher: Teacher
 
     def __init__(
-        self, network: Backbone, *, teacher: Teacher, teacher_state: dict[str, Tensor], **protocol: Any
+        self, network: nn.Module, *, teacher: Teacher, teacher_state: dict[str, Tensor], **protocol: Any
     ) -> None:
         super().__init__(network, **protocol)
         self.__dict__["teacher"] = teacher

@@ -43,9 +43,9 @@ class TermMeter:
         if not self._first_bad:
             return
         steps = torch.stack(list(self._first_bad.values())).tolist()
-        bad = sorted((step, name) for name, step in zip(self._first_bad, steps, strict=True) if step >= 0)
+        bad = [(step, name == "loss", name) for name, step in zip(self._first_bad, steps, strict=True) if step >= 0]
         if bad:
-            step, name = bad[0]
+            step, _, name = min(bad)  # of one step a term, rather than the sum of all
             raise TrainingDivergedError(
                 f"loss term '{name}' became NaN or infinite at training step {step}; the last good checkpoint is kept: "
                 "lower optim.lr, set trainer.gradient_clip_val=1, give method.warmup_epochs a value, or use precision=fp32"

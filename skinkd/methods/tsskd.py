@@ -49,7 +49,9 @@ class TSSKD(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         teacher_view, student_view = batch.image.unbind(dim=1)
         logits = self.network(student_view)
-        terms = {"ce": self.criterion(logits, batch.label)}
+        terms = {}
+        if self.uses("ce"):
+            terms["ce"] = self.criterion(logits, batch.label)
         if self.uses("kd"):
             with torch.no_grad():
                 teacher_logits = self.network(teacher_view)

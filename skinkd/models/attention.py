@@ -29,9 +29,7 @@ class ChannelSpatialGate(nn.Module):
         super().__init__()
         check_range("reduction of the attention gate", reduction, low=1)
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise UserError(
-                f"kernel_size={kernel_size} of the attention gate must be odd and positive, e.g. 7"
-            )
+            raise UserError(f"kernel_size={kernel_size} of the attention gate must be odd and positive, e.g. 7")
         width = max(channels // reduction, 1)
         self.reduce = nn.Linear(channels, width)
         self.expand = nn.Linear(width, channels)

@@ -138,9 +138,7 @@ class Backbone(nn.Module):
         check_choice("backbone.head", head, ("linear", "mlp"))
         check_range("num_classes", num_classes, low=1)
         if not 0 <= drop_rate < 1:
-            raise UserError(
-                f"backbone.drop_rate={drop_rate} is out of range; it must be at least 0 and below 1"
-            )
+            raise UserError(f"backbone.drop_rate={drop_rate} is out of range; it must be at least 0 and below 1")
         self.name = name
         self.num_classes = num_classes
         self.model = create_network(
@@ -156,9 +154,7 @@ class Backbone(nn.Module):
         self.dropout = nn.Dropout(drop_rate)
         widths = tuple(head_widths)
         self.head = (
-            nn.Identity()
-            if head == "linear"
-            else mlp_head(self.model.head_hidden_size, num_classes, widths=widths)
+            nn.Identity() if head == "linear" else mlp_head(self.model.head_hidden_size, num_classes, widths=widths)
         )
         self._stages: list[int] | None = None
         self._measure(image_size)
@@ -178,9 +174,7 @@ class Backbone(nn.Module):
 
     def features(self, image: Tensor) -> Features:
         """Stages, pooled features and logits of images (B, 3, H, W), in one pass."""
-        final, maps = self.model.forward_intermediates(
-            self.normalise(image), indices=self._stages, output_fmt="NCHW"
-        )
+        final, maps = self.model.forward_intermediates(self.normalise(image), indices=self._stages, output_fmt="NCHW")
         if final.ndim == 4:
             # after a last convolution or norm (MobileNet, EfficientNet, Swin) this is the map that is pooled
             channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
@@ -217,8 +211,7 @@ class Backbone(nn.Module):
             raise self._unusable("its classifier does not follow its pooled features")
         self._stages = choose_stages(strides)
         self.stage_shapes = tuple(
-            (stage.shape[1], stage.shape[2], stage.shape[3])
-            for stage in (found.stages[k] for k in self._stages)
+            (stage.shape[1], stage.shape[2], stage.shape[3]) for stage in (found.stages[k] for k in self._stages)
         )
         self.feature_dim = found.pooled.shape[1]
         self.train()

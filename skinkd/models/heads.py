@@ -29,9 +29,7 @@ class Aligner(nn.Sequential):
         width = max(out_shape[0] // reduction, 1)
         (height, breadth), target = in_shape[1:], out_shape[1:]
         middle: list[nn.Module] = []
-        while (
-            (height, breadth) != target and (height + 1) // 2 >= target[0] and (breadth + 1) // 2 >= target[1]
-        ):
+        while (height, breadth) != target and (height + 1) // 2 >= target[0] and (breadth + 1) // 2 >= target[1]:
             height, breadth = (height + 1) // 2, (breadth + 1) // 2
             middle += [conv_bn(width, width, kernel=3, stride=2), nn.ReLU()]
         if not middle:

@@ -61,9 +61,7 @@ class Exit(nn.Sequential):
 
 def fusion_head(in_features: int, num_classes: int, *, width: int, drop_rate: float) -> nn.Sequential:
     """Linear–ReLU–Dropout–Linear."""
-    return nn.Sequential(
-        nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(drop_rate), nn.Linear(width, num_classes)
-    )
+    return nn.Sequential(nn.Linear(in_features, width), nn.ReLU(), nn.Dropout(drop_rate), nn.Linear(width, num_classes))
 
 
 class HybridTeacher(nn.Module):
@@ -157,6 +155,12 @@ class HybridTeacher(nn.Module):
             logits=self.classifier(pooled),
             exits=dict(zip(self.exit_names, exits, strict=True)),
         )
+
+    def freeze_exits(self) -> None:
+        """Train no exit: for losses on the combined classifier alone, which does not depend on them."""
+        classifiers = (branch.model.get_classifier() for branch in (self.attention, self.conv))
+        for module in (self.attention_exits, self.conv_exits, *classifiers):
+            module.requires_grad_(False)
 
     @property
     def parameter_count(self) -> int:
@@ -263,6 +267,12 @@ class HybridStudent(nn.Module):
             shallow = [map.mean(dim=(2, 3)) for map in (*maps[1:], *conv.stages[:-1])]
             pooled = torch.cat([*shallow, normed], dim=1)
         return HybridFeatures(stages=conv.stages, pooled=pooled, logits=self.classifier(pooled), exits=exits)
+
+    def freeze_exits(self) -> None:
+        """Train no exit that the final classifier does not depend on: for losses on that classifier alone."""
+        if self.fusion == "features":
+            self.exit_1.requires_grad_(False)
+            self.conv.model.get_classifier().requires_grad_(False)
 
     @property
     def parameter_count(self) -> int:

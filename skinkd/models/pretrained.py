@@ -132,9 +132,7 @@ def read_state(file: str) -> dict[str, Tensor]:
         UserError: no such file, or no state dict in it.
     """
     if not Path(file).is_file():
-        raise UserError(
-            f"backbone.weights={file} does not exist; give the path of a weights file, or null for none"
-        )
+        raise UserError(f"backbone.weights={file} does not exist; give the path of a weights file, or null for none")
     try:
         state = load_state_dict(file, weights_only=True)
     except Exception as error:  # unpickling, zip and safetensors errors share no class
@@ -142,9 +140,7 @@ def read_state(file: str) -> dict[str, Tensor]:
             f"backbone.weights={file} cannot be read as a state dict ({first_line(error)}); give a "
             ".pth, .ckpt or .safetensors file"
         ) from error
-    if any(
-        key.startswith("network.") for key in state
-    ):  # a run's checkpoint; its other keys serve training only
+    if any(key.startswith("network.") for key in state):  # a run's checkpoint; its other keys serve training only
         state = {key[len("network.") :]: value for key, value in state.items() if key.startswith("network.")}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(

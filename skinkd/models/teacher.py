@@ -29,8 +29,25 @@ class Teacher(nn.Module):
         self.network: Backbone = network
         self.image_size = image_size
         self.bf16 = bf16
+        self.projector: nn.Module | None = None
         self.requires_grad_(False)
         super().train(False)
+
+    @property
+    def stage_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, H, W) of the stages that its pass gives."""
+        return tuple(self.network.stage_shapes)
+
+    def add_projector(self, projector: nn.Module) -> None:
+        """Add a trained head on the pooled features, frozen like the rest; ``project`` runs it."""
+        self.projector = projector.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def project(self, pooled: Tensor) -> Tensor:
+        """Output of the projector, without gradients, for pooled features (B, D)."""
+        if self.projector is None:
+            raise ValueError("this teacher has no projector")
+        return self.projector(pooled)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in eval mode."""

@@ -1,0 +1,50 @@
+"""FitNet: a stage of the student, through a regressor, is to give the teacher's feature map, the hint.
+
+Source: Romero et al., ICLR 2015. There the hint trains the lower half of the student first and distillation of the logits
+follows; here, as in the comparisons since (Tian et al., ICLR 2020), the hint is a term beside the cross-entropy.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from skinkd.batch import Batch
+from skinkd.errors import check_range
+from skinkd.losses.feature import hint_loss
+from skinkd.methods.taught import Taught
+from skinkd.models.backbone import Backbone
+from skinkd.models.heads import ChannelRegressor
+
+
+class FitNet(Taught):
+    """L = λ_ce · CE(z, y) + λ_hint · mean (r(F_k) − F_k,t)².
+
+    Args:
+        stage: k, counted from 1, the same in both networks.
+
+    The loss weights are ``ce`` and ``hint``.
+    """
+
+    term_names = ("ce", "hint")
+    distillation_terms = ("hint",)
+
+    network: Backbone
+
+    def __init__(self, network: Backbone, *, stage: int, **protocol: Any) -> None:
+        super().__init__(network, **protocol)
+        shapes, hints = network.stage_shapes, self.teacher.stage_shapes
+        check_range("method.stage", stage, low=1, high=min(len(shapes), len(hints)))
+        self.stage = stage
+        if self.uses("hint"):
+            self.regressor = ChannelRegressor(shapes[stage - 1], hints[stage - 1])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label = batch.image[:, 0], batch.label
+        student = self.network.features(image)
+        terms = {}
+        if self.uses("ce"):
+            terms["ce"] = self.criterion(student.logits, label)
+        if self.uses("hint"):
+            hint = self.teacher(image).stages[self.stage - 1]
+            terms["hint"] = hint_loss(self.regressor(student.stages[self.stage - 1]), hint)
+        return self.combine(**terms)

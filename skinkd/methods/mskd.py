@@ -1,0 +1,67 @@
+"""MSKD: multi-stage knowledge distillation between hybrid networks; branches teach exits, the whole teaches the whole.
+
+Source: Pavel et al., Scientific Reports 15:39792 (2025), and its public code. The single-stage form has no ``intermediate``.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from skinkd.batch import Batch
+from skinkd.errors import UserError, check_positive
+from skinkd.losses.logit import kl_divergence, soft_cross_entropy
+from skinkd.methods.taught import Taught
+from skinkd.models.hybrid import HybridStudent, HybridTeacher
+
+
+class MSKD(Taught):
+    """L = α · ½ [CE(softmax t_attention, s₁) + CE(softmax t_conv, s₂)] + β · KL_T(t ‖ s) + γ · CE(y, s).
+
+    t_attention and t_conv are the logits of the teacher's branches, s₁ and s₂ those of the student's exits.
+
+    Args:
+        temperature: T.
+
+    The loss weights are ``intermediate`` (α), ``logit`` (β) and ``classification`` (γ).
+
+    Raises:
+        UserError: the network has no two exits, or the teacher no two branches where α needs them.
+    """
+
+    term_names = ("intermediate", "logit", "classification")
+    distillation_terms = ("intermediate", "logit")
+    trains_exits = True
+    network: HybridStudent
+
+    def __init__(self, network: HybridStudent, *, temperature: float, **protocol: Any) -> None:
+        if not isinstance(network, HybridStudent):
+            raise UserError("method=mskd trains a network with two exits; set backbone=mskd_student")
+        super().__init__(network, **protocol)
+        self.temperature = check_positive("method.temperature", temperature)
+        if self.uses("intermediate") and not isinstance(self.teacher.network, HybridTeacher):
+            raise UserError(
+                "method.teacher: this teacher has no two branches for method.loss_weights.intermediate; give one trained "
+                "by method=mskd_teacher, or set the weight to 0"
+            )
+        if not self.uses("intermediate"):
+            network.freeze_exits()  # no loss would reach them
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, label = batch.image[:, 0], batch.label
+        student = self.network.features(image)
+        terms = {}
+        if self.uses("intermediate") or self.uses("logit"):
+            teacher = self.teacher(image)
+        if self.uses("intermediate"):
+            attention = soft_cross_entropy(student.exits["exit_1"], teacher.exits["attention_branch"])
+            conv = soft_cross_entropy(student.exits["exit_2"], teacher.exits["conv_branch"])
+            terms["intermediate"] = (attention + conv) / 2
+        if self.uses("logit"):
+            terms["logit"] = kl_divergence(student.logits, teacher.logits, temperature=self.temperature)
+        if self.uses("classification"):
+            terms["classification"] = self.criterion(student.logits, label)
+        return self.combine(**terms)
+
+    def predict(self, image: Tensor) -> dict[str, Tensor]:
+        features = self.network.features(image)
+        return {"": features.logits, **features.exits}

@@ -1,0 +1,59 @@
+"""The second stage of SSD-KD: the teacher's self-supervision head is trained alone, on the frozen teacher.
+
+Source: Wang et al., Medical Image Analysis 84:102693 (2023), and its public code.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from skinkd.batch import Batch
+from skinkd.errors import UserError
+from skinkd.losses.rotation import ROTATIONS, rotation_retrieval_loss
+from skinkd.methods.taught import Taught
+from skinkd.models.backbone import Backbone
+from skinkd.models.heads import Projector
+
+
+class SSDKDProjection(Taught):
+    """L = CE over the batch of finding, from an image turned by 90°, 180° or 270°, its upright view by cosine similarity.
+
+    ``network`` gets the teacher's weights and stays as it is, so that the checkpoint, network and projector together, is the
+    teacher of SSD-KD's student. Validation logs the same loss as ``val/retrieval_loss``.
+
+    Args:
+        projector_width: width of both linear layers; None: that of the pooled features, as published.
+
+    Raises:
+        UserError: the teacher's network is another than ``network``.
+    """
+
+    views: ClassVar[str] = "four_rotations"
+    term_names = ("retrieval",)
+
+    network: Backbone
+
+    def __init__(self, network: Backbone, *, projector_width: int | None, **protocol: Any) -> None:
+        super().__init__(network, **protocol)
+        try:
+            network.load_state_dict(self.teacher.network.state_dict())
+        except RuntimeError as error:
+            raise UserError(
+                "backbone: the self-supervision head is trained on the teacher's own network, and backbone is another; "
+                "give backbone the name and options that the teacher in method.teacher was trained with"
+            ) from error
+        network.requires_grad_(False)
+        width = projector_width or network.feature_dim
+        self.projector = Projector(network.feature_dim, hidden_width=width, out_width=width)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        pooled = self.teacher(batch.image.flatten(0, 1)).pooled
+        return self.combine(retrieval=rotation_retrieval_loss(self.projector(pooled)))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        turned = [torch.rot90(batch.image, quarter, dims=(2, 3)) for quarter in range(ROTATIONS)]
+        pooled = self.network.pool(torch.stack(turned, dim=1).flatten(0, 1))
+        loss = rotation_retrieval_loss(self.projector(pooled))
+        self.log("val/retrieval_loss", loss, batch_size=len(batch.label), sync_dist=True)

@@ -1,0 +1,132 @@
+"""What every method owes, for each file of conf/method."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import skinkd.conf
+import torch
+from world import CLASSES, config_of, make_batch, make_method, one_step
+
+from skinkd.errors import UserError
+
+METHODS = sorted(path.stem for path in (Path(skinkd.conf.__file__).parent / "method").glob("*.yaml"))
+TAUGHT = [name for name in METHODS if "teacher" in config_of(name)["method"]]
+
+every_method = pytest.mark.parametrize("name", METHODS)
+every_taught = pytest.mark.parametrize("name", TAUGHT)
+
+
+@every_method
+def test_the_terms_of_a_step_are_the_weighted_ones_and_add_up(name: str) -> None:
+    method = make_method(name, "method.warmup_epochs=0")
+    assert set(method.loss_weights) == set(method.term_names)
+    assert set(method.distillation_terms) <= set(method.term_names)
+    terms, _ = one_step(method, make_batch(method))
+    loss = terms.pop("loss")
+    active = {term for term, weight in method.loss_weights.items() if weight > 0}
+    assert set(terms) == active
+    assert all(value == pytest.approx(value) for value in terms.values())  # no NaN
+    assert loss == pytest.approx(sum(method.loss_weights[term] * terms[term] for term in terms), rel=1e-5)
+
+
+@every_method
+def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
+    method = make_method(name, "method.warmup_epochs=0")
+    _, gradients = one_step(method, make_batch(method))
+    assert gradients
+    without = [key for key, gradient in gradients.items() if gradient is None]
+    assert not without
+    assert all(gradient.isfinite().all() for gradient in gradients.values() if gradient is not None)
+
+
+@every_method
+def test_each_term_can_be_switched_off_and_leaves_no_idle_parameter(name: str) -> None:
+    weights = config_of(name)["method"]["loss_weights"]
+    for term in weights:
+        if len(weights) == 1 or term == "ce":
+            continue
+        method = make_method(name, f"method.loss_weights.{term}=0", "method.warmup_epochs=0")
+        terms, gradients = one_step(method, make_batch(method))
+        assert term not in terms
+        assert [key for key, gradient in gradients.items() if gradient is None] == []
+
+
+@every_method
+@pytest.mark.parametrize("label", [[0, 1], [2, 2], [1, 1, 1, 1]])
+def test_small_batches_and_absent_classes(name: str, label: list[int]) -> None:
+    method = make_method(name, "class_weights=inverse", "method.warmup_epochs=0")
+    terms, gradients = one_step(method, make_batch(method, size=len(label), label=label))
+    assert all(torch.tensor(value).isfinite() for value in terms.values())
+    assert all(gradient.isfinite().all() for gradient in gradients.values() if gradient is not None)
+
+
+@every_method
+def test_bf16(name: str) -> None:
+    """Terms come out close to those in float32: the networks' passes are rounded, the losses are not."""
+    exact, _ = one_step(make_method(name, "method.warmup_epochs=0"), make_batch(make_method(name)))
+    rounded, gradients = one_step(
+        make_method(name, "method.warmup_epochs=0"), make_batch(make_method(name)), precision="bf16-mixed"
+    )
+    assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.1)
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
+
+
+@every_method
+def test_the_same_seed_gives_the_same_step(name: str) -> None:
+    first, second = make_method(name), make_method(name)
+    batch = make_batch(first)
+    torch.manual_seed(0)
+    terms, _ = one_step(first, batch)
+    torch.manual_seed(0)
+    assert one_step(second, batch)[0] == terms
+
+
+@every_method
+def test_a_checkpoint_holds_what_is_trained_and_no_teacher(name: str) -> None:
+    method = make_method(name)
+    names = {key.split(".")[0] for key in method.state_dict()}
+    assert "network" in names
+    assert "teacher" not in names
+    other = make_method(name, "seed=1")
+    other.load_state_dict(method.state_dict())
+    image = make_batch(method).image[:, 0]
+    assert torch.equal(method.eval()(image), other.eval()(image))
+    assert method(image).shape == (4, CLASSES)
+
+
+@every_method
+def test_an_unknown_or_negative_weight_is_refused(name: str) -> None:
+    with pytest.raises(Exception, match="negative"):
+        term = next(iter(config_of(name)["method"]["loss_weights"]))
+        make_method(name, f"method.loss_weights.{term}=-1")
+    with pytest.raises(Exception, match="nonsense is not a loss term"):
+        make_method(name, "+method.loss_weights.nonsense=1")
+
+
+@every_taught
+def test_the_teacher_stays_as_it_is(name: str) -> None:
+    method = make_method(name)
+    teacher = method.teacher
+    before = copy.deepcopy(teacher.network.state_dict())
+    one_step(method, make_batch(method))
+    method.train()
+    after = teacher.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not any(module.training for module in teacher.modules())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+    own = {id(parameter) for parameter in method.parameters()}
+    assert not own & {id(parameter) for parameter in teacher.parameters()}
+    assert not any(module is teacher for module in method.modules())
+
+
+@every_taught
+@pytest.mark.parametrize("key", ["temperature", "temperature_ss", "alpha", "stage", "keep_wrong_ss"])
+def test_values_out_of_range_are_refused(name: str, key: str) -> None:
+    if key not in config_of(name)["method"]:
+        pytest.skip(f"{name} has no {key}")
+    with pytest.raises(Exception) as refused:
+        make_method(name, f"method.{key}=-1")
+    cause = refused.value.__cause__ or refused.value
+    assert isinstance(cause, UserError)
+    assert f"method.{key}=-1" in str(cause)

@@ -1,0 +1,160 @@
+"""Every method as a run: trains, scores, is loaded again, goes on after a crash, and in several processes."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jobs
+import lightning as L
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_module
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from test_contract import METHODS
+from world import networks_of
+
+import skinkd.train
+from skinkd.build import build_data, build_method, build_trainer, load_split
+from skinkd.runs.folder import run_path
+from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+class Crash(Callback):
+    """Ends the process's training at the start of the second epoch."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            raise RuntimeError("crashed")
+
+
+@pytest.fixture(scope="session")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs of this file go, so that they share their teachers."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def settings_of(tiny: list[str], output: Path) -> Callable[..., DictConfig]:
+    plain = [text for text in tiny if not text.startswith("backbone")]
+
+    def settings(name: str, *overrides: str) -> DictConfig:
+        texts = [
+            *plain,
+            f"paths.output_dir={output}",
+            f"method={name}",
+            *networks_of(name),
+            "backbone.pretrained=false",
+        ]
+        with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+            return compose("train", overrides=[*texts, "trainer.limit_train_batches=2", *overrides])
+
+    return settings
+
+
+def train(settings: DictConfig) -> Path:
+    """Train a run in this process, its teachers first."""
+    if "teacher" in settings.method and settings.method.teacher.ckpt == "auto":
+        train(OmegaConf.create(teacher_config(settings)))
+    try:
+        skinkd.train.train(settings)
+    finally:
+        gc.collect()  # the folder's lock is held until its object goes
+    return run_path(resolved(settings))
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_of_the_method(
+    name: str, settings_of: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(name)
+    folder = train(settings)
+
+    # its terms and scores
+    history = pd.read_csv(folder / "history.csv")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    active = {term for term, weight in config["method"]["loss_weights"].items() if weight}
+    found = {column.removeprefix("train/") for column in history if column.startswith("train/")}
+    assert found == active | {"loss"}
+    assert np.isfinite(history[[f"train/{term}" for term in found]]).all(axis=None)
+    assert (folder / "metrics.json").exists()
+
+    # its checkpoint, loaded into a method built anew, predicts what the run did
+    table, parts = load_split(config)
+    data = build_data(config, table, parts)
+    taught = None
+    if "teacher" in config["method"]:
+        taught = load_teacher(config, find_teacher(settings), table, parts)
+    method = build_method(config, data, taught)
+    trainer = build_trainer(config, callbacks=[], logger=None)
+    trainer.test(method, datamodule=data, ckpt_path=folder / "checkpoints" / "best.ckpt", verbose=False)
+    stored = pd.read_csv(folder / "predictions" / "test.csv")
+    columns = [column for column in stored if column.startswith("p_")]
+    np.testing.assert_allclose(method.table[columns], stored[columns], rtol=1e-6, atol=1e-8)
+
+    # crashed in its second epoch and given again, it ends as it would have
+    whole = last_state(folder)
+    callbacks = skinkd.train.fit_callbacks
+    monkeypatch.setattr(skinkd.train, "fit_callbacks", lambda *args: [*callbacks(*args), Crash()])
+    settings.force = True
+    assert ended_by(settings) == "crashed"
+    monkeypatch.setattr(skinkd.train, "fit_callbacks", callbacks)
+    settings.force = False
+    assert ended_by(settings) == ""
+    resumed = last_state(folder)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def ended_by(settings: DictConfig) -> str:
+    """What the run's exception says; pytest.raises would keep the traceback, and with it the folder's lock."""
+    said = ""
+    try:
+        skinkd.train.train(settings)
+    except RuntimeError as error:
+        said = str(error)
+    gc.collect()
+    return said
+
+
+def test_exits_are_scored_and_give_a_curve(settings_of: Callable[..., DictConfig]) -> None:
+    folder = train(settings_of("mskd"))
+    metrics = jobs.metrics_of(folder)
+    for exit in ("exit_1", "exit_2"):
+        assert 0 <= metrics[f"test/{exit}/accuracy"] <= 1
+        assert 0 <= metrics[f"val/{exit}/balanced_accuracy"] <= 1
+    assert "teacher/test/accuracy" in metrics
+    curve = pd.read_csv(folder / "predictions" / "early_exit.csv")
+    shares = curve[["share_exit_1", "share_exit_2", "share_final"]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert (np.diff(curve["macs"]) >= 0).all()
+    last = curve.iloc[-1]
+    assert last["share_final"] == 1
+    assert last["accuracy"] == pytest.approx(metrics["test/accuracy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes(
+    name: str, settings_of: Callable[..., DictConfig], tiny: list[str], output: Path, tmp_path: Path
+) -> None:
+    """DDP refuses parameters that no loss reaches, and every process holds the same teacher."""
+    train(settings_of(name))  # leaves the teachers in the store
+    plain = [text for text in tiny if not text.startswith(("backbone", "strategy"))]
+    result = jobs.run(
+        [*plain, f"paths.output_dir={output}", f"method={name}", *networks_of(name), "backbone.pretrained=false",
+         "trainer.limit_train_batches=2", "strategy=ddp_cpu", f"run_dir={tmp_path / 'run'}"],
+        folder=tmp_path / "job",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert (tmp_path / "run" / "metrics.json").exists()

@@ -1,0 +1,127 @@
+"""Methods built from their own YAML around tiny networks, and one training step of each, without any data on disk."""
+
+import copy
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import skinkd.cli  # noqa: F401  (registers the launcher that conf/train.yaml names)
+from skinkd.batch import Batch
+from skinkd.build import build_method
+from skinkd.methods.base import Method
+from skinkd.models.heads import Projector
+from skinkd.models.teacher import Teacher
+from skinkd.teachers import resolved
+
+torch.set_num_threads(1)  # more only contend over networks this small
+CLASSES, SIZE = 5, 32
+TINY = ["data=synthetic", "data.image_size=32", "backbone.pretrained=false"]
+SMALL_NETWORK = ["backbone=timm", "backbone.name=test_resnet.r160_in1k"]
+SMALL_TEACHER = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
+MSKD_STUDENT = [
+    "backbone.conv_branch=test_efficientnet.r160_in1k",
+    "backbone.cnn_widths=[4,8]",
+    "backbone.fusion_width=8",
+]
+MSKD_TEACHER = [
+    "small_vit={patch_size:8,depth:2,embed_dim:16,num_heads:2,mlp_ratio:2,class_token:false,global_pool:avg}",
+    "convmixer={patch_size:4,depth:2,dim:16,kernel_size:3}",
+    "fusion_width=8",
+]
+
+
+def networks_of(name: str) -> list[str]:
+    """Overrides that give a method tiny networks."""
+    if name == "mskd":
+        return MSKD_STUDENT + [f"method.teacher.run.backbone.{text}" for text in MSKD_TEACHER]
+    if name == "mskd_teacher":
+        return [f"backbone.{text}" for text in MSKD_TEACHER]
+    has_teacher_network = name not in ("supervised", "swskd", "tsskd", "byot", "ssdkd_projection")
+    return SMALL_NETWORK + (SMALL_TEACHER if has_teacher_network else [])
+
+
+def config_of(name: str, *overrides: str) -> dict[str, Any]:
+    return copy.deepcopy(_composed(name, overrides))
+
+
+@cache
+def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+        settings = compose("train", overrides=[f"method={name}", *TINY, *networks_of(name), *overrides])
+    return resolved(settings)
+
+
+def make_teacher(config: dict[str, Any], *, seed: int = 7) -> tuple[Teacher, dict[str, Tensor]]:
+    """A teacher of random weights whose BatchNorm statistics are not those of the start, and a projector's weights."""
+    torch.manual_seed(seed)
+    backbone = config["method"]["teacher"]["run"].get("backbone", config["backbone"])
+    network = instantiate(backbone, num_classes=CLASSES, _convert_="all")
+    for _ in range(3):
+        network(torch.rand(4, 3, SIZE, SIZE))
+    projector = Projector(network.feature_dim, hidden_width=6, out_width=4)
+    state = {f"projector.{key}": value for key, value in projector.state_dict().items()}
+    return Teacher(network, image_size=SIZE, bf16=False), state
+
+
+def make_method(name: str, *overrides: str, counts: tuple[int, ...] = (5, 4, 3, 2, 1)) -> Method:
+    config = config_of(name, *overrides)
+    data = SimpleNamespace(classes=tuple("abcde"), class_counts=list(counts))
+    taught = make_teacher(config) if "teacher" in config["method"] else None
+    return build_method(config, data, taught)  # type: ignore[arg-type]
+
+
+def make_batch(method: Method, *, size: int = 4, label: list[int] | None = None, seed: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    views = {"one": 1, "two": 2, "four_rotations": 4}[method.views]
+    image = torch.randint(0, 256, (size, views, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    labels = torch.tensor(label) if label is not None else torch.arange(size) % CLASSES
+    return Batch(image=image, label=labels, index=torch.arange(size))
+
+
+class KeepGradients(Callback):
+    """Keeps every parameter's gradient of the last step, None where there is none."""
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.gradients = {
+            name: None if parameter.grad is None else parameter.grad.clone()
+            for name, parameter in pl_module.named_parameters()
+            if parameter.requires_grad
+        }
+
+
+def one_step(
+    method: Method, batch: Batch, *, precision: Any = "32-true"
+) -> tuple[dict[str, float], dict[str, Tensor | None]]:
+    """One step of Lightning's own loop: the loss terms, unweighted, with ``loss``, and the gradients."""
+    keep = KeepGradients()
+    trainer = L.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        precision=precision,
+        callbacks=[keep],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    method.train()
+    trainer.fit(method, DataLoader([batch], batch_size=None))
+    return method.terms.means(), keep.gradients
+
+
+def passes(method: Any, image: Tensor) -> tuple[Any, Any]:
+    """What the student, as training runs it, and the teacher, as scoring does, give for images; the method stays as it is."""
+    student = copy.deepcopy(method.network).train()
+    with torch.no_grad():
+        found = student.features(image)
+        taught = copy.deepcopy(method.teacher.network).eval().features(image)
+    return found, taught

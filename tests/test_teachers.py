@@ -1,0 +1,251 @@
+"""The teacher store: which run a student's teacher is, when it is trained, and which teachers are refused."""
+
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jobs
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_module
+from jobs import metrics_of
+from omegaconf import DictConfig, OmegaConf
+
+import skinkd.train
+from skinkd.build import load_split
+from skinkd.errors import UserError
+from skinkd.runs.folder import identity, run_path
+from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_config, teacher_scores
+
+SMALL = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
+
+
+def student(*overrides: str) -> DictConfig:
+    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+        return compose("train", overrides=["data=synthetic", *overrides])
+
+
+def test_students_of_every_seed_and_weight_share_one_teacher() -> None:
+    base = run_path(teacher_config(student("method=kd", "seed=0")))
+    assert run_path(teacher_config(student("method=kd", "seed=1"))) == base
+    assert run_path(teacher_config(student("method=kd", "method.temperature=2", "backbone=resnet101"))) == base
+    assert run_path(teacher_config(student("method=rkd", "run_dir=/elsewhere", "force=true"))) == base
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.split_seed=1", "trainer.max_epochs=7", "class_weights=inverse", "data.image_size=96",
+     "backbone@method.teacher.run.backbone=resnet18", "method.teacher.run.seed=1", "optim=sgd_cosine"],
+)  # fmt: skip
+def test_what_determines_a_teacher_gives_another_one(change: str) -> None:
+    assert run_path(teacher_config(student("method=kd", change))) != run_path(teacher_config(student("method=kd")))
+
+
+def test_a_teacher_is_the_run_that_a_user_would_start() -> None:
+    """``method=kd`` and ``method=supervised backbone=resnet50`` meet in one folder."""
+    assert run_path(teacher_config(student("method=kd"))) == run_path(
+        resolved(student("method=supervised", "backbone=resnet50"))
+    )
+
+
+def test_the_stages_of_ssdkd() -> None:
+    settings = student("method=ssdkd", "backbone.pretrained=false", "trainer.max_epochs=2", "optim=sgd_plateau")
+    head = teacher_config(settings)
+    assert head["method"]["name"] == "ssdkd_projection"
+    assert head["backbone"]["name"] == "resnet50"
+    assert head["backbone"]["pretrained"] is False
+    assert head["trainer"]["max_epochs"] == 2
+    assert head["monitor"] == {"metric": "val/retrieval_loss", "mode": "min"}
+    assert head["optim"]["schedule"]["at"] == [0.5, 0.75]
+    first = teacher_config(OmegaConf.create(head))
+    assert first["method"]["name"] == "supervised"
+    assert first["backbone"] == head["backbone"]
+    # the first stage is trained as the student is, not as the head
+    whole = resolved(settings)
+    assert (first["optim"], first["monitor"]) == (whole["optim"], whole["monitor"])
+    assert first["early_stopping"] == whole["early_stopping"]
+    assert first["trainer"]["max_epochs"] == 2
+
+
+def test_a_teachers_own_epochs_and_image_size() -> None:
+    settings = student("method=kd", "+method.teacher.run.data.image_size=96", "method.teacher.run.trainer.max_epochs=5")
+    teacher = teacher_config(settings)
+    assert teacher["trainer"]["max_epochs"] == 5
+    assert teacher["data"]["image_size"] == teacher["backbone"]["image_size"] == 96
+    assert resolved(settings)["data"]["image_size"] == 64
+    assert resolved(settings)["backbone"]["image_size"] == 64
+
+
+@pytest.mark.parametrize("method", ["kd", "ssdkd", "mskd"])
+def test_a_stored_configuration_names_the_same_run_and_teacher(method: str) -> None:
+    settings = student(f"method={method}", "+method.teacher.run.data.image_size=96")
+    stored = OmegaConf.create(resolved(settings))
+    assert resolved(stored) == resolved(settings)
+    assert teacher_config(stored) == teacher_config(settings)
+    assert identity(resolved(stored)) == identity(resolved(settings))
+
+
+# ---------------------------------------------------------------- given teachers
+
+
+@pytest.fixture
+def given(finished: Path, tiny: list[str]) -> Callable[..., DictConfig]:
+    """Settings of a student whose teacher is the finished run, or a copy of it."""
+
+    def settings(*overrides: str, teacher: Path = finished) -> DictConfig:
+        with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+            return compose("train", overrides=[*tiny, "method=kd", f"method.teacher.ckpt={teacher}", *overrides])
+
+    return settings
+
+
+def load(settings: DictConfig):  # type: ignore[no-untyped-def]
+    config = resolved(settings)
+    table, parts = load_split(config)
+    return load_teacher(config, find_teacher(settings), table, parts)
+
+
+def test_a_run_folder_and_its_checkpoint_are_the_same_teacher(given: Callable[..., DictConfig], finished: Path) -> None:
+    folder, _ = load(given())
+    file, _ = load(given(teacher=finished / "checkpoints" / "best.ckpt"))
+    ours, theirs = folder.network.state_dict(), file.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_its_test_scores_stand_beside_the_students(
+    given: Callable[..., DictConfig], finished: Path, tmp_path: Path
+) -> None:
+    settings = given(f"paths.output_dir={tmp_path}")
+    skinkd.train.train(settings)
+    gc.collect()
+    metrics, teachers = metrics_of(run_path(resolved(settings))), metrics_of(finished)
+    for name in ("accuracy", "auroc_macro", "loss"):
+        assert metrics[f"teacher/test/{name}"] == teachers[f"test/{name}"]
+    copied = tmp_path / "alone.ckpt"
+    shutil.copy(finished / "checkpoints" / "best.ckpt", copied)
+    assert teacher_scores(copied) == {}
+
+
+def test_what_is_no_teacher_is_refused(given: Callable[..., DictConfig], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither a run folder .* nor a checkpoint"):
+        load(given(teacher=tmp_path / "nothing"))
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="no checkpoint of this project"):
+        load(given(teacher=tmp_path / "foreign.ckpt"))
+
+
+def changed_card(finished: Path, path: Path, **card: object) -> Path:
+    stored = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    stored["skinkd"] |= card
+    torch.save(stored, path)
+    return path
+
+
+def test_other_classes_are_refused(given: Callable[..., DictConfig], finished: Path, tmp_path: Path) -> None:
+    path = changed_card(finished, tmp_path / "other.ckpt", classes=["mel", "nv"])
+    with pytest.raises(UserError, match=r"knows the classes mel, nv, the student's data has"):
+        load(given(teacher=path))
+
+
+def test_a_teacher_of_another_split_is_refused(
+    given: Callable[..., DictConfig], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"was trained on \d+ of the student's \d+ validation and test images"):
+        load(given("data.split_seed=1"))
+    load(given("data.split_seed=1", "method.teacher.allow_overlap=true"))
+    assert "warning: the teacher" in capfd.readouterr().out
+
+
+def test_one_lesion_or_one_test_image_is_enough(
+    given: Callable[..., DictConfig], finished: Path, tmp_path: Path
+) -> None:
+    table, parts = load_split(resolved(given()))
+    test = table.frame[(parts == "test").to_numpy()].iloc[0]
+    empty = {"train": [], "val": []}
+    cases: list[tuple[dict[str, list[str]], dict[str, list[str]]]] = [
+        ({**empty, "train": [test["image_id"]]}, empty),
+        ({**empty, "val": [test["image_id"]]}, empty),
+        (empty, {**empty, "train": [test["group"]]}),
+    ]
+    for number, (images, groups) in enumerate(cases):
+        path = changed_card(finished, tmp_path / f"{number}.ckpt", images=images, groups=groups)
+        with pytest.raises(UserError, match="or on other images of their lesions"):
+            load(given(teacher=path))
+    # selecting on the images that the student selects on too gives nothing away
+    validation = table.frame[(parts == "val").to_numpy()]["image_id"].tolist()
+    path = changed_card(finished, tmp_path / "fine.ckpt", images={**empty, "val": validation}, groups=empty)
+    load(given(teacher=path))
+
+
+def test_a_teacher_without_a_self_supervision_head(given: Callable[..., DictConfig]) -> None:
+    settings = given("method=ssdkd")
+    with pytest.raises(Exception, match="self-supervision head"):
+        skinkd.train.train(settings)
+
+
+# ---------------------------------------------------------------- trained by itself
+
+
+def command(tiny: list[str], output: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "skinkd.train", *tiny, "method=kd", *SMALL, f"paths.output_dir={output}", *overrides]
+
+
+def folders(output: Path, kind: str) -> list[Path]:
+    return sorted(path for path in output.glob(f"{kind}-*") if path.is_dir())
+
+
+def test_two_students_at_once_train_one_teacher(tiny: list[str], tmp_path: Path) -> None:
+    out = [tmp_path / f"{seed}.txt" for seed in (0, 1)]
+    running = [
+        subprocess.Popen(command(tiny, tmp_path, f"seed={seed}"), stdout=file.open("w"), stderr=subprocess.STDOUT)
+        for seed, file in enumerate(out)
+    ]
+    assert [process.wait(timeout=200) for process in running] == [0, 0]
+    (teacher,) = folders(tmp_path, "supervised")
+    assert len(folders(tmp_path, "kd")) == 2
+    text = "".join(file.read_text() for file in out)
+    assert text.count("the teacher comes first") == 1
+    assert text.splitlines().count(f"training in {teacher}") == 1
+    config = yaml.safe_load((teacher / "config.yaml").read_text())
+    assert config["job_type"] == "teacher"
+    assert config["seed"] == 0
+    for folder in folders(tmp_path, "kd"):
+        assert metrics_of(folder)["teacher/test/accuracy"] == metrics_of(teacher)["test/accuracy"]
+
+
+def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    line = command(tiny, tmp_path, "trainer.max_epochs=15")
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 150
+    while not list(tmp_path.glob("supervised-*/checkpoints/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (teacher,) = folders(tmp_path, "supervised")
+    assert not (teacher / "metrics.json").exists()
+    seen = len(pd.read_csv(teacher / "history.csv"))
+    assert 0 < seen < 15
+    result = subprocess.run(line, capture_output=True, text=True, timeout=250, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"going on in {teacher}" in result.stdout
+    assert pd.read_csv(teacher / "history.csv")["epoch"].tolist() == list(range(1, 16))
+    assert len(folders(tmp_path, "kd")) == 1
+
+
+def test_a_teacher_that_cannot_be_trained_is_one_sentence(tiny: list[str], tmp_path: Path) -> None:
+    result = jobs.run(
+        [*tiny, "method=kd", "method.teacher.run.backbone.name=resnet5", f"paths.output_dir={tmp_path}"],
+        folder=tmp_path / "job",
+    )
+    assert result.code == 2
+    assert "the teacher's training ended with exit code 2" in result.err
+    assert "Traceback" not in result.err
