@@ -1,5 +1,6 @@
 """From the resolved configuration to objects: data, network, method, trainer. Used by every verb; fits nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,13 +15,14 @@ from lightning.pytorch.callbacks import (
 )
 from torch import Tensor
 
+from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.splits import make_split
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
 from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
-from skinkd.methods.criterion import CrossEntropy, class_weights
+from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
 from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History, Progress
 from skinkd.runs.folder import RunFolder
@@ -46,6 +48,13 @@ def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
     """Build the loaders; the method's class says what a training sample is."""
     data = config["data"]
+    table = cached(
+        table,
+        mode=data["cache"],
+        size=data["cache_size"],
+        image_size=data["image_size"],
+        folder=Path(config["paths"]["cache_dir"]),
+    )
     transforms = instantiate(config["augment"]["train"], _convert_="all")
     return SkinDataModule(
         table=table,
@@ -71,7 +80,7 @@ def build_method(
         data: gives the classes and their counts.
         taught: the teacher and the further weights of its checkpoint, for methods that have one.
     """
-    L.seed_everything(config["seed"], workers=True, verbose=False)
+    L.seed_everything(config["seed"], verbose=False)
     network = instantiate(config["backbone"], num_classes=len(data.classes))
     if config["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
@@ -82,7 +91,13 @@ def build_method(
     method = instantiate(
         own,
         network,
-        criterion=CrossEntropy(weights),
+        criterion=build_criterion(
+            config["loss"]["name"],
+            data.class_counts,
+            weight=weights,
+            focal_gamma=config["loss"]["focal_gamma"],
+            logit_tau=config["loss"]["logit_tau"],
+        ),
         optimizer=instantiate(config["optim"]["optimizer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
         calibration_bins=config["evaluation"]["calibration_bins"],
@@ -108,16 +123,19 @@ def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
         callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
     if config["early_stopping"]["patience"] is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=config["early_stopping"]["patience"]))
-    best = ModelCheckpoint(
-        dirpath=folder.checkpoints,
-        filename="best",
-        monitor=monitor,
-        mode=mode,
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-    return [*callbacks, best]
+
+    def keep(name: str, **choice: Any) -> ModelCheckpoint:
+        return ModelCheckpoint(
+            dirpath=folder.checkpoints,
+            filename=name,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+            **choice,
+        )
+
+    # a callback of its own for the last epoch: save_last=True writes only when the best one is written. It comes second,
+    # so that what it holds knows of this epoch's best
+    return [*callbacks, keep("best", monitor=monitor, mode=mode), keep("last")]
 
 
 def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:

@@ -1,6 +1,7 @@
 """Hydra's entry point with our manners: a mistake is one sentence that names the nearest valid words, and exit code 2."""
 
 import errno
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -55,6 +57,8 @@ class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None  # by itself it ends with 0, as if the run had finished
         sentence = None
         if isinstance(error, InstantiationException):
             error = error.__cause__ or error  # what the constructor itself said
@@ -91,8 +95,8 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             for choice in _values(override):
                 if choice is not None and choice not in groups[override.key_or_group]:
                     options = groups[override.key_or_group]
-                    raise UserError(f"{override.key_or_group}={choice} is not a choice{nearest(str(choice), options)}")
-        config = _compose(config_name, [f"{o.key_or_group}={_one(o)}" for o in chosen])
+                    raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
+        config = _compose(config_name, [f"{'+' if o.is_add() else ''}{_group(o)}={_one(o)}" for o in chosen])
         for override in overrides:
             if override not in chosen and not override.key_or_group.startswith("hydra"):
                 _check_key(override, config, groups)
@@ -172,6 +176,11 @@ def _values(override: Override) -> list[Any]:
         lines = [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
         return [parsed.value() for parsed in parser.parse_overrides(lines)]
     return [override.value()]
+
+
+def _group(override: Override) -> str:
+    """The group with the place it is put at, if one is given: ``backbone@method.teacher.run.backbone``."""
+    return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group
 
 
 def _one(override: Override) -> str:

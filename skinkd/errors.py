@@ -36,3 +36,10 @@ def check_range(name: str, value: float, low: float = float("-inf"), high: float
     if not low <= value <= high:
         bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
         raise UserError(f"{name}={value} is out of range; it must be {bounds}")
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return ``value`` if it is above 0; raise UserError if not."""
+    if not value > 0:
+        raise UserError(f"{name}={value} is out of range; it must be above 0")
+    return value

@@ -9,9 +9,11 @@ from skinkd.bootstrap import bootstrap_intervals
 from skinkd.build import build_trainer
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.files import read_image
-from skinkd.data.splits import LeakReport
+from skinkd.early_exit import FINAL, early_exit_curve
 from skinkd.methods.base import Method
 from skinkd.metrics import evaluate, per_class
+from skinkd.models.cost import exit_macs
+from skinkd.models.hybrid import HybridStudent, HybridTeacher
 from skinkd.runs.console import is_main_process
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.plots import plot_confusion, plot_curves
@@ -24,24 +26,31 @@ def score_and_report(
     folder: RunFolder,
     data: SkinDataModule,
     method: Method,
-    leak: LeakReport,
     tracker: Tracker,
+    *,
+    beside: dict[str, float],
 ) -> None:
-    """Score best.ckpt on validation and test; write predictions, plots and, last, metrics.json; print the table."""
+    """Score best.ckpt on validation and test; write predictions, plots and, last, metrics.json; print the table.
+
+    ``beside`` are numbers that stand beside the run's own: its split's leak, its teacher's scores.
+    """
     # a trainer without callbacks: the EMA callback of the fit would put its last average in place of the best one
     scorer = build_trainer(config, callbacks=[], logger=None)
     best = folder.checkpoints / "best.ckpt"
     scorer.validate(method, datamodule=data, ckpt_path=best, verbose=False)
-    tables = {"val": method.table}
+    tables, exits = {"val": method.table}, {"val": method.exit_tables}
     scorer.test(method, datamodule=data, ckpt_path=best, verbose=False)
-    tables["test"] = method.table
+    tables["test"], exits["test"] = method.table, method.exit_tables
     if not is_main_process():
         return
     history = pd.read_csv(folder.path / "history.csv")
-    metrics = {**_about(config, history, method, leak), **_scores(config, tables, data.classes)}
+    metrics = {**_about(config, history, method), **_scores(config, tables, data.classes), **beside}
+    metrics |= _exit_scores(config, exits, data.classes)
     by_class = per_class(tables["test"], data.classes, level=config["evaluation"]["interval"])
     for part, table in tables.items():
         folder.write_csv(f"predictions/{part}.csv", table)
+    if exits["test"]:
+        folder.write_csv("predictions/early_exit.csv", _early_exit(config, method, exits["test"], data.classes))
     plot_curves(history, folder.path / "curves.png", best_epoch=metrics["best_epoch"])
     plot_confusion(tables["test"], data.classes, folder.path / "confusion_matrix.png")
     examples = _examples(data, tables["test"], config["logger"].get("example_images", 0))
@@ -50,7 +59,7 @@ def score_and_report(
     print_results(metrics, by_class, level=config["evaluation"]["interval"], title=folder.path.name, folder=folder.path)
 
 
-def _about(config: dict[str, Any], history: pd.DataFrame, method: Method, leak: LeakReport) -> dict[str, Any]:
+def _about(config: dict[str, Any], history: pd.DataFrame, method: Method) -> dict[str, Any]:
     """Facts of the run that are no scores; ``parameters`` counts the deployed network alone."""
     monitored = history[config["monitor"]["metric"]]
     best = monitored.idxmax() if config["monitor"]["mode"] == "max" else monitored.idxmin()
@@ -58,9 +67,6 @@ def _about(config: dict[str, Any], history: pd.DataFrame, method: Method, leak: 
         "epochs": len(history),
         "best_epoch": int(history.loc[best, "epoch"]),
         "parameters": sum(parameter.numel() for parameter in method.network.parameters()),
-        "split/test_images": leak.test_images,
-        "split/leak_train": leak.in_train,
-        "split/leak_train_or_val": leak.in_train_or_val,
     }
 
 
@@ -84,6 +90,34 @@ def _scores(config: dict[str, Any], tables: dict[str, pd.DataFrame], classes: tu
     for name, (low, high) in intervals.items():
         scores |= {f"test/{name}_low": low, f"test/{name}_high": high}
     return scores
+
+
+def _exit_scores(
+    config: dict[str, Any], exits: dict[str, dict[str, pd.DataFrame]], classes: tuple[str, ...]
+) -> dict[str, float]:
+    """Every metric of every exit of both parts, as ``<part>/<exit>/<name>``."""
+    bins = config["evaluation"]["calibration_bins"]
+    return {
+        f"{part}/{exit}/{name}": value
+        for part, tables in exits.items()
+        for exit, table in tables.items()
+        for name, value in evaluate(table, classes, calibration_bins=bins).items()
+    }
+
+
+def _early_exit(
+    config: dict[str, Any], method: Method, exits: dict[str, pd.DataFrame], classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """Accuracy and cost on test of stopping at the first exit that is sure enough, for each threshold."""
+    assert isinstance(method.network, HybridStudent | HybridTeacher)
+    macs = exit_macs(method.network, config["backbone"]["image_size"])
+    return early_exit_curve(
+        {**exits, FINAL: method.table},
+        classes,
+        macs={**macs, FINAL: macs[""]},
+        thresholds=config["evaluation"]["early_exit_thresholds"],
+        calibration_bins=config["evaluation"]["calibration_bins"],
+    )
 
 
 def _examples(data: SkinDataModule, table: pd.DataFrame, count: int) -> list[tuple[np.ndarray, str]]:

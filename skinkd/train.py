@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skinkd import cli
 from skinkd.build import build_data, build_method, build_trainer, fit_callbacks, load_split
+from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError
@@ -19,15 +20,16 @@ from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder, run_path
 from skinkd.runs.tracking import RunInfo, open_tracker
 from skinkd.scoring import score_and_report
-from skinkd.teachers import find_teacher, load_teacher
+from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_scores
 
 
 def train(settings: DictConfig) -> None:
     """Run, resume or recognise one training run."""
     settings = stored_settings(settings)
-    config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    config = resolved(settings)
     folder = RunFolder(run_path(config))
     if folder.finished and not config["force"]:
+        folder.check_owner(config)
         say(f"this run has finished already; force=true runs it again\n{folder.path}")
         return
     quieten()
@@ -36,15 +38,28 @@ def train(settings: DictConfig) -> None:
     if leak.shared_groups:
         say(f"warning: protocol={config['protocol']} leaks: {leak.sentence(table.classes)}")
     data = build_data(config, table, parts)
-    taught = load_teacher(config, find_teacher(settings), table, parts) if "teacher" in config["method"] else None
+    taught = None
+    beside: dict[str, float] = {}
+    if "teacher" in config["method"]:
+        checkpoint = find_teacher(settings)
+        taught, beside = load_teacher(config, checkpoint, table, parts), teacher_scores(checkpoint)
     method = build_method(config, data, taught)
     method.card = card(config, table, parts)
     callbacks = fit_callbacks(config, folder)
     # refuses what this machine cannot do while nothing is written yet
     build_trainer(config, callbacks=[], logger=None)
     if is_main_process():
-        folder.open(config, force=config["force"])
-        folder.write_csv("splits.csv", table.frame[["image_id", "group"]].assign(split=parts))
+        splits = table.frame[["image_id", "group"]].assign(split=parts)
+        folder.open(config, splits, force=config["force"])
+        audit = audit_split(
+            table,
+            parts,
+            near_duplicate_bits=config["data"]["near_duplicate_bits"],
+            memory=Path(config["paths"]["cache_dir"]),
+        )
+        folder.write_json("splits_report.json", audit)
+        say(audit_sentence(audit))
+        beside |= audit_numbers(audit)
         folder.write_text("environment.txt", describe_environment())
     tracker = open_tracker(config["logger"], run_info(config, folder), folder)
     finished = False
@@ -53,7 +68,7 @@ def train(settings: DictConfig) -> None:
         resume = folder.last_checkpoint
         say(f"{'going on' if resume else 'training'} in {folder.path}")
         trainer.fit(method, datamodule=data, ckpt_path=resume)
-        score_and_report(config, folder, data, method, leak, tracker)
+        score_and_report(config, folder, data, method, tracker, beside=beside)
         finished = True
     finally:
         if not finished:
@@ -74,13 +89,13 @@ def stored_settings(settings: DictConfig) -> DictConfig:
 
 
 def card(config: dict[str, Any], table: ImageTable, parts: pd.Series) -> dict[str, Any]:
-    """What a checkpoint says of itself: its network, its classes, and the images it was trained or selected on."""
-    seen = table.frame[(parts != "test").to_numpy()]
+    """What a checkpoint says of itself: its network, its classes, and the images it was trained and selected on."""
+    part = {name: table.frame[(parts == name).to_numpy()] for name in ("train", "val")}
     return {
         "classes": list(table.classes),
         "backbone": config["backbone"],
-        "seen_images": seen["image_id"].tolist(),
-        "seen_groups": sorted(set(seen["group"])),
+        "images": {name: frame["image_id"].tolist() for name, frame in part.items()},
+        "groups": {name: sorted(set(frame["group"])) for name, frame in part.items()},
     }
 
 

@@ -70,19 +70,39 @@ def channel_relation(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     ``sqrt(mean (G_s − G_t)²)`` with ``G = F Fᵀ / (C·H·W)`` for each image, F being (C, H·W); the mean is over
     all B·C·C entries. At equal Grams the gradient is 0, where the published code's is not finite.
 
+    Maps of fewer positions than channels never form the C×C Grams: their distance follows from the products of positions,
+    in float64 because it is a difference of large numbers (ours).
+
     Args:
         student_map: (B, C, H, W), after the regressor to the teacher's channels.
         teacher_map: (B, C, H', W'), a constant.
     """
-    difference = _gram(student_map) - _gram(teacher_map.detach())
-    # the norm's gradient at 0 is 0, unlike that of a square root
-    return torch.linalg.vector_norm(difference) / difference.numel() ** 0.5
+    student, teacher = _unit_scale(student_map), _unit_scale(teacher_map.detach())
+    batch, channels, positions = student.shape
+    entries = batch * channels**2
+    if max(positions, teacher.shape[2]) >= channels:
+        difference = student @ student.transpose(1, 2) - teacher @ teacher.transpose(1, 2)
+        # the norm's gradient at 0 is 0, unlike that of a square root
+        return torch.linalg.vector_norm(difference) / entries**0.5
+    student, teacher = student.double(), teacher.double()
+    size = _gram_product(student, student) + _gram_product(teacher, teacher)
+    squared = size - 2 * _gram_product(student, teacher)
+    # what is left of equal Grams is rounding, whose root would have a huge gradient in a random direction
+    apart = squared.detach() > 512 * torch.finfo(squared.dtype).eps * size.detach()
+    distance = torch.where(apart, squared, 1.0).sqrt().where(apart, 0.0)
+    return (distance / entries**0.5).to(student_map.dtype)
 
 
 def _attention_map(feature: Tensor) -> Tensor:
     return unit(feature.square().mean(dim=1).flatten(1))
 
 
-def _gram(feature: Tensor) -> Tensor:
+def _unit_scale(feature: Tensor) -> Tensor:
+    """F / sqrt(C·H·W), (B, C, H·W), so that the Gram is F Fᵀ."""
     flat = feature.flatten(2)
-    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+    return flat / (flat.shape[1] * flat.shape[2]) ** 0.5
+
+
+def _gram_product(first: Tensor, second: Tensor) -> Tensor:
+    """Σ_b ⟨F Fᵀ, E Eᵀ⟩ = Σ_b ‖Fᵀ E‖² of (B, C, P) and (B, C, P'): (P, P') numbers each instead of (C, C)."""
+    return (first.transpose(1, 2) @ second).square().sum()

@@ -96,9 +96,7 @@ class _AngleLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, squared: Tensor, inverse: Tensor, teacher_squared: Tensor, teacher_inverse: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, squared: Tensor, inverse: Tensor, teacher_squared: Tensor, teacher_inverse: Tensor) -> Tensor:
         total = squared.new_zeros(())
         grad_squared, grad_inverse = torch.zeros_like(squared), torch.zeros_like(inverse)
         chunk = CPU_CHUNK if squared.device.type == "cpu" else ACCELERATOR_CHUNK

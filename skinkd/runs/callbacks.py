@@ -41,7 +41,8 @@ class DivergenceCheck(Callback):
 
 
 class History(Callback):
-    """One row an epoch in ``history.csv``: loss terms (unweighted means), validation metrics, learning rate, speed.
+    """One row an epoch in ``history.csv``: loss terms (unweighted means), validation metrics, learning rate of
+    the last step, speed.
 
     The rows travel in the checkpoint, so that a resumed run's history goes on from the epoch it goes on from. ``seconds``
     is the epoch's time with validation; ``images_per_second`` counts source images of the training part alone.
@@ -50,7 +51,7 @@ class History(Callback):
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.rows: list[dict[str, float]] = []
-        self._began = self._trained = 0.0
+        self._began = self._trained = self._lr = 0.0
         self._images = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,9 +65,12 @@ class History(Callback):
         self._images = 0
         self._began = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        # that of this step: by the end of the epoch the schedule may have set the next epoch's
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        pl_module.log("lr", self._lr)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._images += len(batch.label) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -77,11 +81,9 @@ class History(Callback):
         pl_module.log("train/images_per_second", speed, rank_zero_only=False)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         row |= {f"train/{name}": value for name, value in pl_module.terms.means().items()}
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         row |= {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-        }
-        row |= {
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "seconds": time.perf_counter() - self._began,
             "images_per_second": speed,
         }
@@ -94,11 +96,16 @@ class Progress(TQDMProgressBar):
     """A bar for the batches of the epoch in a terminal, and one line an epoch everywhere."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=1 if sys.stdout.isatty() else 0, leave=False)
+        # the loss it shows is read from the device: not at every step
+        super().__init__(refresh_rate=5 if sys.stdout.isatty() else 0, leave=False)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         shown = super().get_metrics(trainer, pl_module)
         return {name.removeprefix("train/"): value for name, value in shown.items() if name != "v_num"}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def init_validation_tqdm(self) -> Any:
         bar = super().init_validation_tqdm()

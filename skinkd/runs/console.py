@@ -27,6 +27,7 @@ def quieten() -> None:
         ".*The number of training batches.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*deterministic.*",
+        ".*Be aware that when using `ckpt_path`.*",
         ".*lr_scheduler.step.*",
         ".*isinstance.treespec, LeafSpec.*",
     ):

@@ -21,9 +21,7 @@ def describe_environment() -> str:
         f"command {' '.join(['python', *sys.orig_argv[1:]])}",
     ]
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    packages = sorted(
-        {f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower
-    )
+    packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower)
     return "\n".join([*lines, "", *packages]) + "\n"
 
 

@@ -37,23 +37,30 @@ NOT_IDENTITY = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
-"""Settings that change no number of a run, and so not its folder; nor does any key named ``root`` or ``weights_dir``."""
+"""Settings that change no number of a run, and so not its folder."""
 
 
 def identity(config: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of everything in the resolved configuration that can change a number."""
-    text = json.dumps(_without(config, NOT_IDENTITY), sort_keys=True, default=str)
+    """Eight hexadecimal digits of everything in the resolved configuration that can change a number.
+
+    A file or folder below one of ``paths`` counts by its place below it, so that data and outputs may move; one given
+    anywhere else counts as it is.
+    """
+    places = sorted(config["paths"].items(), key=lambda item: -len(str(item[1])))
+    text = json.dumps(_identity(config, "", places), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _without(node: Any, excluded: tuple[str, ...], prefix: str = "") -> Any:
-    if not isinstance(node, dict):
-        return node
-    return {
-        name: _without(value, excluded, f"{prefix}{name}.")
-        for name, value in node.items()
-        if f"{prefix}{name}" not in excluded and name != "root"
-    }
+def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
+    if isinstance(node, dict):
+        inner = {key: (f"{name}.{key}" if name else key) for key in node}
+        return {key: _identity(node[key], full, places) for key, full in inner.items() if full not in NOT_IDENTITY}
+    if isinstance(node, list):
+        return [_identity(value, name, places) for value in node]
+    for place_name, place in places:
+        if isinstance(node, str) and (node == str(place) or node.startswith(f"{place}/")):
+            return f"<{place_name}>{node.removeprefix(str(place))}"
+    return node
 
 
 def run_path(config: dict[str, Any]) -> Path:
@@ -99,14 +106,26 @@ class RunFolder:
         """The numbers of a finished run."""
         return json.loads((self.path / "metrics.json").read_text())
 
-    def open(self, config: dict[str, Any], *, force: bool) -> None:
+    def open(self, config: dict[str, Any], splits: pd.DataFrame, *, force: bool) -> None:
         """Create the folder, or go on in it, and hold it until the process ends.
 
-        ``force`` removes what an earlier run left. Raises UserError if another process holds the folder or if it belongs
-        to another configuration (``run_dir`` given by hand).
+        Args:
+            config: the resolved configuration.
+            splits: columns image_id, group, split.
+            force: remove what an earlier run left.
+
+        Raises:
+            UserError: another process holds the folder, it belongs to another configuration (``run_dir`` given by hand),
+                or the run that it holds began on other images or another split.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"the run folder {self.path} cannot be written ({error.strerror}); set paths.output_dir to a place "
+                "you may write to"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -115,12 +134,29 @@ class RunFolder:
             ) from None
         if force:
             self._clear()
+        self.check_owner(config)
+        self._check_splits(splits)
+        self.write_csv("splits.csv", splits)
+        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def check_owner(self, config: dict[str, Any]) -> None:
+        """Raise UserError if the folder holds a run of another configuration."""
         stored = self.path / "config.yaml"
         if stored.exists() and identity(yaml.safe_load(stored.read_text())) != identity(config):
             raise UserError(
                 f"{self.path} holds a run of another configuration; give another run_dir, or force=true to replace it"
             )
-        self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def _check_splits(self, splits: pd.DataFrame) -> None:
+        path = self.path / "splits.csv"
+        if not path.exists():
+            return
+        begun = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if begun.to_numpy().tolist() != splits.astype(str).to_numpy().tolist():
+            raise UserError(
+                f"the run in {self.path} began with {len(begun)} images and the data now has {len(splits)}, or another "
+                "split of them; bring the data back as it was, or begin again with force=true"
+            )
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():

@@ -58,9 +58,7 @@ def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int) -> Path:
             kept.append((title, lines))
     columns = 2 if len(kept) == 4 else max(1, len(kept))
     rows = max(1, len(kept) // columns)
-    figure = Figure(
-        figsize=(6.2 * columns if rows == 2 else 5.0 * columns, 3.5 * rows + 0.4), layout="constrained"
-    )
+    figure = Figure(figsize=(6.2 * columns if rows == 2 else 5.0 * columns, 3.5 * rows + 0.4), layout="constrained")
     for place, (title, lines) in enumerate(kept):
         _draw_lines(figure.add_subplot(rows, columns, place + 1), lines, title, best_epoch)
     figure.suptitle(f"Learning curves (dotted line: selected epoch, {best_epoch})", fontsize=12)
@@ -118,9 +116,7 @@ def plot_confusion(table: pd.DataFrame, classes: Sequence[str], path: Path) -> P
     axes.set_ylabel("true class")
     right = np.trace(counts)
     axes.set_title(f"Confusion matrix: {right:,} of {support.sum():,} images right", fontsize=12, pad=10)
-    bar = figure.colorbar(
-        image, ax=axes, fraction=0.046, pad=0.03, format=FuncFormatter(lambda v, _: f"{v:.0%}")
-    )
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=FuncFormatter(lambda v, _: f"{v:.0%}"))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
     return _save(figure, path)

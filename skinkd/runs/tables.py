@@ -56,9 +56,7 @@ def print_results(
     for name, label in _ROWS.items():
         if f"val/{name}" in metrics or f"test/{name}" in metrics:
             bounds = _bounds(metrics.get(f"test/{name}_low"), metrics.get(f"test/{name}_high"))
-            main.add_row(
-                label, _number(metrics.get(f"val/{name}")), _number(metrics.get(f"test/{name}")), bounds
-            )
+            main.add_row(label, _number(metrics.get(f"val/{name}")), _number(metrics.get(f"test/{name}")), bounds)
     main.add_row("images", _count(metrics.get("val/n")), _count(metrics.get("test/n")), "")
     classes = _table("test, by class", "images", "sensitivity", interval, "specificity", "F1", "AUROC")
     room = max(len("test, by class"), console.width - _CLASS_NUMBERS)

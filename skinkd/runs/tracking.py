@@ -13,7 +13,7 @@ import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from skinkd.errors import UserError, check_choice
-from skinkd.runs.console import is_main_process
+from skinkd.runs.console import is_main_process, say
 from skinkd.runs.folder import RunFolder
 
 
@@ -48,9 +48,8 @@ class Tracker:
     def report(self, report: Report) -> None:
         """Log the end result."""
         if self.logger is not None:
-            numbers = {
-                name: value for name, value in report.metrics.items() if isinstance(value, int | float)
-            }
+            # not val/…: those are the curves of training, which must not get a point more
+            numbers = {name: value for name, value in report.metrics.items() if not name.startswith("val/")}
             self.logger.log_metrics(numbers)
 
     def finish(self, *, failed: bool) -> None:
@@ -92,6 +91,8 @@ class WandbTracker(Tracker):
         self.offline = _must_be_offline()
         self.run = self._init(info, resume=_stored_id(folder))
         folder.write_text("wandb_run_id", f"{self.run.id}\n")
+        if self.offline:
+            say(f"W&B logs offline; to upload: {self.sync_command}")
         super().__init__(WandbLogger(experiment=self.run, log_model=False))
         self.run.define_metric("trainer/global_step")
         self.run.define_metric("*", step_metric="trainer/global_step")
@@ -123,7 +124,7 @@ class WandbTracker(Tracker):
                 return start("online")
             except self._wandb.errors.Error as error:
                 self.offline = True
-                print(f"W&B cannot be reached ({str(error).strip().splitlines()[0]}); logging offline")
+                say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
         return start("offline")
 
     @property
@@ -157,8 +158,6 @@ class WandbTracker(Tracker):
     def finish(self, *, failed: bool) -> None:
         """Close the run, failed or not; without this the next run of the process would log into it."""
         self._wandb.finish(exit_code=1 if failed else 0)
-        if self.offline:
-            print(f"W&B logged offline; to upload: {self.sync_command}")
 
 
 def _must_be_offline() -> bool:
@@ -167,7 +166,11 @@ def _must_be_offline() -> bool:
     mode = os.environ.get("WANDB_MODE", "").lower()
     if mode:
         return mode != "online"
-    return not wandb.login(prompt=False)
+    try:
+        return not wandb.login(prompt=False)
+    except wandb.errors.Error as error:  # a key, but no server that takes it
+        say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
+        return True
 
 
 def _stored_id(folder: RunFolder) -> str | None:

@@ -1,0 +1,109 @@
+"""A world small enough to train in a second: 120 synthetic images of 64 pixels, a network of 0.1 million parameters."""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from skinkd.data.synthetic import generate
+from skinkd.runs.folder import run_path
+from skinkd.train import stored_settings, train
+
+IMAGES, HEIGHT, WIDTH = 120, 48, 64
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the synthetic images of this test session are; processes of one session share them."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "synthetic"
+    generate(root, images=IMAGES, image_size=(HEIGHT, WIDTH), seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(synthetic_root: Path) -> list[str]:
+    """Overrides that make a run tiny; 5 steps an epoch of 81 training images."""
+    return [
+        "data=synthetic",
+        f"data.root={synthetic_root}",
+        f"paths.cache_dir={synthetic_root.parent / 'cache'}",
+        f"data.table.images={IMAGES}",
+        f"data.table.height={HEIGHT}",
+        f"data.table.width={WIDTH}",
+        "data.image_size=64",
+        "data.batch_size=16",
+        "data.num_workers=0",
+        "backbone=timm",
+        "backbone.name=test_resnet.r160_in1k",
+        "backbone.pretrained=false",
+        "trainer.max_epochs=2",
+        "trainer.enable_progress_bar=false",
+        "evaluation.bootstrap_replicates=50",
+        "strategy=cpu",
+        "logger=none",
+    ]
+
+
+Trained = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def train_tiny(tiny: list[str]) -> Trained:
+    """Trains in this process, with overrides and an output folder, and returns the run folder."""
+
+    def run(output: Path, *overrides: str) -> Path:
+        with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+            settings = compose("train", overrides=[*tiny, f"paths.output_dir={output}", *overrides])
+        try:
+            train(settings)
+        finally:
+            gc.collect()  # the run folder's lock is held until its object goes
+        return run_path(OmegaConf.to_container(stored_settings(settings), resolve=True))  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def trained(train_tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """As ``train_tiny``, into the test's own folder and without the pictures, which take half the time."""
+    for picture in ("plot_curves", "plot_confusion"):
+        monkeypatch.setattr(f"skinkd.scoring.{picture}", lambda *_, **__: None)
+
+    def run(*overrides: str, output: Path | None = None) -> Path:
+        return train_tiny(output or tmp_path / "outputs", *overrides)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished supervised run, for reading only."""
+    return train_tiny(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def job(tiny: list[str], tmp_path: Path) -> Callable[..., jobs.Result]:
+    """Runs ``python -m skinkd.train`` in a process of its own; ``output`` is where its run folders go."""
+
+    def run(*overrides: str, output: Path | None = None, **settings: Any) -> jobs.Result:
+        where = f"paths.output_dir={output or tmp_path / 'outputs'}"
+        return jobs.run([*tiny, where, *overrides], folder=tmp_path / "job", **settings)
+
+    return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reaches anybody's W&B account or is told by the environment to be offline."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_GROUP"):
+            patch.delenv(name, raising=False)
+        patch.setenv("NETRC", str(tmp_path_factory.mktemp("home") / "no-netrc"))
+        yield

@@ -1,0 +1,92 @@
+"""Two processes on the CPU: one folder, no image scored twice, the numbers of one process, and no hanging."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from jobs import metrics_of, only_run
+from lightning import Trainer
+
+from skinkd.build import build_data, build_method, build_trainer, load_split
+from skinkd.metrics import evaluate
+
+
+def run(overrides: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Two ranks are two ordinary processes, started by Lightning with the same command line."""
+    command = [sys.executable, "-m", "skinkd.train", *overrides]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.fixture(scope="module")
+def distributed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("distributed")
+    # 23 test images: the processes have 12 and 11
+    overrides = ["strategy=ddp_cpu", "method=swskd", "data.batch_size=8", "data.eval_batch_size=5"]
+    result = run([*tiny, f"paths.output_dir={output}", *overrides], output)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("run folder:") == 1 and result.stdout.count("training in") == 1
+    return only_run(output)
+
+
+def test_it_is_one_finished_run(distributed: Path) -> None:
+    history = pd.read_csv(distributed / "history.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    assert metrics_of(distributed)["epochs"] == 2
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_every_image_is_scored_once(distributed: Path, part: str) -> None:
+    splits = pd.read_csv(distributed / "splits.csv", dtype=str)
+    table = pd.read_csv(distributed / "predictions" / f"{part}.csv", dtype={"image_id": str})
+    assert table["image_id"].is_unique
+    assert set(table["image_id"]) == set(splits["image_id"][splits["split"] == part])
+    assert metrics_of(distributed)[f"{part}/n"] == len(table)
+
+
+def test_one_process_scores_the_checkpoint_alike(distributed: Path) -> None:
+    config = yaml.safe_load((distributed / "config.yaml").read_text())
+    config["trainer"] |= {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
+    data = build_data(config, *load_split(config))
+    method = build_method(config, data)
+    trainer: Trainer = build_trainer(config, callbacks=[], logger=None)
+    trainer.test(method, datamodule=data, ckpt_path=distributed / "checkpoints" / "best.ckpt", verbose=False)
+    stored = pd.read_csv(distributed / "predictions" / "test.csv", dtype={"image_id": str, "group": str})
+    # the images of a batch differ, and with them the last bit of a convolution
+    pd.testing.assert_frame_equal(method.table, stored, rtol=0, atol=1e-6)
+    ours = evaluate(method.table, data.classes, calibration_bins=15)
+    for name, value in ours.items():
+        assert metrics_of(distributed)[f"test/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_a_failing_process_ends_the_other(tiny: list[str], synthetic_root: Path, tmp_path: Path) -> None:
+    """One training image is damaged where only reading it shows; one of the two processes meets it."""
+    (source,) = synthetic_root.glob("synthetic_*")
+    root = tmp_path / "ham10000"
+    shutil.copytree(source, root)
+    splits = build_split(tiny, root)
+    name = splits.index[splits == "train"][0]
+    (image,) = root.glob(f"HAM10000_images_part_*/{name}.jpg")
+    image.write_bytes(b"\xff\xd8" + b"\0" * 1000 + b"\xff\xd9")
+    began = time.monotonic()
+    overrides = ["strategy=ddp_cpu", "data=ham10000", f"data.root={root}", f"paths.output_dir={tmp_path / 'outputs'}"]
+    keep = [text for text in tiny if not text.startswith(("data=", "data.root", "data.table"))]
+    result = run([*keep, *overrides, "trainer.max_epochs=1"], tmp_path)
+    assert result.returncode != 0
+    assert f"{image} is not an image; replace the file" in result.stderr
+    assert time.monotonic() - began < 150
+    assert not (only_run(tmp_path / "outputs") / "metrics.json").exists()
+
+
+def build_split(tiny: list[str], root: Path) -> pd.Series:
+    from skinkd.data.ham10000 import load_ham10000
+    from skinkd.data.splits import make_split
+
+    table = load_ham10000(root, on_bad_image="error")
+    fractions = {"train": 0.7, "val": 0.1, "test": 0.2}
+    parts = make_split(table, protocol="grouped", fractions=fractions, seed=0, fold=None, folds=None)
+    return pd.Series(parts.to_numpy(), index=table.frame["image_id"])

@@ -1,0 +1,124 @@
+"""A run that is killed and given again ends with the very numbers of one that was left alone."""
+
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from jobs import Act, Result, metrics_of, only_run
+from torch import Tensor
+
+from skinkd.methods.base import Method
+
+Trained = Callable[..., Path]
+Job = Callable[..., Result]
+
+EPOCHS, STEPS = 3, 5
+LONG = f"trainer.max_epochs={EPOCHS}"
+KILL = partial(signal.raise_signal, signal.SIGKILL)
+STEP = "skinkd.methods.base:Method.combine"
+EVERY_METHOD = [
+    [],
+    ["ema.decay=0.9"],
+    ["method=swskd", "backbone.drop_rate=0.2"],
+    ["method=tsskd", "backbone.drop_rate=0.2", "method.warmup_epochs=2", "sampler=balanced"],
+    ["optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16", "ema.decay=0.5", "method=swskd"],
+]
+MOMENTS = {
+    "in the first save": Act("lightning.fabric.plugins.io.torch_io:_atomic_save", 1, KILL),
+    "in the save of an epoch": Act("lightning.fabric.plugins.io.torch_io:_atomic_save", 3, KILL),
+    "between history and checkpoint": Act("skinkd.runs.callbacks:EpochLine.on_train_epoch_end", 2, KILL),
+    "in validation": Act("skinkd.methods.base:Method.validation_step", 2, KILL),
+    "before the test": Act("skinkd.methods.base:Method.test_step", 1, KILL),
+    "before the last file": Act("skinkd.runs.folder:RunFolder.write_json", 1, KILL),
+}
+
+
+def check_same(folder: Path, whole: Path) -> None:
+    assert folder.name == whole.name
+    assert (folder / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    assert (folder / "predictions/test.csv").read_bytes() == (whole / "predictions/test.csv").read_bytes()
+    ours, theirs = (pd.read_csv(each / "history.csv") for each in (folder, whole))
+    assert ours["epoch"].tolist() == list(range(1, len(theirs) + 1))
+    times = ["seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(ours.drop(columns=times), theirs.drop(columns=times), check_exact=True)
+    assert not [path for path in folder.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.mark.parametrize("overrides", EVERY_METHOD, ids=" ".join)
+def test_killed_within_the_last_epoch(trained: Trained, job: Job, tmp_path: Path, overrides: list[str]) -> None:
+    killed = job(LONG, *overrides, act=Act(STEP, (EPOCHS - 1) * STEPS + 3, KILL))
+    assert killed.code == -signal.SIGKILL
+    folder = only_run(tmp_path / "outputs")
+    assert not (folder / "metrics.json").exists()
+    assert len(pd.read_csv(folder / "history.csv")) == EPOCHS - 1
+
+    steps: list[int] = []
+    combine = Method.combine
+
+    def noted(self: Method, **terms: Tensor) -> Tensor:
+        steps.append(self.trainer.global_step)
+        return combine(self, **terms)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "combine", noted)
+        assert trained(LONG, *overrides) == folder
+    assert steps == list(range((EPOCHS - 1) * STEPS, EPOCHS * STEPS))  # it went on, it did not begin again
+    check_same(folder, trained(LONG, *overrides, output=tmp_path / "whole"))
+
+
+@pytest.fixture(scope="module")
+def whole(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same length that nothing disturbed."""
+    return train_tiny(tmp_path_factory.mktemp("whole"), LONG)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_an_awkward_moment(trained: Trained, job: Job, whole: Path, tmp_path: Path, moment: str) -> None:
+    assert job(LONG, act=MOMENTS[moment]).code == -signal.SIGKILL
+    folder = only_run(tmp_path / "outputs")
+    assert not (folder / "metrics.json").exists()
+    assert trained(LONG) == folder
+    check_same(folder, whole)
+
+
+def test_killed_again_and_again(job: Job, whole: Path, tmp_path: Path) -> None:
+    for call in (STEPS + 1, STEPS + 1, 2):
+        assert job(LONG, act=Act(STEP, call, KILL)).code == -signal.SIGKILL
+    assert job(LONG).code == 0
+    check_same(only_run(tmp_path / "outputs"), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_asked_to_stop(trained: Trained, job: Job, whole: Path, tmp_path: Path, number: int) -> None:
+    stopped = job(LONG, act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
+    folder = only_run(tmp_path / "outputs")
+    assert stopped.code == (1 if number == signal.SIGINT else 128 + number)
+    assert "the same command goes on from the last whole epoch" in stopped.out
+    assert not (folder / "metrics.json").exists()
+    assert trained(LONG) == folder
+    check_same(folder, whole)
+
+
+def test_a_resumed_run_keeps_its_best_checkpoint(job: Job, trained: Trained, tmp_path: Path) -> None:
+    """The best epoch lies before the kill: the resumed run must not select among its own epochs alone."""
+    # each later epoch destroys the network
+    settings = [
+        LONG,
+        "optim=adam_multistep",
+        "optim.lr=1e-4",
+        "optim.schedule.at=[0.5]",
+        "optim.schedule.factor=1e5",
+        "monitor.metric=val/loss",
+        "monitor.mode=min",
+    ]
+    assert job(*settings, act=Act(STEP, 2 * STEPS + 1, KILL)).code == -signal.SIGKILL
+    folder = trained(*settings)
+    history = pd.read_csv(folder / "history.csv").set_index("epoch")
+    best = metrics_of(folder)["best_epoch"]
+    assert best == history["val/loss"].idxmin() < EPOCHS
+    assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best - 1
+    assert metrics_of(folder)["val/loss"] == pytest.approx(history.loc[best, "val/loss"], rel=1e-6)
