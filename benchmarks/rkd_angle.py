@@ -48,9 +48,7 @@ def measure(form: str, rows: int, channels: int, repeats: int) -> dict[str, floa
 
 def main() -> None:
     """Measure each form in a fresh process and print the comparison."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--channels", type=int, nargs="+", default=[1280, 2048])
     parser.add_argument("--repeats", type=int, default=10)

@@ -1,6 +1,7 @@
 """Hydra's entry point with our manners: a mistake is one sentence that names the nearest valid words, and exit code 2."""
 
 import errno
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +65,13 @@ class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
             error = error.__cause__ or error  # what the constructor itself said
         if isinstance(error, UserError):
             sentence = str(error)
+        elif isinstance(error, OmegaConfBaseException):
+            missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+            sentence = (
+                f"{missing[1]} has no value and needs one; give {missing[1]}=<value>"
+                if missing
+                else f"the configuration cannot be resolved: {_first_line(error)}"
+            )
         elif isinstance(error, OSError) and error.errno in DISK_FULL:
             where = f" while writing {error.filename}" if error.filename else ""
             sentence = f"the disk is full{where}; free space or set paths.output_dir, then give the same command again"

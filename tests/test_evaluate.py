@@ -86,9 +86,7 @@ def test_seen_images_and_lesions_are_left_out(data: Path) -> None:
     assert removed == {"seen": 4, "class": nv} and len(rows) == len(table) - 4 - nv
     assert not set(rows["image_id"]) & {ids[0], ids[4], ids[8], ids[9]}
     expected = table.frame.set_index("image_id")["label"]
-    assert all(
-        HAM[expected[one]] == label for one, label in zip(rows["image_id"], rows["label"], strict=True)
-    )
+    assert all(HAM[expected[one]] == label for one, label in zip(rows["image_id"], rows["label"], strict=True))
     with pytest.raises(UserError, match="no image of ham10000 is left"):
         unseen_rows(table, card(groups=groups.tolist()), meeting)
 
@@ -112,9 +110,7 @@ def test_the_verb_scores_what_the_run_has_not_seen(data: Path, tmp_path: Path) -
     seen = table.frame["group"][:2].tolist()
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    state = {f"network.{name}": value for name, value in network.state_dict().items()} | {
-        "head.x": torch.ones(1)
-    }
+    state = {f"network.{name}": value for name, value in network.state_dict().items()} | {"head.x": torch.ones(1)}
     stored = {
         "state_dict": state,
         "skinkd": {"classes": list(ISIC), "backbone": BACKBONE, **card(groups=seen)},

@@ -144,9 +144,7 @@ def test_every_image_epoch_and_seed_gets_an_augmentation_of_its_own(table: Image
 
 
 def test_an_integer_key_is_epoch_zero(make: Callable[..., SkinDataModule], table: ImageTable) -> None:
-    dataset = SkinDataset(
-        table.frame, pipeline=train_pipeline(transforms(), image_size=SIZE), views="one", seed=0
-    )
+    dataset = SkinDataset(table.frame, pipeline=train_pipeline(transforms(), image_size=SIZE), views="one", seed=0)
     assert len(dataset) == len(table)
     assert torch.equal(dataset[3].image, dataset[3, 0].image)
     with pytest.raises(UserError, match="views=three"):
@@ -221,9 +219,7 @@ def test_a_batch_must_fit_the_share_of_each_process(make: Callable[..., SkinData
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_file_damaged_after_the_start_is_named(
-    make: Callable[..., SkinDataModule], num_workers: int
-) -> None:
+def test_a_file_damaged_after_the_start_is_named(make: Callable[..., SkinDataModule], num_workers: int) -> None:
     module = make(num_workers=num_workers)
     path = Path(module.rows("val")["path"][1])
     path.write_bytes(path.read_bytes()[:-30])
@@ -266,9 +262,7 @@ class SaveAndStop(L.Callback):
             raise KeyboardInterrupt
 
 
-def fit(
-    module: SkinDataModule, folder: Path, *, resume: Path | None, callbacks: list[L.Callback]
-) -> Recorder:
+def fit(module: SkinDataModule, folder: Path, *, resume: Path | None, callbacks: list[L.Callback]) -> Recorder:
     model = Recorder()
     trainer = L.Trainer(
         max_epochs=3,

@@ -253,9 +253,7 @@ def test_the_others_are_checked_against_published_sums(
     fetched: Callable[..., None] = download.download_medmnist
     server.files["/dermamnist_64.npz"] = b"not MedMNIST"
     with pytest.raises(UserError, match=r"published file \(md5:b70a2f56"):
-        fetched(
-            tmp_path, flag="dermamnist", size=64, address=server.address, connection=QUICK, say=lambda _: None
-        )
+        fetched(tmp_path, flag="dermamnist", size=64, address=server.address, connection=QUICK, say=lambda _: None)
     tables = {name: name.encode() for name in download.ISIC2019_SHA256}
     server.files |= {f"/{name}": data for name, data in tables.items()}
     server.files["/ISIC_2019_Training_Input.zip"] = archive({"ISIC_2019_Training_Input/ISIC_1.jpg": b"1"})

@@ -76,12 +76,8 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
             read_image(path)
 
 
-@given(
-    share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["jpeg", "progressive", "thumbnail", "png"])
-)
-def test_a_file_cut_anywhere_is_a_problem(
-    tmp_path_factory: pytest.TempPathFactory, share: float, name: str
-) -> None:
+@given(share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["jpeg", "progressive", "thumbnail", "png"]))
+def test_a_file_cut_anywhere_is_a_problem(tmp_path_factory: pytest.TempPathFactory, share: float, name: str) -> None:
     data = WHOLE[name][: int(share * len(WHOLE[name]))]
     path = tmp_path_factory.mktemp("cut") / "cut.jpg"
     path.write_bytes(data)
@@ -120,9 +116,7 @@ def rows(tmp_path: Path) -> pd.DataFrame:
     return pd.DataFrame({"image_id": [f"i{k}" for k in range(6)], "path": paths})
 
 
-def test_usable_images_drops_nothing_from_whole_files(
-    rows: pd.DataFrame, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_usable_images_drops_nothing_from_whole_files(rows: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
     for choice in ("error", "skip"):
         pd.testing.assert_frame_equal(usable_images(rows, name="x", on_bad_image=choice), rows)
     assert not caplog.records
@@ -134,9 +128,7 @@ def test_usable_images_error_names_files_and_skip_counts_them(
     Path(rows["path"][2]).write_bytes(JPEG[:-9])
     with pytest.raises(UserError) as damaged:
         usable_images(rows, name="x", on_bad_image="error")
-    assert "1 of the 6 images of x" in str(damaged.value) and f"{rows['path'][2]} is truncated" in str(
-        damaged.value
-    )
+    assert "1 of the 6 images of x" in str(damaged.value) and f"{rows['path'][2]} is truncated" in str(damaged.value)
 
     rows.loc[4, "path"] = ""
     with pytest.raises(UserError, match=r"1 of the 6 images named .* x are missing \(i4\)"):
@@ -160,6 +152,4 @@ def test_usable_images_with_nothing_left_and_a_misspelt_choice(rows: pd.DataFram
 
 def test_a_file_of_another_kind_does_not_stop_the_check(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
-    assert [path for path, _ in check_images([str(tmp_path / "folder.jpg")])] == [
-        str(tmp_path / "folder.jpg")
-    ]
+    assert [path for path, _ in check_images([str(tmp_path / "folder.jpg")])] == [str(tmp_path / "folder.jpg")]

@@ -107,9 +107,7 @@ def dermnet_folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_dermnet_overlap_is_measured_and_removable(
-    dermnet_folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_dermnet_overlap_is_measured_and_removable(dermnet_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         table = dermnet(dermnet_folder)
     assert "2 of the 14 test images of DermNet (14.3 %)" in caplog.text and "3 training images" in caplog.text

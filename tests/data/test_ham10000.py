@@ -33,9 +33,7 @@ def rewrite(root: Path, old: str, new: str) -> Path:
         (("",), "HAM10000_metadata.csv"),
     ],
 )
-def test_every_layout_gives_the_same_table(
-    ham_folder: Folder, folders: tuple[str, ...], metadata: str
-) -> None:
+def test_every_layout_gives_the_same_table(ham_folder: Folder, folders: tuple[str, ...], metadata: str) -> None:
     root = ham_folder(lesions=LESIONS, folders=folders, metadata=metadata)
     table = load_ham10000(root, on_bad_image="error")
     assert table.name == "ham10000" and table.classes == CLASSES
@@ -53,9 +51,7 @@ def test_columns_may_come_in_any_order_and_other_files_are_ignored(ham_folder: F
     with (root / "HAM10000_metadata.csv").open() as file:
         rows = list(csv.DictReader(file))
     with (root / "HAM10000_metadata.csv").open("w") as file:
-        writer = csv.DictWriter(
-            file, ["dx", "note", "image_id", "lesion_id"], extrasaction="ignore", restval="a, b"
-        )
+        writer = csv.DictWriter(file, ["dx", "note", "image_id", "lesion_id"], extrasaction="ignore", restval="a, b")
         writer.writeheader()
         writer.writerows(rows[::-1])
     (root / "HAM10000_images_part_1" / "ISIC_1.jpg").write_bytes(b"not named in the metadata")
@@ -113,9 +109,7 @@ def test_wrong_metadata_is_one_sentence(ham_folder: Folder, old: str, new: str, 
     assert "\n" not in str(error.value)
 
 
-def test_damaged_and_missing_images_are_named_or_left_out(
-    ham_folder: Folder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_and_missing_images_are_named_or_left_out(ham_folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     root = ham_folder(lesions=LESIONS)
     damaged = root / "HAM10000_images_part_2" / "ISIC_9000001.jpg"
     damaged.write_bytes(damaged.read_bytes()[:-40])
@@ -123,9 +117,7 @@ def test_damaged_and_missing_images_are_named_or_left_out(
     with pytest.raises(UserError) as error:
         load_ham10000(root, on_bad_image="error")
     assert "2 of the 12 images" in str(error.value)
-    assert f"{damaged} is truncated" in str(error.value) and "ISIC_9000004.jpg is not an image" in str(
-        error.value
-    )
+    assert f"{damaged} is truncated" in str(error.value) and "ISIC_9000004.jpg is not an image" in str(error.value)
 
     (root / "HAM10000_images_part_1" / "ISIC_9000006.jpg").unlink()
     with caplog.at_level(logging.WARNING):

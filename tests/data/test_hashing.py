@@ -23,9 +23,7 @@ def lesion(seed: int, size: int = 120) -> np.ndarray:
     """Smooth noise: an image with detail at several scales."""
     rng = np.random.default_rng(seed)
     layers = [
-        cv2.resize(
-            rng.random((cells, cells, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-        )
+        cv2.resize(rng.random((cells, cells, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
         for cells in (3, 6, 12)
     ]
     return (255 * np.clip(sum(layers) / 3, 0, 1)).astype(np.uint8)

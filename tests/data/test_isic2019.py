@@ -35,9 +35,7 @@ def truth_line(image: str, name: str) -> str:
 
 def write_tables(root: Path, rows: list[tuple[str, str, str]] = ROWS) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    (root / GROUND_TRUTH).write_text(
-        "\n".join([HEADER, *(truth_line(i, name) for i, name, _ in rows)]) + "\n"
-    )
+    (root / GROUND_TRUTH).write_text("\n".join([HEADER, *(truth_line(i, name) for i, name, _ in rows)]) + "\n")
     # the other table in another order, and without the suffix
     lines = [f"{i.removesuffix('_downsampled')},50.0,,{lesion},male" for i, _, lesion in rows[::-1]]
     header = "image,age_approx,anatom_site_general,lesion_id,sex"
@@ -137,9 +135,7 @@ def test_wrong_tables_are_one_sentence(tmp_path: Path, name: str, old: str, new:
 def test_any_encoding_of_the_tables_gives_the_same_groups(
     tmp_path_factory: pytest.TempPathFactory, lesions: list[str], newline: str, mark: bool, quoted: bool
 ) -> None:
-    root = write_tables(
-        tmp_path_factory.mktemp("isic"), [(f"ISIC_{k}", "NV", one) for k, one in enumerate(lesions)]
-    )
+    root = write_tables(tmp_path_factory.mktemp("isic"), [(f"ISIC_{k}", "NV", one) for k, one in enumerate(lesions)])
     for name in (GROUND_TRUTH, METADATA):
         lines = (root / name).read_text().splitlines()
         if quoted:
@@ -185,9 +181,7 @@ def test_the_real_images_of_ham10000_are_a_part_of_it(real_data: Path, tmp_path:
     real_tables(real_data)
     for name in (GROUND_TRUTH, METADATA):
         shutil.copy(real_data / "isic2019" / name, tmp_path)
-    table = load_isic2019(
-        tmp_path, ham10000_root=real_data / "ham10000", only_available=True, on_bad_image="error"
-    )
+    table = load_isic2019(tmp_path, ham10000_root=real_data / "ham10000", only_available=True, on_bad_image="error")
     counts = table.frame["label"].map(dict(enumerate(table.classes))).value_counts()
     assert len(table) == 10015 and counts["AK"] == 130 and counts["SCC"] == 197
     assert table.frame["group"].nunique() == 7470 - 18

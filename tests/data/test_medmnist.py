@@ -33,9 +33,7 @@ def write(path: Path, values: dict[str, Any], *, compressed: bool = True) -> Non
     ("flag", "size", "grey"),
     [("dermamnist", 28, False), ("pathmnist", 64, False), ("breastmnist", 28, True), ("octmnist", 128, True)],
 )
-def test_every_pixel_label_and_part(
-    tmp_path: Path, flag: str, size: int, grey: bool, compressed: bool
-) -> None:
+def test_every_pixel_label_and_part(tmp_path: Path, flag: str, size: int, grey: bool, compressed: bool) -> None:
     values = arrays(size, len(SETS[flag].classes), grey=grey)
     name = f"{flag}.npz" if size == 28 else f"{flag}_{size}.npz"
     write(tmp_path / name, values, compressed=compressed)

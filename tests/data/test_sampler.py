@@ -7,9 +7,7 @@ from skinkd.data.sampler import EpochSampler, class_balance_weights
 from skinkd.errors import UserError
 
 
-def take(
-    length: int, *, epoch: int = 0, seed: int = 0, rank: int = 0, world: int = 1, weights=None, skip: int = 0
-):
+def take(length: int, *, epoch: int = 0, seed: int = 0, rank: int = 0, world: int = 1, weights=None, skip: int = 0):
     sampler = EpochSampler(length, seed=seed, rank=rank, world=world, weights=weights)
     sampler.set_epoch(epoch)
     sampler.skip = skip
@@ -75,9 +73,7 @@ def test_weights_draw_classes_as_they_promise(choice: str, exponent: float) -> N
     labels = np.repeat([0, 1, 3], [900, 90, 10])  # label 2 has no image
     weights = class_balance_weights(labels, sampler=choice)
     assert weights is not None
-    drawn = np.array(
-        [index for epoch in range(30) for index, _ in take(1000, epoch=epoch, weights=weights)[0]]
-    )
+    drawn = np.array([index for epoch in range(30) for index, _ in take(1000, epoch=epoch, weights=weights)[0]])
     assert len(drawn) == 30_000
     wanted = np.array([900, 90, 10]) ** (1 - exponent)
     wanted = wanted / wanted.sum()

@@ -41,9 +41,7 @@ SHARES = st.lists(st.integers(1, 20), min_size=2, max_size=5).map(
 
 
 @given(groups=GROUPS, fractions=SHARES, seed=st.integers(0, 2**31))
-def test_grouped_split_properties(
-    groups: list[tuple[int, int]], fractions: dict[str, float], seed: int
-) -> None:
+def test_grouped_split_properties(groups: list[tuple[int, int]], fractions: dict[str, float], seed: int) -> None:
     frame = make_frame(groups)
     parts = grouped_split(frame, fractions=fractions, seed=seed)
     assert parts.index.equals(frame.index) and set(parts) <= set(fractions)
@@ -60,9 +58,7 @@ def test_grouped_split_properties(
 
 
 @given(groups=GROUPS, seed=st.integers(0, 2**31), shuffle=st.randoms(use_true_random=False))
-def test_row_order_does_not_matter_and_the_seed_decides(
-    groups: list[tuple[int, int]], seed: int, shuffle
-) -> None:
+def test_row_order_does_not_matter_and_the_seed_decides(groups: list[tuple[int, int]], seed: int, shuffle) -> None:
     frame = make_frame(groups)
     order = list(frame.index)
     shuffle.shuffle(order)
@@ -145,8 +141,7 @@ def test_leak_against_plain_loops(groups: list[int], data: st.DataObject) -> Non
     tested = {label for label, part in zip(labels, names, strict=True) if part == "test"}
     assert report.in_train_per_label == {label: pytest.approx(share(("train",), label)) for label in tested}
     assert report.shared_groups == sum(
-        len({part for part, group in zip(names, groups, strict=True) if group == one}) > 1
-        for one in set(groups)
+        len({part for part, group in zip(names, groups, strict=True) if group == one}) > 1 for one in set(groups)
     )
 
 
@@ -192,14 +187,10 @@ def test_settings_that_make_no_split(changes: dict, words: list[str]) -> None:
 @pytest.mark.parametrize("protocol", ["grouped", "image_level"])
 def test_a_class_absent_from_a_part_is_named(protocol: str) -> None:
     table = table_of([(1, 1)] * 12 + [(0, 1)] * 2)
-    with pytest.raises(
-        UserError, match=r"class 'mel' is absent from the test part of toy: .* 2 images of 2 lesions"
-    ):
+    with pytest.raises(UserError, match=r"class 'mel' is absent from the test part of toy: .* 2 images of 2 lesions"):
         make_split(table, protocol=protocol, fractions=FRACTIONS, seed=0, fold=None, folds=None)
     with pytest.raises(UserError, match=r"class 'mel' is absent from the train and val and test part"):
-        make_split(
-            table_of([(1, 1)] * 12), protocol=protocol, fractions=FRACTIONS, seed=0, fold=None, folds=None
-        )
+        make_split(table_of([(1, 1)] * 12), protocol=protocol, fractions=FRACTIONS, seed=0, fold=None, folds=None)
 
 
 def test_make_split_is_the_function_it_names() -> None:
@@ -212,11 +203,7 @@ def test_make_split_is_the_function_it_names() -> None:
     assert image_level.equals(image_level_split(table.frame, fractions=FRACTIONS, seed=4))
     folds = make_split(table, protocol="grouped", fold=2, folds=5, **settings)
     assert folds.equals(grouped_folds(table.frame, fold=2, folds=5, seed=4))
-    assert (
-        measure_leak(table.frame, grouped).shared_groups
-        == measure_leak(table.frame, folds).shared_groups
-        == 0
-    )
+    assert measure_leak(table.frame, grouped).shared_groups == measure_leak(table.frame, folds).shared_groups == 0
     assert measure_leak(table.frame, image_level).shared_groups > 0
 
 
@@ -256,9 +243,7 @@ def test_isic2019_leaks_as_published_by_image(real_data: Path) -> None:
         }
     )
     leaks = [
-        measure_leak(
-            frame, image_level_split(frame, fractions={"train": 0.8, "test": 0.2}, seed=seed)
-        ).in_train
+        measure_leak(frame, image_level_split(frame, fractions={"train": 0.8, "test": 0.2}, seed=seed)).in_train
         for seed in range(5)
     ]
     assert np.mean(leaks) == pytest.approx(0.603, abs=0.01)

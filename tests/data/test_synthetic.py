@@ -53,9 +53,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 def _start(root: Path, images: int) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", PROGRAM, str(root), str(images)]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +86,7 @@ def test_the_folder_has_ham10000s_format(folder: Path) -> None:
     found = [path.stem for part in PARTS for path in (folder / part).iterdir()]
     assert sorted(found) == sorted(ids) and len(list((folder / PARTS[0]).iterdir())) == IMAGES / 2
     assert {path.name for path in (folder / MASKS).iterdir()} == {f"{i}_segmentation.png" for i in ids}
-    assert not any(
-        name.startswith(("ISIC", "HAM")) for row in rows for name in (row["image_id"], row["lesion_id"])
-    )
+    assert not any(name.startswith(("ISIC", "HAM")) for row in rows for name in (row["image_id"], row["lesion_id"]))
     for part in PARTS:
         for path in (folder / part).iterdir():
             image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -121,9 +117,7 @@ def test_counts_follow_ham10000(images: int, seed: int) -> None:
         assert set(per_lesion) <= {1, 2, 3} and max(per_lesion) > 1, name
         if images >= 1200:
             # the paper's table: photographs of each class of 10,015
-            share = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}[
-                name
-            ]
+            share = {"nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115}[name]
             assert sum(per_lesion) == pytest.approx(images * share / 10_015, abs=1.5), name
     if images >= 1200:
         assert images / sum(map(len, table.values())) == pytest.approx(10_015 / 7_470, abs=0.02)
@@ -275,9 +269,7 @@ def test_contact_sheet_shows_two_photographs_of_a_lesion_and_then_others(folder:
         image = cv2.imread(str(next(folder.glob(f"*/{row['image_id']}.jpg"))))[..., ::-1]
         lesion_of[image.tobytes()] = (row["dx"], row["lesion_id"])
     for r, name in enumerate(CLASSES):
-        tiles = [
-            np.ascontiguousarray(t).tobytes() for t in np.hsplit(sheet[r * SIZE[0] : (r + 1) * SIZE[0]], 5)
-        ]
+        tiles = [np.ascontiguousarray(t).tobytes() for t in np.hsplit(sheet[r * SIZE[0] : (r + 1) * SIZE[0]], 5)]
         shown = [lesion_of[tile] for tile in tiles]
         assert {dx for dx, _ in shown} == {name}
         assert shown[0] == shown[1] and len(set(shown)) == 4

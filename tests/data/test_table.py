@@ -59,9 +59,7 @@ def test_class_labels_and_an_unknown_class_names_the_nearest() -> None:
     classes = ["akiec", "mel", "nv"]
     labels = class_labels(["nv", "akiec", "nv"], classes, source=Path("m.csv"), column="dx")
     assert labels.tolist() == [2, 0, 2] and labels.dtype == np.int64
-    with pytest.raises(
-        UserError, match=r"m\.csv: dx='mell' \(2 rows\).*did you mean 'mel'\?.*akiec, mel, nv"
-    ):
+    with pytest.raises(UserError, match=r"m\.csv: dx='mell' \(2 rows\).*did you mean 'mel'\?.*akiec, mel, nv"):
         class_labels(["nv", "mell", "mell"], classes, source=Path("m.csv"), column="dx")
 
 

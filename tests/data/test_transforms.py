@@ -18,9 +18,7 @@ IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (90, 120, 3),
 
 
 def from_yaml(name: str, image_size: int) -> list[Any]:
-    config = OmegaConf.create(
-        {"data": {"image_size": image_size}, "augment": OmegaConf.load(AUGMENT / f"{name}.yaml")}
-    )
+    config = OmegaConf.create({"data": {"image_size": image_size}, "augment": OmegaConf.load(AUGMENT / f"{name}.yaml")})
     return instantiate(config.augment.train, _convert_="all")
 
 
@@ -59,9 +57,7 @@ def test_rga_draws_what_the_paper_describes() -> None:
     params = [draw(rga(), (height, width), seed) for seed in range(3000)]
     gammas = np.array([one["gamma"] for one in params])
     assert gammas.min() >= 0.5 and gammas.max() <= 2
-    assert gammas.mean() == pytest.approx(1.25, abs=0.03) and gammas.std() == pytest.approx(
-        1.5 / 12**0.5, abs=0.02
-    )
+    assert gammas.mean() == pytest.approx(1.25, abs=0.03) and gammas.std() == pytest.approx(1.5 / 12**0.5, abs=0.02)
 
     boxes = np.array([one["box"] for one in params])
     assert (boxes[:, [0, 2]] >= 0).all() and (boxes[:, 1] <= height).all() and (boxes[:, 3] <= width).all()
@@ -128,9 +124,7 @@ def test_no_augmentation_is_the_rule_of_evaluation() -> None:
     plain = train_pipeline(from_yaml("none", 64), image_size=64)
     for shape in ((90, 120), (120, 90), (30, 40), (64, 64)):
         image = cv2.resize(IMAGE, shape[::-1])
-        np.testing.assert_array_equal(
-            plain(image=image)["image"], eval_pipeline(image_size=64)(image=image)["image"]
-        )
+        np.testing.assert_array_equal(plain(image=image)["image"], eval_pipeline(image_size=64)(image=image)["image"])
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48), (32, 40), (96, 300)])
@@ -223,8 +217,7 @@ def test_hair_darkens_a_few_pixels_and_is_seeded() -> None:
 def test_more_hair_covers_more_and_opaque_hair_has_its_colour() -> None:
     light = np.full((80, 80, 3), 220, np.uint8)
     few, many = (
-        np.mean([(grow(hair(count_range=[n, n]), light, seed) != light).mean() for seed in range(20)])
-        for n in (2, 12)
+        np.mean([(grow(hair(count_range=[n, n]), light, seed) != light).mean() for seed in range(20)]) for n in (2, 12)
     )
     assert many > 2 * few > 0
     result = grow(hair(opacity_range=[1, 1], brightness_range=[40, 40], width_range=[0.1, 0.1]), light, 3)

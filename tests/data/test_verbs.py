@@ -77,9 +77,7 @@ def test_prepare_describe_and_augment(data: Path) -> None:
     assert done.returncode == 0 and len(list((data / "out" / "cache").glob("images-*"))) == 1, done.stderr
     done = run(data, "describe", "data=ham10000", "out=d", "sheet.images_of_class=2")
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (data / "d").iterdir()} == {
-        *("contact_sheet.png", "classes.png", "description.html")
-    }
+    assert {path.name for path in (data / "d").iterdir()} == {*("contact_sheet.png", "classes.png", "description.html")}
     done = run(data, "augment", "data=ham10000", "augment=hair", "data.image_size=32", "out=d")
     assert done.returncode == 0 and (data / "d" / "augment.png").stat().st_size > 1000, done.stderr
 

@@ -64,9 +64,7 @@ def test_copies_of_a_file(ham_folder: Folder) -> None:
     assert verdict.problems[0] == (
         "the same file in different groups: ISIC_9000000 (HAM_0000000), ISIC_9000002 (HAM_0000001)"
     )
-    assert (
-        verdict.problems[1] == "the same file with different labels: ISIC_9000008 (mel), ISIC_9000014 (vasc)"
-    )
+    assert verdict.problems[1] == "the same file with different labels: ISIC_9000008 (mel), ISIC_9000014 (vasc)"
 
 
 def test_unreadable_and_empty_files_and_arrays(ham_folder: Folder, tmp_path: Path) -> None:

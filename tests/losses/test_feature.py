@@ -18,11 +18,7 @@ def maps(batch: int, channels: int, height: int = 3, width: int = 2, seed: int =
 def attention(image: list[list[list[float]]]) -> list[float]:
     """Q of one image, (C, H, W) as nested lists."""
     channels, height, width = len(image), len(image[0]), len(image[0][0])
-    flat = [
-        sum(image[c][h][w] ** 2 for c in range(channels)) / channels
-        for h in range(height)
-        for w in range(width)
-    ]
+    flat = [sum(image[c][h][w] ** 2 for c in range(channels)) / channels for h in range(height) for w in range(width)]
     return [value / math.hypot(*flat) for value in flat]
 
 
@@ -35,9 +31,7 @@ def test_attention_losses_are_the_loop(batch):
         for a, b in zip(attention(s), attention(t), strict=True)
     ]
     assert attention_map_distance(student, teacher).item() == pytest.approx(sum(squares) / batch, rel=1e-12)
-    assert attention_transfer(student, teacher).item() == pytest.approx(
-        sum(squares) / len(squares), rel=1e-12
-    )
+    assert attention_transfer(student, teacher).item() == pytest.approx(sum(squares) / len(squares), rel=1e-12)
 
 
 def test_attention_transfer_pools_the_larger_map():
@@ -103,12 +97,8 @@ def test_channel_relation_is_the_loop(batch):
     for s, t in zip(student, teacher, strict=True):
         for a in range(4):
             for b in range(4):
-                gram_s = sum(
-                    x * y for x, y in zip(s[a].flatten().tolist(), s[b].flatten().tolist(), strict=True)
-                )
-                gram_t = sum(
-                    x * y for x, y in zip(t[a].flatten().tolist(), t[b].flatten().tolist(), strict=True)
-                )
+                gram_s = sum(x * y for x, y in zip(s[a].flatten().tolist(), s[b].flatten().tolist(), strict=True))
+                gram_t = sum(x * y for x, y in zip(t[a].flatten().tolist(), t[b].flatten().tolist(), strict=True))
                 squares.append((gram_s / (4 * 3 * 2) - gram_t / (4 * 2 * 2)) ** 2)
     expected = math.sqrt(sum(squares) / len(squares))
     assert channel_relation(student, teacher).item() == pytest.approx(expected, rel=1e-12)
@@ -126,9 +116,7 @@ def test_channel_relation_at_equal_grams_is_zero_with_zero_gradient():
     assert not student.grad.any()
 
 
-@pytest.mark.parametrize(
-    "function", [attention_map_distance, attention_transfer, hint_loss, channel_relation]
-)
+@pytest.mark.parametrize("function", [attention_map_distance, attention_transfer, hint_loss, channel_relation])
 def test_gradients_reach_the_student_alone(function):
     student, teacher = maps(2, 4).requires_grad_(), maps(2, 4, seed=1).requires_grad_()
     function(student, teacher).backward()

@@ -51,8 +51,7 @@ def test_kl_divergence_is_the_loop(batch, temperature):
     student, teacher, _ = random_logits(batch, 5)
     mask = torch.arange(batch) % 2 == 0
     rows = [
-        temperature**2
-        * divergence(softmax([z / temperature for z in t]), softmax([z / temperature for z in s]))
+        temperature**2 * divergence(softmax([z / temperature for z in t]), softmax([z / temperature for z in s]))
         for s, t in zip(student.tolist(), teacher.tolist(), strict=True)
     ]
     every = kl_divergence(student, teacher, temperature=temperature)
@@ -194,9 +193,7 @@ def test_decoupled_kd_gradient(classes):
 @pytest.mark.parametrize("batch", BATCHES)
 def test_soft_cross_entropy_is_torchs(batch):
     student, teacher, _ = random_logits(batch, 5)
-    torch.testing.assert_close(
-        soft_cross_entropy(student, teacher), F.cross_entropy(student, teacher.softmax(dim=1))
-    )
+    torch.testing.assert_close(soft_cross_entropy(student, teacher), F.cross_entropy(student, teacher.softmax(dim=1)))
 
 
 @given(logit_rows(2))

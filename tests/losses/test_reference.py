@@ -25,9 +25,7 @@ def test_swskd(reference, match, match_gradient, name):
     rectified = [rectify(logits[k], target, mode="swap") for k in stages]
     ce = torch.stack([F.cross_entropy(logits[k], target) for k in stages])
     logit_steps = [kl_divergence(logits[k], rectified[k + 1], temperature=temperature) for k in stages[:-1]]
-    feature_steps = [
-        attention_map_distance(features[k], features[k + 1] * attention[k + 1]) for k in stages[:-1]
-    ]
+    feature_steps = [attention_map_distance(features[k], features[k + 1] * attention[k + 1]) for k in stages[:-1]]
     match(torch.stack(rectified), data["rectified_logits"])
     match(ce, data["ce"])
     match(torch.stack(logit_steps), data["logit_steps"])
@@ -48,9 +46,7 @@ def test_swskd(reference, match, match_gradient, name):
 def test_tsskd(reference, match, match_gradient, name, temperature, ratio):
     data = reference(name)
     logits = data["student_logits"].clone().requires_grad_()
-    loss = class_temperature_kl(
-        logits, data["teacher_logits"], data["target"], temperature=temperature, ratio=ratio
-    )
+    loss = class_temperature_kl(logits, data["teacher_logits"], data["target"], temperature=temperature, ratio=ratio)
     match(loss, data[f"loss_T{temperature}_ratio{ratio}"])
     loss.backward()
     match_gradient(logits, data[f"grad_T{temperature}_ratio{ratio}"])
@@ -87,20 +83,14 @@ def test_ssdkd(reference, match, match_gradient, name):
 
     similarity = rotation_similarity(leaves["projection"])
     teacher_similarity = rotation_similarity(data["teacher_projection"])
-    kept = keep_mask(
-        teacher_similarity, rotated_index(teacher_similarity), keep_wrong=data["keep_wrong_ss"].item()
-    )
+    kept = keep_mask(teacher_similarity, rotated_index(teacher_similarity), keep_wrong=data["keep_wrong_ss"].item())
     assert kept.nonzero().flatten().tolist() == data["kept_ss"].tolist()
-    ss = kl_divergence(
-        similarity, teacher_similarity, temperature=data["temperature_ss"].item(), sample_mask=kept
-    )
+    ss = kl_divergence(similarity, teacher_similarity, temperature=data["temperature_ss"].item(), sample_mask=kept)
 
     distance = rkd_distance(leaves["pooled"], data["teacher_pooled"])
     angle = rkd_angle(leaves["pooled"], data["teacher_pooled"])
     channel = channel_relation(leaves["feature_map"], data["teacher_feature_map"])
-    relational = (
-        data["weight_distance"] * distance + data["weight_angle"] * angle + data["weight_channel"] * channel
-    )
+    relational = data["weight_distance"] * distance + data["weight_angle"] * angle + data["weight_channel"] * channel
     terms = {"ce": ce, "kd": kd, "kd_rotated": kd_rotated, "ss": ss, "relational": relational}
     total = (
         data["weight_ce"] * ce
@@ -130,9 +120,7 @@ def test_ssdkd_baselines(reference, match, seed):
     match(0.5 * ce + 0.5 * kd + 25 * distance + 50 * angle + 1000 * channel, data["d_kd_total"])
 
 
-@pytest.mark.parametrize(
-    "name", [f"mskd_T{temperature}_seed{seed}" for temperature in (3, 10) for seed in range(3)]
-)
+@pytest.mark.parametrize("name", [f"mskd_T{temperature}_seed{seed}" for temperature in (3, 10) for seed in range(3)])
 def test_mskd_student(reference, match, match_gradient, name):
     data = reference(name)
     exit1, exit2, logits = (
@@ -167,9 +155,7 @@ def test_mskd_teacher(reference, match, seed):
         return F.cross_entropy(logits, data["target"])
 
     exits = sum(
-        0.5 / len(data[kind]) * ce(logits)
-        for kind in ("attention_exits", "conv_exits")
-        for logits in data[kind]
+        0.5 / len(data[kind]) * ce(logits) for kind in ("attention_exits", "conv_exits") for logits in data[kind]
     )
     branches = 0.3 * (ce(data["attention_branch"]) + ce(data["conv_branch"]))
     match(exits + branches + 0.4 * ce(data["combined"]), data["total"])

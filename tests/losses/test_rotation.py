@@ -79,9 +79,7 @@ def kept_by_loop(scores: list[list[float]], target: list[int], keep_wrong: float
 @given(
     st.integers(2, 5).flatmap(
         lambda classes: st.lists(
-            st.tuples(
-                st.lists(st.integers(-2, 2), min_size=classes, max_size=classes), st.integers(0, classes - 1)
-            ),
+            st.tuples(st.lists(st.integers(-2, 2), min_size=classes, max_size=classes), st.integers(0, classes - 1)),
             max_size=24,
         )
     ),

@@ -25,12 +25,10 @@ def gate_by_loops(gate: ChannelSpatialGate, f: Tensor) -> Tensor:
     for b in range(batch):
         pooled = [float(f[b, c].sum()) / (height * width) for c in range(channels)]
         hidden = [
-            max(0.0, sum(float(w1[j, c]) * pooled[c] for c in range(channels)) + float(b1[j]))
-            for j in range(len(b1))
+            max(0.0, sum(float(w1[j, c]) * pooled[c] for c in range(channels)) + float(b1[j])) for j in range(len(b1))
         ]
         channel = [
-            hsig(sum(float(w2[c, j]) * hidden[j] for j in range(len(hidden))) + float(b2[c]))
-            for c in range(channels)
+            hsig(sum(float(w2[c, j]) * hidden[j] for j in range(len(hidden))) + float(b2[c])) for c in range(channels)
         ]
         for y in range(height):
             for x in range(width):
@@ -49,9 +47,7 @@ def gate_by_loops(gate: ChannelSpatialGate, f: Tensor) -> Tensor:
     ("shape", "reduction", "kernel"), [((2, 8, 3, 4), 4, 3), ((1, 3, 1, 1), 16, 7), ((2, 5, 4, 2), 1, 5)]
 )
 @pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_gate_is_the_equation(
-    shape: tuple[int, int, int, int], reduction: int, kernel: int, scale: float
-) -> None:
+def test_gate_is_the_equation(shape: tuple[int, int, int, int], reduction: int, kernel: int, scale: float) -> None:
     torch.manual_seed(0)
     gate = ChannelSpatialGate(shape[1], reduction=reduction, kernel_size=kernel).double()
     gate.requires_grad_(False)

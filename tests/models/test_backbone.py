@@ -252,9 +252,7 @@ def test_swin_maps_come_channels_first() -> None:
 def test_a_convolution_as_classifier() -> None:
     network = build("timm", name="resnetv2_50x1_bit").eval()
     with torch.no_grad():
-        torch.testing.assert_close(
-            network.features(images()).logits, network.model(network.normalise(images()))
-        )
+        torch.testing.assert_close(network.features(images()).logits, network.model(network.normalise(images())))
 
 
 @pytest.mark.parametrize("size", [70, 224])
@@ -267,9 +265,7 @@ def test_patches_that_leave_out_the_border_are_refused(size: int) -> None:
 
 
 def test_a_size_that_timm_cannot_run_names_the_next_that_works() -> None:
-    with pytest.raises(
-        UserError, match=r"image_size=64 does not suit backbone.name=inception_v3.*works is 96"
-    ):
+    with pytest.raises(UserError, match=r"image_size=64 does not suit backbone.name=inception_v3.*works is 96"):
         build("timm", name="inception_v3")
     assert build("timm", name="inception_v3", image_size=96).feature_dim == 2048
 

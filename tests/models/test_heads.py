@@ -91,9 +91,7 @@ def test_projector_by_hand() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(inputs=SHAPES, outputs=SHAPES)
-def test_regressor_gives_the_teachers_shape(
-    inputs: tuple[int, int, int], outputs: tuple[int, int, int]
-) -> None:
+def test_regressor_gives_the_teachers_shape(inputs: tuple[int, int, int], outputs: tuple[int, int, int]) -> None:
     found = ChannelRegressor(inputs, outputs).eval()(torch.randn(2, *inputs))
     assert found.shape == (2, *outputs)
     assert (found >= 0).all()

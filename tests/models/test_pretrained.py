@@ -102,9 +102,7 @@ except UserError as error:
 """
 
 
-def pretrained(
-    endpoint: str, home: Path, offline: bool = False
-) -> tuple[str | None, dict[str, Tensor] | None, float]:
+def pretrained(endpoint: str, home: Path, offline: bool = False) -> tuple[str | None, dict[str, Tensor] | None, float]:
     """A build with pretrained=True in a process of its own: its UserError, its weights, its seconds."""
     out = home / "state.pth"
     out.unlink(missing_ok=True)
@@ -148,9 +146,7 @@ def test_a_network_without_pretrained_weights() -> None:
         build("resnet14t.untrained", pretrained=True)
     untrained = next(name for name in timm.list_models("vit_*") if not timm.list_pretrained(f"{name}.*"))
     with pytest.raises(UserError, match=r"cannot be fetched .*backbone.pretrained=false"):
-        build(
-            untrained, image_size=timm.get_pretrained_cfg_value(untrained, "input_size")[-1], pretrained=True
-        )
+        build(untrained, image_size=timm.get_pretrained_cfg_value(untrained, "input_size")[-1], pretrained=True)
 
 
 def test_a_bad_size_is_told_before_anything_is_downloaded() -> None:

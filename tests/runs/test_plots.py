@@ -20,9 +20,7 @@ def make_history(epochs: int, terms: int) -> pd.DataFrame:
     epoch = np.arange(1, epochs + 1)
     columns = {"epoch": epoch, "train/loss": 1 / epoch, "val/loss": 2 / epoch}
     columns |= {f"train/term{i}": 10.0 ** (2 - i) / epoch for i in range(terms)}
-    columns |= {
-        f"val/{name}": epoch / (epochs + 1) for name in ("accuracy", "auroc_macro", "sensitivity/mel")
-    }
+    columns |= {f"val/{name}": epoch / (epochs + 1) for name in ("accuracy", "auroc_macro", "sensitivity/mel")}
     return pd.DataFrame({**columns, "lr": 0.1 / epoch, "seconds": 1.5, "images_per_second": 40.0})
 
 
@@ -72,9 +70,7 @@ def test_curves_hold_every_term_and_mark_the_selected_epoch(
     titles = ["Loss", "Training terms, unweighted", "Validation metrics", "Learning rate"]
     assert list(axes) == [title for title in titles if terms or not title.startswith("Training")]
     curves = {
-        title: {
-            line.get_label(): line for line in axis.lines if len(line.get_xdata()) == epochs or epochs == 1
-        }
+        title: {line.get_label(): line for line in axis.lines if len(line.get_xdata()) == epochs or epochs == 1}
         for title, axis in axes.items()
     }
     np.testing.assert_array_equal(curves["Loss"]["validation"].get_ydata(), history["val/loss"])
@@ -103,9 +99,7 @@ def test_curves_skip_gaps_and_what_is_absent(tmp_path: Path, drawn: list[Figure]
 
 
 @pytest.mark.parametrize("k", [2, 7, 23])
-def test_confusion_cells_stay_inside_and_names_inside_the_picture(
-    tmp_path: Path, drawn: list[Figure], k: int
-) -> None:
+def test_confusion_cells_stay_inside_and_names_inside_the_picture(tmp_path: Path, drawn: list[Figure], k: int) -> None:
     classes = [f"{'a rather long name of a class ' * (k == 23)}c{i}" for i in range(k)]
     table = make_table(classes, 60 * k)
     path = tmp_path / "confusion_matrix.png"

@@ -13,7 +13,6 @@ import yaml
 from skinkd.errors import UserError
 from skinkd.runs.folder import RunFolder, identity, run_path
 
-
 SPLITS = pd.DataFrame({"image_id": ["a", "b", "c"], "group": ["1", "1", "2"], "split": ["train", "train", "test"]})
 
 

@@ -68,9 +68,7 @@ def test_reads_well_at_80_columns() -> None:
         line = next(line for line in lines if line.startswith(f"{row['class']} "))
         assert line.split()[1:6] == [
             f"{row['n']}",
-            *(
-                f"{row['sensitivity']:.3f} {row['sensitivity_low']:.3f} to {row['sensitivity_high']:.3f}"
-            ).split(),
+            *(f"{row['sensitivity']:.3f} {row['sensitivity_low']:.3f} to {row['sensitivity_high']:.3f}").split(),
         ]
     assert "95 % interval" in text and "swskd-ham10000-seed0 [red]" in lines
 
