@@ -15,6 +15,7 @@ from tqdm import tqdm
 from skinkd import cli
 from skinkd.bootstrap import bootstrap_intervals
 from skinkd.build import load_split
+from skinkd.checkpoints import find_checkpoint, read_checkpoint
 from skinkd.data.datamodule import start_worker
 from skinkd.data.dataset import SkinDataset
 from skinkd.data.table import ImageTable
@@ -46,8 +47,8 @@ class ClassTable(NamedTuple):
 def evaluate(settings: DictConfig) -> None:
     """Load, leave out what the run has seen, score, write."""
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
-    checkpoint = find_checkpoint(config["run"])
-    network, card = load_network(checkpoint)
+    checkpoint = find_checkpoint(config["run"], setting="run")
+    network, card, _ = read_checkpoint(checkpoint, setting="run")
     table = chosen_images(config)
     meeting = match_classes(
         card["classes"], table.classes, class_map=config.get("class_map") or {}, leave_out=config["leave_out"]
@@ -67,36 +68,6 @@ def evaluate(settings: DictConfig) -> None:
         / "-".join([table.name, *([config["part"]] if config["part"] else [])])
     )
     report(config, RunFolder(Path(out)), predictions, meeting.classes, removed)
-
-
-def find_checkpoint(run: str) -> Path:
-    """The best checkpoint of a run folder, or the checkpoint given."""
-    path = Path(run).expanduser()
-    checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-    if not checkpoint.is_file():
-        raise UserError(f"run={run} is neither a run folder with checkpoints/best.ckpt nor a checkpoint; give one")
-    return checkpoint
-
-
-def load_network(checkpoint: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The deployed network of a checkpoint, in eval mode, and the checkpoint's card."""
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever pickle or zip make of a file that is none
-        raise UserError(f"run: {checkpoint} cannot be read as a checkpoint ({type(error).__name__})") from error
-    card = stored.get("skinkd") if isinstance(stored, dict) else None
-    if not card:
-        raise UserError(f"run: {checkpoint} is no checkpoint of this project; train with python -m skinkd.train")
-    network = instantiate(
-        {**card["backbone"], "pretrained": False, "weights": None},
-        num_classes=len(card["classes"]),
-        _convert_="all",
-    )
-    prefix = "network."
-    network.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in stored["state_dict"].items() if name.startswith(prefix)}
-    )
-    return network.eval(), card
 
 
 def chosen_images(config: dict[str, Any]) -> ImageTable:

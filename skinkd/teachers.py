@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from skinkd.checkpoints import find_checkpoint, read_checkpoint
 from skinkd.errors import UserError
 from skinkd.models.teacher import Teacher
 from skinkd.runs.console import is_main_process, say
@@ -99,14 +99,7 @@ def find_teacher(settings: DictConfig) -> Path:
     given = settings.method.teacher.ckpt
     if given == "auto":
         return _train_once(teacher_config(settings))
-    path = Path(given)
-    checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
-    if not checkpoint.is_file():
-        raise UserError(
-            f"method.teacher.ckpt={given} is neither a run folder with checkpoints/best.ckpt nor a checkpoint; "
-            "give one, or method.teacher.ckpt=auto to train the teacher"
-        )
-    return checkpoint
+    return find_checkpoint(given, setting="method.teacher.ckpt")
 
 
 def _train_once(config: dict[str, Any]) -> Path:
@@ -179,30 +172,18 @@ def load_teacher(
         UserError: no checkpoint of this project, other classes, or training images among the student's validation or
             test images (``method.teacher.allow_overlap=true`` makes that a warning).
     """
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    card = stored.get("skinkd")
-    if not card:
-        raise UserError(
-            f"method.teacher.ckpt: {checkpoint} is no checkpoint of this project; train the teacher with it"
-        )
+    network, card, others = read_checkpoint(checkpoint, setting="method.teacher.ckpt")
     if card["classes"] != list(table.classes):
         raise UserError(
             f"method.teacher.ckpt: the teacher in {checkpoint} knows the classes {', '.join(card['classes'])}, the "
             f"student's data has {', '.join(table.classes)}; give a teacher trained on the same classes"
         )
-    settings = config["method"]["teacher"]
     _check_overlap(config, card, checkpoint, table, parts)
-    backbone = {**card["backbone"], "pretrained": False, "weights": None}
-    network = instantiate(backbone, num_classes=len(table.classes), _convert_="all")
-    state = stored["state_dict"]
-    prefix = "network."
-    network.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    )
+    settings = config["method"]["teacher"]
     teacher = Teacher(network, image_size=card["backbone"]["image_size"], bf16=settings["bf16"])
     if settings["compile"]:
-        network.features = torch.compile(network.features)
-    return teacher, {name: value for name, value in state.items() if not name.startswith(prefix)}
+        network.features = torch.compile(network.features)  # type: ignore[method-assign]
+    return teacher, others
 
 
 def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, parts: pd.Series) -> None:

@@ -18,7 +18,7 @@ from skinkd.errors import UserError
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder, run_path
-from skinkd.runs.tracking import RunInfo, open_tracker
+from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
 from skinkd.scoring import score_and_report
 from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_scores
 
@@ -46,7 +46,8 @@ def train(settings: DictConfig) -> None:
     method = build_method(config, data, taught)
     method.card = card(config, table, parts)
     callbacks = fit_callbacks(config, folder)
-    # refuses what this machine cannot do while nothing is written yet
+    # both refuse what cannot be done here while nothing is written yet
+    check_tracker(config["logger"])
     build_trainer(config, callbacks=[], logger=None)
     if is_main_process():
         splits = table.frame[["image_id", "group"]].assign(split=parts)

@@ -3,7 +3,7 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from importlib.resources import files
 
 import pytest
@@ -68,26 +68,25 @@ def test_what_is_right_passes(arguments: list[str]) -> None:
 NEEDED = {"folder": ["data.root=x"], "table": ["data.file=x.csv"]}  # by a choice that has no value of its own
 
 
-def compose_all(combinations: Iterable[tuple[str, str, str]]) -> int:
+def compose_all(combinations: Sequence[tuple[str, str, str]]) -> None:
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-        count = 0
-        for count, (method, backbone, data) in enumerate(combinations, start=1):
+        for method, backbone, data in combinations:
             chosen = [f"method={method}", f"backbone={backbone}", f"data={data}", "backbone.name=x"]
             config = compose("train", overrides=chosen + NEEDED.get(data, []))
             plain = OmegaConf.to_container(config, resolve=True)
             assert plain["method"]["name"] == method and plain["data"]["name"] in (data, "dermamnist")
-    return count
 
 
 def test_every_method_composes_with_every_backbone_and_every_data() -> None:
     data = itertools.cycle(choices("data"))  # 7 datasets and 12 backbones: every pair of the three groups but a few
-    pairs = itertools.product(choices("method"), choices("backbone"))
-    assert compose_all((method, backbone, next(data)) for method, backbone in pairs) >= 14 * 12
+    pairs = list(itertools.product(choices("method"), choices("backbone")))
+    assert len(pairs) >= 14 * 12
+    compose_all([(method, backbone, next(data)) for method, backbone in pairs])
 
 
 @pytest.mark.slow
 def test_every_combination_of_method_backbone_and_data_composes_and_resolves() -> None:
-    assert compose_all(itertools.product(choices("method"), choices("backbone"), choices("data"))) >= 14 * 12 * 7
+    compose_all(list(itertools.product(choices("method"), choices("backbone"), choices("data"))))
 
 
 def test_a_value_that_must_be_given_is_asked_for() -> None:

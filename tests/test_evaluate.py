@@ -11,13 +11,14 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from skinkd.checkpoints import find_checkpoint, read_checkpoint
 from skinkd.data.files import read_image
 from skinkd.data.ham10000 import CLASSES as HAM
 from skinkd.data.ham10000 import load_ham10000
 from skinkd.data.isic2019 import CLASSES as ISIC
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError
-from skinkd.evaluate import find_checkpoint, load_network, match_classes, unseen_rows
+from skinkd.evaluate import match_classes, unseen_rows
 from tests.data.conftest import make_ham_folder
 
 MAP = {
@@ -93,13 +94,13 @@ def test_seen_images_and_lesions_are_left_out(data: Path) -> None:
 
 def test_wrong_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a run folder"):
-        find_checkpoint(str(tmp_path))
+        find_checkpoint(str(tmp_path), setting="run")
     (tmp_path / "text.ckpt").write_text("x")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        load_network(find_checkpoint(str(tmp_path / "text.ckpt")))
+        read_checkpoint(find_checkpoint(str(tmp_path / "text.ckpt"), setting="run"), setting="run")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="is no checkpoint of this project"):
-        load_network(tmp_path / "other.ckpt")
+        read_checkpoint(tmp_path / "other.ckpt", setting="run")
 
 
 @pytest.mark.filterwarnings("ignore")

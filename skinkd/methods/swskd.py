@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skinkd.batch import Batch
-from skinkd.errors import check_choice, check_positive
+from skinkd.errors import UserError, check_choice, check_positive
 from skinkd.losses.feature import attention_map_distance
 from skinkd.losses.logit import kl_divergence, rectify
 from skinkd.methods.base import Method
@@ -71,6 +71,11 @@ class SWSKD(Method):
         check_choice("method.attention", attention, ("gate", "simam"))
         *earlier, last = network.stage_shapes
         channels = last[0]
+        if self.uses("frb") and last[1:] == (1, 1):
+            raise UserError(
+                f"method.loss_weights.frb: the last stage of {network.name} is a single cell, whose normalised map is always "
+                "1, so that FRB would be 0; use larger images (data.image_size), backbone.small_input=true, or frb=0"
+            )
         self.heads = nn.ModuleList(
             AuxiliaryHead(shape, last, num_classes=network.num_classes, reduction=head_reduction) for shape in earlier
         )

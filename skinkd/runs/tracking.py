@@ -6,6 +6,7 @@ The run folder is always complete without a tracker, and every report is built f
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -58,20 +59,22 @@ class Tracker:
             self.logger.finalize("failed" if failed else "success")
 
 
-def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
-    """Return the tracker that ``logger.kind`` names, writing into the run folder."""
+def check_tracker(settings: dict[str, Any]) -> None:
+    """Raise UserError if ``logger.kind`` names no tracker or one that is not installed; nothing is opened."""
     kind = check_choice("logger.kind", settings["kind"], ("wandb", "csv", "tensorboard", "none"))
+    if kind == "tensorboard" and find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'")
+
+
+def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
+    """Return the tracker that ``logger.kind`` names, writing into the run folder; in the main process alone."""
+    kind = settings["kind"]
     if kind == "none" or not is_main_process():
         return Tracker()
     if kind == "csv":
         return Tracker(CSVLogger(save_dir=folder.path, name="", version="csv"))
     if kind == "tensorboard":
-        try:
-            return Tracker(TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard"))
-        except ModuleNotFoundError:
-            raise UserError(
-                "logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'"
-            ) from None
+        return Tracker(TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard"))
     return WandbTracker(settings, info, folder)
 
 

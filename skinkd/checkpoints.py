@@ -1,0 +1,58 @@
+"""Reading a run's checkpoint again: its network, its card, and the weights that are not the network's."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor
+
+from skinkd.errors import UserError
+from skinkd.models.backbone import Backbone
+
+
+class Stored(NamedTuple):
+    """What a checkpoint holds for use after training.
+
+    Attributes:
+        network: the deployed network with its trained weights.
+        card: ``classes``, ``backbone`` (its arguments), ``images`` and ``groups`` of the parts ``train`` and ``val``.
+        others: training-only weights by name, such as a projector's.
+    """
+
+    network: Backbone
+    card: dict[str, Any]
+    others: dict[str, Tensor]
+
+
+def find_checkpoint(given: str, *, setting: str) -> Path:
+    """The best checkpoint of a run folder, or the checkpoint given; ``setting`` is the key that gave it, for the error."""
+    path = Path(given).expanduser()
+    checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
+    if not checkpoint.is_file():
+        raise UserError(
+            f"{setting}={given} is neither a run folder with checkpoints/best.ckpt nor a checkpoint; give one"
+        )
+    return checkpoint
+
+
+def read_checkpoint(path: Path, *, setting: str) -> Stored:
+    """Build the network of a checkpoint and load its weights.
+
+    Raises:
+        UserError: the file is no checkpoint of this project.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever pickle or zip make of a file that is none
+        raise UserError(
+            f"{setting}: {path} cannot be read as a checkpoint ({type(error).__name__}); give another"
+        ) from error
+    card = stored.get("skinkd") if isinstance(stored, dict) else None
+    if not card:
+        raise UserError(f"{setting}: {path} is no checkpoint of this project; train with python -m skinkd.train")
+    arguments = {**card["backbone"], "pretrained": False, "weights": None}
+    network = instantiate(arguments, num_classes=len(card["classes"]), _convert_="all")
+    prefix, state = "network.", stored["state_dict"]
+    network.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
+    return Stored(network.eval(), card, {name: state[name] for name in state if not name.startswith(prefix)})
