@@ -67,6 +67,7 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         num_workers=data["num_workers"],
         seed=config["seed"],
         sampler=config["sampler"],
+        sampler_target=config["sampler_target"],
     )
 
 

@@ -36,7 +36,9 @@ class SkinDataModule(L.LightningDataModule):
         eval_batch_size: images of one evaluation step in one process.
         num_workers: loading processes of each loader; changes no result.
         seed: of order and augmentation.
-        sampler: "none" | "balanced" | "sqrt", see :func:`skinkd.data.sampler.class_balance_weights`.
+        sampler: "none" | "balanced" | "sqrt", see :func:`skinkd.data.sampler.class_balance_weights`; "per_class":
+            ``sampler_target`` images of each class in an epoch.
+        sampler_target: images of each class, for "per_class"; unused by the others.
 
     Raises:
         UserError: an option out of range, or a batch larger than the training part.
@@ -55,6 +57,7 @@ class SkinDataModule(L.LightningDataModule):
         num_workers: int,
         seed: int,
         sampler: str,
+        sampler_target: int | None = None,
     ):
         super().__init__()
         check_range("data.batch_size", batch_size, 1)
@@ -77,6 +80,11 @@ class SkinDataModule(L.LightningDataModule):
             for name, (pipeline, view) in pipelines.items()
         }
         self._weights = class_balance_weights(self._datasets["train"].labels, sampler=sampler)
+        self._per_class = None
+        if sampler == "per_class":
+            if sampler_target is None or sampler_target < 1:
+                raise UserError(f"sampler_target={sampler_target} must be at least 1 with sampler=per_class; e.g. 1000")
+            self._per_class = (self._datasets["train"].labels, sampler_target)
         self._check_batch(world=1)
 
     @property
@@ -93,7 +101,14 @@ class SkinDataModule(L.LightningDataModule):
         rank, world = self._process()
         self._check_batch(world)
         dataset = self._datasets["train"]
-        sampler = EpochSampler(len(dataset), seed=self.seed, rank=rank, world=world, weights=self._weights)
+        sampler = EpochSampler(
+            len(dataset),
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            weights=self._weights,
+            per_class=self._per_class,
+        )
         return ResumableLoader(
             dataset,
             sampler=sampler,

@@ -9,6 +9,8 @@ from torch.utils.data import DataLoader, Sampler
 from skinkd.batch import Batch
 from skinkd.errors import check_choice
 
+SAMPLERS = ("none", "balanced", "sqrt", "per_class")
+
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (index, epoch): shuffled, or drawn with replacement by weight, anew in every epoch.
@@ -23,15 +25,32 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank: this process, 0..world-1.
         world: number of processes.
         weights: relative probability of each image, or None for each image once.
+        per_class: labels of all images and a number: an epoch has that many images of each class, every image of a class
+            before any comes again (so a class with more loses some of its images, others in each epoch).
     """
 
-    def __init__(self, length: int, *, seed: int, rank: int, world: int, weights: np.ndarray | None):
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        rank: int,
+        world: int,
+        weights: np.ndarray | None,
+        per_class: tuple[np.ndarray, int] | None = None,
+    ):
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not one of {world} processes")
         if weights is not None and len(weights) != length:
             raise ValueError(f"{len(weights)} weights for {length} images")
-        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.seed, self.rank, self.world = seed, rank, world
         self.probabilities = None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
+        self.rows, self.target = None, 0
+        if per_class is not None:
+            labels, self.target = per_class
+            self.rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self.images = length
+        self.length = length if self.rows is None else len(self.rows) * self.target
         self.epoch = 0
         self.skip = 0
 
@@ -43,13 +62,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Return how many images this process gets in a whole epoch."""
         return -(-self.length // self.world)
 
+    def _order(self) -> np.ndarray:
+        """Return the indices of the epoch, of all processes."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.rows is not None:
+            drawn = [np.resize(rng.permutation(rows), self.target) for rows in self.rows]
+            return rng.permutation(np.concatenate(drawn))
+        if self.probabilities is not None:
+            return rng.choice(self.images, size=self.length, p=self.probabilities)
+        return rng.permutation(self.images)
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield this process's (index, epoch), leaving out the first ``skip``."""
-        rng = np.random.default_rng((self.seed, self.epoch))
-        if self.probabilities is None:
-            order = rng.permutation(self.length)
-        else:
-            order = rng.choice(self.length, size=self.length, p=self.probabilities)
+        order = self._order()
         order = np.resize(order, len(self) * self.world)  # repeats the beginning at the end
         for index in order[self.rank :: self.world][self.skip :]:
             yield int(index), self.epoch
@@ -90,8 +115,8 @@ def class_balance_weights(labels: np.ndarray, *, sampler: str) -> np.ndarray | N
     "balanced": 1/n_c, every class equally often; "sqrt": 1/sqrt(n_c), half-way in the exponent; "none": no
     weights.
     """
-    check_choice("sampler", sampler, ("none", "balanced", "sqrt"))
-    if sampler == "none":
+    check_choice("sampler", sampler, SAMPLERS)
+    if sampler in ("none", "per_class"):
         return None
     counts = np.bincount(labels)[labels].astype(np.float64)
     return 1 / counts if sampler == "balanced" else 1 / np.sqrt(counts)

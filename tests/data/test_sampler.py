@@ -95,3 +95,34 @@ def test_no_weights_and_a_misspelt_choice() -> None:
     assert class_balance_weights(np.array([0, 1]), sampler="none") is None
     with pytest.raises(UserError, match=r"sampler=balance.*did you mean 'balanced'"):
         class_balance_weights(np.array([0, 1]), sampler="balance")
+
+
+@given(
+    counts=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    target=st.integers(1, 30),
+    world=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)
+def test_per_class_gives_each_class_its_number_and_repeats_no_image_before_its_time(
+    counts: list[int], target: int, world: int, epoch: int
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    shares = []
+    for rank in range(world):
+        sampler = EpochSampler(len(labels), seed=3, rank=rank, world=world, weights=None, per_class=(labels, target))
+        sampler.set_epoch(epoch)
+        shares.append([index for index, _ in sampler])
+        assert len(shares[-1]) == len(sampler)
+    merged = [share[k] for k in range(len(shares[0])) for share in shares][: target * len(counts)]
+    for label, count in enumerate(counts):
+        times = np.bincount(merged, minlength=len(labels))[labels == label]
+        assert times.sum() == target
+        assert set(times) <= {target // count, -(-target // count)}
+
+
+def test_per_class_drops_and_repeats_other_images_in_another_epoch() -> None:
+    labels = np.array([0] * 40 + [1] * 5)
+    sampler = EpochSampler(45, seed=0, rank=0, world=1, weights=None, per_class=(labels, 10))
+    first = sorted(index for index, _ in sampler)
+    sampler.set_epoch(1)
+    assert first != sorted(index for index, _ in sampler)
