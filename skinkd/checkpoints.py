@@ -36,8 +36,8 @@ def find_checkpoint(given: str, *, setting: str) -> Path:
     return checkpoint
 
 
-def read_checkpoint(path: Path, *, setting: str) -> Stored:
-    """Build the network of a checkpoint and load its weights.
+def open_checkpoint(path: Path, *, setting: str) -> dict[str, Any]:
+    """Read a checkpoint's plain values; its card is under ``skinkd``.
 
     Raises:
         UserError: the file is no checkpoint of this project.
@@ -48,11 +48,15 @@ def read_checkpoint(path: Path, *, setting: str) -> Stored:
         raise UserError(
             f"{setting}: {path} cannot be read as a checkpoint ({type(error).__name__}); give another"
         ) from error
-    card = stored.get("skinkd") if isinstance(stored, dict) else None
-    if not card:
+    if not (isinstance(stored, dict) and stored.get("skinkd")):
         raise UserError(f"{setting}: {path} is no checkpoint of this project; train with python -m skinkd.train")
+    return stored
+
+
+def rebuild(stored: dict[str, Any]) -> Stored:
+    """Build the network of an opened checkpoint, in eval mode, and load its weights."""
+    card, state, prefix = stored["skinkd"], stored["state_dict"], "network."
     arguments = {**card["backbone"], "pretrained": False, "weights": None}
     network = instantiate(arguments, num_classes=len(card["classes"]), _convert_="all")
-    prefix, state = "network.", stored["state_dict"]
     network.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
     return Stored(network.eval(), card, {name: state[name] for name in state if not name.startswith(prefix)})

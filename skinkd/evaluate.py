@@ -15,7 +15,7 @@ from tqdm import tqdm
 from skinkd import cli
 from skinkd.bootstrap import bootstrap_intervals
 from skinkd.build import load_split
-from skinkd.checkpoints import find_checkpoint, read_checkpoint
+from skinkd.checkpoints import find_checkpoint, open_checkpoint, rebuild
 from skinkd.data.datamodule import start_worker
 from skinkd.data.dataset import SkinDataset
 from skinkd.data.table import ImageTable
@@ -48,7 +48,7 @@ def evaluate(settings: DictConfig) -> None:
     """Load, leave out what the run has seen, score, write."""
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     checkpoint = find_checkpoint(config["run"], setting="run")
-    network, card, _ = read_checkpoint(checkpoint, setting="run")
+    network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))
     table = chosen_images(config)
     meeting = match_classes(
         card["classes"], table.classes, class_map=config.get("class_map") or {}, leave_out=config["leave_out"]

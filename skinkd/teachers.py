@@ -22,7 +22,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from skinkd.checkpoints import find_checkpoint, read_checkpoint
+from skinkd.checkpoints import find_checkpoint, open_checkpoint, rebuild
 from skinkd.errors import UserError
 from skinkd.models.teacher import Teacher
 from skinkd.runs.console import is_main_process, say
@@ -172,13 +172,15 @@ def load_teacher(
         UserError: no checkpoint of this project, other classes, or training images among the student's validation or
             test images (``method.teacher.allow_overlap=true`` makes that a warning).
     """
-    network, card, others = read_checkpoint(checkpoint, setting="method.teacher.ckpt")
+    stored = open_checkpoint(checkpoint, setting="method.teacher.ckpt")
+    card = stored["skinkd"]
     if card["classes"] != list(table.classes):
         raise UserError(
             f"method.teacher.ckpt: the teacher in {checkpoint} knows the classes {', '.join(card['classes'])}, the "
             f"student's data has {', '.join(table.classes)}; give a teacher trained on the same classes"
         )
     _check_overlap(config, card, checkpoint, table, parts)
+    network, _, others = rebuild(stored)
     settings = config["method"]["teacher"]
     teacher = Teacher(network, image_size=card["backbone"]["image_size"], bf16=settings["bf16"])
     if settings["compile"]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from skinkd.checkpoints import find_checkpoint, read_checkpoint
+from skinkd.checkpoints import find_checkpoint, open_checkpoint
 from skinkd.data.files import read_image
 from skinkd.data.ham10000 import CLASSES as HAM
 from skinkd.data.ham10000 import load_ham10000
@@ -97,10 +97,10 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
         find_checkpoint(str(tmp_path), setting="run")
     (tmp_path / "text.ckpt").write_text("x")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        read_checkpoint(find_checkpoint(str(tmp_path / "text.ckpt"), setting="run"), setting="run")
+        open_checkpoint(find_checkpoint(str(tmp_path / "text.ckpt"), setting="run"), setting="run")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(UserError, match="is no checkpoint of this project"):
-        read_checkpoint(tmp_path / "other.ckpt", setting="run")
+        open_checkpoint(tmp_path / "other.ckpt", setting="run")
 
 
 @pytest.mark.filterwarnings("ignore")
