@@ -314,3 +314,11 @@ def test_scoring_uses_the_network_alone() -> None:
 def test_wrong_settings_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make(**changes)
+
+
+def test_frb_on_a_last_stage_of_one_cell_is_refused_and_lrb_alone_is_not() -> None:
+    network = Staged()
+    network.name, network.stage_shapes = "tiny", ((3, 4, 4), (4, 2, 2), (6, 1, 1))  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"tiny is a single cell.*data\.image_size"):
+        SWSKD(network, **SETTINGS, **protocol(WEIGHTS))  # type: ignore[arg-type]
+    SWSKD(network, **SETTINGS, **protocol(WEIGHTS | {"frb": 0.0}))  # type: ignore[arg-type]

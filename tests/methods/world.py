@@ -22,8 +22,8 @@ from skinkd.models.teacher import Teacher
 from skinkd.teachers import resolved
 
 torch.set_num_threads(1)  # more only contend over networks this small
-CLASSES, SIZE = 5, 32
-TINY = ["data=synthetic", "data.image_size=32", "backbone.pretrained=false"]
+CLASSES, SIZE = 5, 64
+TINY = ["data=synthetic", "data.image_size=64", "backbone.pretrained=false"]
 SMALL_NETWORK = ["backbone=timm", "backbone.name=test_resnet.r160_in1k"]
 SMALL_TEACHER = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
 MSKD_STUDENT = [
