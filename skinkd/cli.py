@@ -75,7 +75,9 @@ class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
         elif isinstance(error, OSError) and error.errno in DISK_FULL:
             where = f" while writing {error.filename}" if error.filename else ""
             sentence = f"the disk is full{where}; free space or set paths.output_dir, then give the same command again"
-        elif isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+        elif isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
+            isinstance(error, OSError) and error.errno == errno.EROFS
+        ):
             sentence = f"{error.filename} cannot be written or read ({error.strerror}); set paths.output_dir to a place you own"
         if sentence:
             sys.stdout.flush()

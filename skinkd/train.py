@@ -50,17 +50,17 @@ def train(settings: DictConfig) -> None:
     check_tracker(config["logger"])
     build_trainer(config, callbacks=[], logger=None)
     if is_main_process():
-        splits = table.frame[["image_id", "group"]].assign(split=parts)
-        folder.open(config, splits, force=config["force"])
+        # before the folder is begun: it reads every image, and so finds what the quick check of the files cannot
         audit = audit_split(
             table,
             parts,
             near_duplicate_bits=config["data"]["near_duplicate_bits"],
             memory=Path(config["paths"]["cache_dir"]),
         )
-        folder.write_json("splits_report.json", audit)
         say(audit_sentence(audit))
         beside |= audit_numbers(audit)
+        folder.open(config, table.frame[["image_id", "group"]].assign(split=parts), force=config["force"])
+        folder.write_json("splits_report.json", audit)
         folder.write_text("environment.txt", describe_environment())
     tracker = open_tracker(config["logger"], run_info(config, folder), folder)
     finished = False

@@ -148,6 +148,7 @@ SETTINGS = [
     (["data.fold=7", "data.folds=3"], ["data.fold=7", "0 to 2"]),
     (["protocol=groupd"], ["protocol=groupd", "'grouped'"]),
     (["class_weights=inverted"], ["class_weights=inverted", "'inverse'"]),
+    (["data.near_duplicate_bits=999"], ["data.near_duplicate_bits=999", "between 0 and 256"]),
     (["monitor.mode=biggest"], ["monitor.mode=biggest", "min"]),
     (["method=swskd", "method.rectify_mode=swop"], ["method.rectify_mode=swop", "'swap'"]),
     (["method=tsskd", "method.ratio=0"], ["method.ratio=0", "above 0"]),
