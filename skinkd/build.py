@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
-from skinkd.data.splits import make_split
+from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
 from skinkd.errors import UserError, check_choice
@@ -31,9 +31,9 @@ Config = dict[str, Any]
 
 
 def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
-    """Load the dataset's table and the part of each of its rows."""
+    """Load the images that the protocol splits, and the part of each."""
     data = config["data"]
-    table = instantiate(data["table"], _convert_="all")
+    table = protocol_images(instantiate(data["table"], _convert_="all"), config["protocol"])
     parts = make_split(
         table,
         protocol=config["protocol"],

@@ -15,7 +15,7 @@ from skinkd.data import download as sources
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
 from skinkd.data.sheets import augment_sheet, class_table, contact_sheet, page, png, table_picture, write
-from skinkd.data.splits import make_split, shared_between
+from skinkd.data.splits import make_split, protocol_images, shared_between
 from skinkd.data.table import ImageTable, read_csv
 from skinkd.data.transforms import train_pipeline
 from skinkd.data.verify import verify as verify_table
@@ -27,6 +27,11 @@ Config = dict[str, Any]
 def load(config: Config) -> ImageTable:
     """Return the dataset's table."""
     return instantiate(config["data"]["table"], _convert_="all")
+
+
+def load_images(config: Config) -> ImageTable:
+    """Return the images that the protocol splits."""
+    return protocol_images(load(config), config["protocol"])
 
 
 def split_of(config: Config, table: ImageTable) -> pd.Series:
@@ -64,7 +69,7 @@ def verify(config: Config) -> None:
 
 def split(config: Config) -> None:
     """Write splits.csv and splits_report.json, and print the class table."""
-    table = load(config)
+    table = load_images(config)
     parts = split_of(config, table)
     report = audit_split(
         table,
@@ -95,7 +100,7 @@ def prepare(config: Config) -> None:
 
 def describe(config: Config) -> None:
     """Write contact_sheet.png, classes.png and description.html."""
-    table = load(config)
+    table = load_images(config)
     rows = class_table(table, split_of(config, table))
     sheet = config["sheet"]
     picture = png(contact_sheet(table, each=sheet["images_of_class"], inches=sheet["inches"], seed=config["seed"]))

@@ -12,7 +12,7 @@ from skinkd.data.table import ImageTable, listing
 from skinkd.errors import UserError, check_choice
 
 PARTS = ("train", "val", "test")
-PROTOCOLS = ("grouped", "image_level", "official", "dermamnist")
+PROTOCOLS = ("grouped", "image_level", "oversampled", "official", "dermamnist")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,27 @@ class LeakReport:
         )
 
 
+def protocol_images(table: ImageTable, protocol: str) -> ImageTable:
+    """Return the images that the protocol splits: the table itself, but for "oversampled".
+
+    That one repeats the images of each class, in the order of their ids, until it has as many as the largest class, before
+    anything is split, as published code does (MSKD's, of Pavel et al. 2025). A copy is "<image_id>#2" and so on, of the same
+    group. It is there to measure what that does to the score.
+    """
+    if protocol != "oversampled":
+        return table
+    frame = table.frame
+    most = frame["label"].value_counts().max()
+    copies = []
+    for _, rows in frame.groupby("label"):
+        number = np.arange(most)
+        taken = rows.iloc[number % len(rows)]
+        copy = number // len(rows) + 1
+        names = [one if k == 1 else f"{one}#{k}" for one, k in zip(taken["image_id"], copy, strict=True)]
+        copies.append(taken.assign(image_id=names))
+    return ImageTable(table.name, table.classes, pd.concat(copies, ignore_index=True))
+
+
 def make_split(
     table: ImageTable,
     *,
@@ -56,7 +77,8 @@ def make_split(
     Args:
         table: the images.
         protocol: "grouped" keeps each group in one part; "image_level" ignores groups, as the papers' code
-            does, and leaks (measure it with :func:`measure_leak`).
+            does, and leaks (measure it with :func:`measure_leak`); "oversampled" is the same on a table with copies
+            (:func:`protocol_images`), and leaks more.
         fractions: share of the images for train, val and test; not used when ``fold`` is given.
         seed: of the split; the same seed gives the same split.
         fold: with ``folds``, the fold to test on (see :func:`grouped_folds`), or None.
@@ -78,7 +100,7 @@ def make_split(
         parts = grouped_folds(table.frame, fold=fold, folds=folds, seed=seed)
     elif protocol == "grouped":
         parts = grouped_split(table.frame, fractions=fractions, seed=seed)
-    elif protocol == "image_level":
+    elif protocol in ("image_level", "oversampled"):
         parts = image_level_split(table.frame, fractions=fractions, seed=seed)
     else:
         parts = official_split(table, protocol=protocol, fractions=fractions, seed=seed)

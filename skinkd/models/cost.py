@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skinkd.models.backbone import Backbone
@@ -14,9 +14,20 @@ from skinkd.models.hybrid import HybridStudent, HybridTeacher
 @torch.no_grad()
 def count_macs(run: Callable[[], Any]) -> int:
     """Multiply-adds of the convolutions and matrix products in ``run()``: half the floating-point operations."""
-    with FlopCounterMode(display=False) as counter:
+    # eager: what torch.compile has fused cannot be counted
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() // 2
+
+
+def network_macs(network: nn.Module, image_size: int) -> int:
+    """Multiply-adds of one image through the whole network, in eval mode; it is left in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
+    macs = count_macs(lambda: network(image))
+    network.train(was_training)
+    return macs
 
 
 def exit_macs(network: HybridStudent | HybridTeacher, image_size: int) -> dict[str, int]:

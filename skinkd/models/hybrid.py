@@ -13,7 +13,7 @@ from timm.models.convmixer import ConvMixer
 from torch import Tensor, nn
 
 from skinkd.errors import UserError, check_choice
-from skinkd.models.backbone import Backbone, Normalise
+from skinkd.models.backbone import Backbone, Features, Normalise
 from skinkd.models.pretrained import fit_state, read_state
 
 
@@ -258,7 +258,10 @@ class HybridStudent(nn.Module):
         maps = [self.normalise(image)]
         for block in self.cnn:
             maps.append(block(maps[-1]))
-        conv = self.conv.features(image)
+        return self.fuse(maps, self.conv.features(image))
+
+    def fuse(self, maps: Sequence[Tensor], conv: Features) -> HybridFeatures:
+        """The exits and the final classifier, of the CNN's maps (its input first) and the branch's features."""
         normed = self.conv_norm(conv.pooled)
         exits = {"exit_1": self.exit_1(maps[-1]), "exit_2": self.conv.classify(normed)}
         if self.fusion == "logits":

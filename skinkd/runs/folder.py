@@ -31,6 +31,7 @@ NOT_IDENTITY = (
     "group",
     "job_type",
     "run_dir",
+    "sweep",
     "paths",
     "logger",
     "data.num_workers",

@@ -17,6 +17,7 @@ from skinkd.data.splits import (
     image_level_split,
     make_split,
     measure_leak,
+    protocol_images,
 )
 from skinkd.data.table import ImageTable, read_csv
 from skinkd.errors import UserError
@@ -205,6 +206,24 @@ def test_make_split_is_the_function_it_names() -> None:
     assert folds.equals(grouped_folds(table.frame, fold=2, folds=5, seed=4))
     assert measure_leak(table.frame, grouped).shared_groups == measure_leak(table.frame, folds).shared_groups == 0
     assert measure_leak(table.frame, image_level).shared_groups > 0
+
+
+def test_oversampling_before_the_split_copies_whole_classes_and_puts_copies_on_both_sides() -> None:
+    table = table_of([(0, 2)] * 3 + [(1, 1)] * 40)
+    assert protocol_images(table, "grouped") is protocol_images(table, "image_level") is table
+    copied = protocol_images(table, "oversampled")
+    assert copied.frame["label"].value_counts().to_dict() == {0: 40, 1: 40}
+    original = copied.frame["image_id"].str.split("#").str[0]
+    assert set(original) == set(table.frame["image_id"])  # nothing is lost
+    counts = original[copied.frame["label"] == 0].value_counts()
+    assert counts.max() - counts.min() <= 1  # every image of the rare class about as often as any other
+    source = table.frame.set_index("image_id").loc[original]
+    for column in ("path", "label", "group"):
+        assert (source[column].to_numpy() == copied.frame[column].to_numpy()).all()
+    parts = make_split(copied, protocol="oversampled", fractions=FRACTIONS, seed=0, fold=None, folds=None)
+    leak = measure_leak(copied.frame, parts)
+    assert leak.in_train_per_label == {0: 1.0, 1: 0.0}
+    assert parts.value_counts(normalize=True).to_dict() == pytest.approx(FRACTIONS, abs=0.05)
 
 
 @pytest.mark.slow
