@@ -1,8 +1,8 @@
-"""A stand-in for MedMNIST's dermamnist.npz where it cannot be fetched: HAM10000's images at 28 px, in the same official split.
+"""A stand-in for MedMNIST's dermamnist.npz where it cannot be fetched: HAM10000's images at 28 px, in the same split.
 
-Run ``SKINKD_DATA_DIR=… python benchmarks/dermamnist_of_ham10000.py <folder>``, which writes ``<folder>/medmnist/dermamnist.npz``;
-then train with ``SKINKD_DATA_DIR=<folder>``. Images are squeezed to squares by averaging areas; MedMNIST's own file was made from
-the original 600×450 images and has its rows in another order.
+Run ``SKINKD_DATA_DIR=… python benchmarks/dermamnist_of_ham10000.py <folder>``, which writes
+``<folder>/medmnist/dermamnist.npz``; then train with ``SKINKD_DATA_DIR=<folder>``. Images are squeezed to squares by averaging
+areas; MedMNIST's own file was made from the original 600×450 images and has its rows in another order.
 """
 
 import os
