@@ -106,7 +106,7 @@ def _train_once(config: dict[str, Any]) -> Path:
     folder = RunFolder(run_path(config))
     checkpoint = folder.checkpoints / "best.ckpt"
     if not is_main_process():
-        while not folder.finished:  # the main process trains it
+        while not folder.finished_with(test=config["evaluation"]["test"]):  # the main process trains it
             time.sleep(1)
         return checkpoint
     folder.path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _train_once(config: dict[str, Any]) -> Path:
         except BlockingIOError:
             say(f"waiting for the teacher that another process is training in {folder.path}")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.finished:
+        if folder.finished_with(test=config["evaluation"]["test"]):
             say(f"teacher: {folder.path}")
         else:
             say(f"the teacher comes first: {folder.path}")

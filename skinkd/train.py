@@ -28,7 +28,7 @@ def train(settings: DictConfig) -> None:
     settings = stored_settings(settings)
     config = resolved(settings)
     folder = RunFolder(run_path(config))
-    if folder.finished and not config["force"]:
+    if folder.finished_with(test=config["evaluation"]["test"]) and not config["force"]:
         folder.check_owner(config)
         say(f"this run has finished already; force=true runs it again\n{folder.path}")
         return

@@ -1,20 +1,43 @@
-"""Sweeps: each job is the single command, in a process of its own; one that fails stops no other."""
+"""Sweeps of real trainings: each job is the single command, in a process of its own; one that fails stops no other, and a
+sweep that was killed goes on. What the pool decides by itself is in test_sweeps.py."""
 
+import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import jobs
 import pytest
 import yaml
 from jobs import metrics_of
 from wandb_file import WandbFile
 
-from hydra_plugins.skinkd_launcher.launcher import _group_name
+from skinkd.cli import check_overrides
+from skinkd.errors import UserError
+
+SECONDS = 900
 
 
-def sweep(overrides: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def start(overrides: list[str], folder: Path, **environment: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "skinkd.train", "-m", *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=os.environ | environment
+    )
+
+
+def sweep(overrides: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    with start(overrides, folder, **environment) as process:
+        try:
+            out, err = process.communicate(timeout=SECONDS)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def runs(output: Path) -> dict[str, Path]:
@@ -25,15 +48,20 @@ def group(folder: Path) -> str:
     return yaml.safe_load((folder / "config.yaml").read_text())["group"]
 
 
+def sweep_folder(output: Path) -> Path:
+    (folder,) = [path.parent for path in output.glob("sweeps/*/sweep.json")]
+    return folder
+
+
 def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     command = [*tiny, f"paths.output_dir={output}", "data.batch_size=999,16", "logger=wandb"]
     result = sweep(command, tmp_path)
     assert result.returncode == 1
     assert "1 of 2 jobs finished" in result.stdout
-    assert "data.batch_size=999 is larger than" in result.stderr
-    (failed,) = [line for line in result.stdout.splitlines() if line.startswith("failed with exit code 2: ")]
-    assert "data.batch_size=999" in failed
+    assert "\x1b" not in result.stdout + result.stderr
+    says = "data.batch_size=999 is larger than the 81 training images; set data.batch_size to 81 or less"
+    assert f"failed: batch_size=999 (exit code 2)\n  {says}\n" in result.stdout
 
     (folder,) = runs(output).values()
     # the folder and the numbers of the single command; Hydra leaves nothing in the working directory
@@ -41,13 +69,59 @@ def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, t
     assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
     (run,) = (folder / "wandb").glob("offline-run-*")
-    name = group(folder)
-    assert name.startswith("sweep-") and WandbFile(run).run.run_group == name
+    place = sweep_folder(output)
+    assert group(folder) == place.name == WandbFile(run).run.run_group
 
-    # another process gives the same sweep the same name, and another sweep another
-    lines = [line for line in result.stdout.splitlines() if line.startswith(("job 1 of 2: ", "job 2 of 2: "))]
-    jobs = [line.split(": ", 1)[1].split() for line in lines]
-    assert _group_name(jobs) == name != _group_name(jobs[:1])
+    stored = json.loads((place / "sweep.json").read_text())
+    assert stored["group"] == place.name and [one["name"] for one in stored["jobs"]][1] == folder.name
+    assert {path.stem for path in (place / "logs").iterdir()} == {one["name"] for one in stored["jobs"]}
+    assert f"run folder:\n{folder}" in (place / "logs" / f"{folder.name}.log").read_text()
+    assert result.stdout.rstrip().endswith(f"python -m skinkd.compare {place}")
+
+
+def kill_and_go_on(tiny: list[str], folder: Path, number: signal.Signals) -> None:
+    """Stop a sweep of 2 methods by 2 seeds once two have finished and another has begun; give it again."""
+    output = folder / "outputs"
+    command = [*tiny, f"paths.output_dir={output}", "method=supervised,swskd", "seed=0,1", "sweep.devices=2"]
+    process = start(command, folder)
+    end = time.monotonic() + SECONDS
+    while len(done := sorted(output.glob("*/metrics.json"))) < 2 or len(list(output.glob("sweeps/*/logs/*.log"))) < 3:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=SECONDS)
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + number, err
+        assert "the same command goes on" in out
+    before = {path: path.stat().st_mtime_ns for path in done}
+    assert len(before) < 4
+
+    again = sweep(command, folder)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "4 of 4 jobs finished" in again.stdout
+    assert again.stdout.count("skipped, has finished already") == len(before)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    folders = runs(output)
+    assert len(folders) == 4 and all((path / "metrics.json").exists() for path in folders.values())
+    for name in folders:
+        log = (sweep_folder(output) / "logs" / f"{name}.log").read_text()
+        assert log.count("run folder:") == 1, log  # printed by a run that reaches its end
+        if output / name / "metrics.json" in before:
+            assert log.count("python -m skinkd.train") == 1
+            assert len(re.findall(r"^epoch +\d/2", log, flags=re.MULTILINE)) == 2
+    third = sweep(command, folder)  # nothing to do
+    assert third.returncode == 0 and third.stdout.count("skipped, has finished already") == 4
+
+
+def test_a_killed_sweep_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    kill_and_go_on(tiny, tmp_path, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    kill_and_go_on(tiny, tmp_path, signal.SIGTERM)
 
 
 @pytest.mark.slow
@@ -70,11 +144,112 @@ def test_three_methods_by_two_seeds(tiny: list[str], finished: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_students_share_their_teacher(tiny: list[str], tmp_path: Path) -> None:
+    """Its run is a job of the sweep too: the supervised run of seed 0, of the same network."""
+    output = tmp_path / "outputs"
+    same = "method.teacher.run.backbone.name=test_resnet.r160_in1k"
+    command = [*tiny, f"paths.output_dir={output}", "method=kd", "seed=0,1", "sweep.devices=2", same]
+    result = sweep(command, tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    folders = runs(output)
+    assert len(folders) == 3
+    logs = [path.read_text() for path in (sweep_folder(output) / "logs").iterdir()]
+    assert sum(log.count("the teacher comes first") for log in logs) == 1
+    assert not any("waiting for the teacher" in log for log in logs)  # no place was taken by a job that could only wait
+    assert "its teacher comes first" in result.stdout
+
+
+@pytest.mark.slow
 def test_jobs_of_two_processes_each(tiny: list[str], tmp_path: Path) -> None:
     """A second rank that ran the sweep's own command line would start the whole sweep again."""
     output = tmp_path / "outputs"
-    command = [*tiny, f"paths.output_dir={output}", "strategy=ddp_cpu", "data.batch_size=8", "seed=0,1"]
+    command = [*tiny, f"paths.output_dir={output}", "strategy=ddp_cpu", "data.batch_size=8", "seed=0,1", "logger=wandb"]
     result = sweep(command, tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("run folder:") == 2
-    assert len(runs(output)) == 2
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 of 2 jobs finished" in result.stdout
+    folders = runs(output)
+    assert len(folders) == 2
+    for folder in folders.values():
+        assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+    assert not (tmp_path / "wandb").exists()
+
+
+FAILS = """
+import os, sys
+if os.environ.get("LOCAL_RANK") == "1" and "seed=0" in sys.orig_argv:
+    from skinkd.runs.callbacks import EpochLine
+    def fail(*_):
+        raise RuntimeError("this rank fails")
+    EpochLine.on_train_epoch_end = fail
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_raises_hangs_nobody(tiny: list[str], tmp_path: Path) -> None:
+    """The second process of the first job raises while the first waits for it in a collective call."""
+    output, site = tmp_path / "outputs", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(FAILS)
+    command = [*tiny, f"paths.output_dir={output}", "strategy=ddp_cpu", "data.batch_size=8", "seed=0,1"]
+    result = sweep(command, tmp_path, PYTHONPATH=str(site))
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "1 of 2 jobs finished" in result.stdout
+    assert "failed: seed=0" in result.stdout and "RuntimeError: this rank fails" in result.stdout
+
+
+def test_submitit_runs_the_same_jobs(tiny: list[str], finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "outputs"
+    result = sweep(
+        [*tiny, f"paths.output_dir={output}", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"], tmp_path
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (folder,) = runs(output).values()
+    assert folder.name == finished.name
+    assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+    assert group(folder) == sweep_folder(output).name
+    assert f"run folder:\n{folder}" in (sweep_folder(output) / "logs" / f"{folder.name}.log").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+
+
+def refusal(result: jobs.Result, output: Path) -> str:
+    """The sentence that a sweep was refused with, before it left anything."""
+    assert result.code == 2 and "Traceback" not in result.err, result.err
+    assert not list(output.glob("sweeps/*/logs")) and not runs(output)
+    sentence = result.err.splitlines()[-1]
+    assert sentence.startswith("error: ")
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("sweep.devices=none",), "sweep.devices=none is not a valid value"),
+        (("sweep.devices=[7]",), "sweep.devices=[7] names GPU 7"),
+        (("sweep.devices=0,1",), "sweep.devices=0,1 runs each job once for each value; write 'sweep.devices=[0,1]'"),
+        (("run_dir=here", "seed=0,1"), "run_dir=here would be the run folder of two jobs, 'seed=0' and 'seed=1'"),
+        (("hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"), "submit on a machine that has sbatch"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_starts(
+    job: Callable[..., jobs.Result], tmp_path: Path, overrides: tuple[str, ...], said: str
+) -> None:
+    assert said in refusal(job(*overrides, "-m"), tmp_path / "outputs")
+
+
+def hide_submitit() -> None:
+    sys.modules["submitit"] = None  # type: ignore[assignment]  # so that importing it fails
+
+
+def test_without_submitit_one_sentence_says_what_to_install(job: Callable[..., jobs.Result], tmp_path: Path) -> None:
+    hide = jobs.Act("skinkd.runs.sweep:distinct", 1, hide_submitit)
+    said = refusal(job("hydra/launcher=submitit_slurm", "-m", act=hide), tmp_path / "outputs")
+    assert "pip install 'skinkd[submitit]'" in said
+
+
+def test_other_verbs_have_no_sweeps() -> None:
+    with pytest.raises(UserError, match="seeds2 is not a choice"):
+        check_overrides("train", ["sweep=seeds2"])
+    command = [sys.executable, "-m", "skinkd.evaluate", "-m", "run=a,b"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: python -m skinkd.evaluate has no -m")

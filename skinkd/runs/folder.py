@@ -35,6 +35,7 @@ NOT_IDENTITY = (
     "paths",
     "logger",
     "data.num_workers",
+    "evaluation.test",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
@@ -102,6 +103,13 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run reached its end: ``metrics.json`` is there."""
         return (self.path / "metrics.json").exists()
+
+    def finished_with(self, *, test: bool) -> bool:
+        """Whether the run is finished, with its test scores if they are asked for.
+
+        One that lacks them alone (``evaluation.test=false``) goes on from its last epoch to its scoring.
+        """
+        return self.finished and (not test or "test/n" in self.metrics())
 
     def metrics(self) -> dict[str, Any]:
         """The numbers of a finished run."""

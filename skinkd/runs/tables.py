@@ -36,15 +36,16 @@ def print_results(
     level: float,
     console: Console | None = None,
 ) -> None:
-    """Print the main metrics, the test metrics of each class, and the run folder on a line of its own.
+    """Print the main metrics, those of each class, and the run folder on a line of its own.
 
+    Where the test part was not scored, there is no column for it, and the classes' metrics are the validation part's.
     Fits 80 columns; in a pipe or file it is plain text without control codes, and the folder's line is never
     broken, so that it can be copied.
 
     Args:
         metrics: ``val/<name>`` and ``test/<name>`` as in metrics.json; a test metric's interval is taken from
             ``test/<name>_low`` and ``test/<name>_high`` where both are there.
-        per_class: the table of ``metrics.per_class`` for the test part.
+        per_class: the table of ``metrics.per_class`` for the test part, or the validation part if that alone was scored.
         title: what the run is; shown above the table.
         folder: the run folder.
         level: confidence of the intervals, as the heading says.
@@ -52,14 +53,18 @@ def print_results(
     """
     console = console or Console(highlight=False)
     interval = f"{100 * level:g} % interval"
-    main = _table("", "validation", "test", interval)
+    tested = any(name.startswith("test/") for name in metrics)
+    parts = ("val", "test") if tested else ("val",)
+    main = _table("", "validation", *(["test", interval] if tested else []))
     for name, label in _ROWS.items():
         if f"val/{name}" in metrics or f"test/{name}" in metrics:
             bounds = _bounds(metrics.get(f"test/{name}_low"), metrics.get(f"test/{name}_high"))
-            main.add_row(label, _number(metrics.get(f"val/{name}")), _number(metrics.get(f"test/{name}")), bounds)
-    main.add_row("images", _count(metrics.get("val/n")), _count(metrics.get("test/n")), "")
-    classes = _table("test, by class", "images", "sensitivity", interval, "specificity", "F1", "AUROC")
-    room = max(len("test, by class"), console.width - _CLASS_NUMBERS)
+            scores = [_number(metrics.get(f"{part}/{name}")) for part in parts]
+            main.add_row(label, *scores, *([bounds] if tested else []))
+    main.add_row("images", *(_count(metrics.get(f"{part}/n")) for part in parts))
+    heading = f"{parts[-1]}, by class"
+    classes = _table(heading, "images", "sensitivity", interval, "specificity", "F1", "AUROC")
+    room = max(len(heading), console.width - _CLASS_NUMBERS)
     for _, row in per_class.iterrows():
         classes.add_row(
             Text(_shorten(str(row["class"]), room)),

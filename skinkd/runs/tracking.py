@@ -31,9 +31,12 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished run shows: flat metrics, test predictions, a table by class, images with captions."""
+    """What a finished run shows: flat metrics; of one part (``test``, or ``val`` where the test part stays unseen)
+    predictions, a table by class, images with captions.
+    """
 
     metrics: dict[str, Any]
+    part: str
     predictions: pd.DataFrame
     classes: Sequence[str]
     per_class: pd.DataFrame
@@ -136,19 +139,19 @@ class WandbTracker(Tracker):
         return f"wandb sync {os.path.dirname(self.run.dir)}"
 
     def report(self, report: Report) -> None:
-        """Log test metrics, the confusion matrix, the per-class table, example images, and the checkpoint if asked."""
+        """Log test metrics, the shown part's confusion matrix, table by class and example images, the checkpoint if asked."""
         wandb = self._wandb
         names = {name: number for number, name in enumerate(report.classes)}
         media: dict[str, Any] = {
-            "test/confusion_matrix": wandb.plot.confusion_matrix(
+            f"{report.part}/confusion_matrix": wandb.plot.confusion_matrix(
                 y_true=[names[label] for label in report.predictions["label"]],
                 preds=[names[label] for label in report.predictions["prediction"]],
                 class_names=list(report.classes),
             ),
-            "test/per_class": wandb.Table(dataframe=report.per_class),
+            f"{report.part}/per_class": wandb.Table(dataframe=report.per_class),
         }
         if report.examples:
-            media["test/examples"] = [wandb.Image(image, caption=text) for image, text in report.examples]
+            media[f"{report.part}/examples"] = [wandb.Image(image, caption=text) for image, text in report.examples]
         numbers = {name: value for name, value in report.metrics.items() if isinstance(value, int | float)}
         self.run.log({**{name: v for name, v in numbers.items() if name.startswith("test/")}, **media})
         # the summary holds the selected checkpoint's numbers, not the last epoch's

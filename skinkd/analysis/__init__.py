@@ -1,0 +1,1 @@
+"""What the numbers of finished runs say: paired tests, calibration, comparison of methods."""

@@ -1,0 +1,82 @@
+"""Whether probabilities mean what they say, and temperature scaling (Guo et al. 2017, On Calibration of Modern Neural
+Networks, section 4.2), on prediction tables: log-probabilities are logits up to a number that softmax takes away."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import log_softmax, softmax
+
+from skinkd.errors import check_positive
+from skinkd.metrics import (
+    Floats,
+    Scores,
+    as_scores,
+    calibration_bin,
+    confidence,
+    probability_columns,
+)
+
+# where the search for a temperature ends: images all predicted right have none (the smaller, the better)
+_LOWEST, _HIGHEST = 1e-2, 1e2
+_SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # as in metrics.negative_log_likelihood
+
+
+def fit_temperature(table: pd.DataFrame, classes: Sequence[str]) -> float:
+    """Return the temperature T that minimises the mean negative log-likelihood of softmax(log p / T), in float64.
+
+    To be fitted on validation predictions. The likelihood is convex in 1/T, so that T is where its derivative is zero,
+    and it is unique; where that lies outside 0.01 to 100 (every image right, or no better than chance), the nearer end.
+    """
+    scores = as_scores(table, classes)
+    logits = _logits(scores)
+    own = logits[np.arange(len(logits)), scores.label]
+
+    def slope(log_inverse: float) -> float:
+        inverse = np.exp(log_inverse)
+        return float(((softmax(inverse * logits, axis=1) * logits).sum(axis=1) - own).mean())
+
+    first, last = -np.log(_HIGHEST), -np.log(_LOWEST)
+    if np.ptp(logits, axis=1).max() == 0:
+        return 1.0  # all classes are equally probable everywhere, whatever T
+    if slope(first) >= 0:
+        return _HIGHEST
+    if slope(last) <= 0:
+        return _LOWEST
+    return float(np.exp(-brentq(slope, first, last, xtol=1e-12)))
+
+
+def apply_temperature(table: pd.DataFrame, classes: Sequence[str], temperature: float) -> pd.DataFrame:
+    """Return the table with probabilities softmax(log p / ``temperature``); predictions stay.
+
+    Raises:
+        UserError: the temperature is not above 0.
+    """
+    check_positive("temperature", temperature)
+    columns = probability_columns(classes)
+    probability = np.maximum(table[columns].to_numpy(dtype=np.float64), _SMALLEST_PROBABILITY)
+    result = table.copy()
+    result[columns] = softmax(np.log(probability) / temperature, axis=1)
+    return result
+
+
+def reliability(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: int) -> pd.DataFrame:
+    """Return the reliability diagram of the predicted class: one row for each of ``calibration_bins`` equal bins.
+
+    Columns: low, high (edges; a confidence c is in a bin if low < c ≤ high, and 0 in the first), confidence (mean),
+    accuracy, n (images). Confidence and accuracy of an empty bin are NaN. The sum of n·|accuracy − confidence| over n is
+    the ``ece`` of ``metrics.evaluate``.
+    """
+    scores = as_scores(table, classes)
+    sure, right = confidence(scores), scores.prediction == scores.label
+    place = calibration_bin(sure, calibration_bins)
+    n = np.bincount(place, minlength=calibration_bins)
+    edges = np.arange(calibration_bins + 1) / calibration_bins
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(place, weights=column, minlength=calibration_bins) / n for column in (sure, right)]
+    return pd.DataFrame({"low": edges[:-1], "high": edges[1:], "confidence": means[0], "accuracy": means[1], "n": n})
+
+
+def _logits(scores: Scores) -> Floats:
+    return log_softmax(np.log(np.maximum(scores.probability, _SMALLEST_PROBABILITY)), axis=1)

@@ -1,0 +1,289 @@
+"""The numbers of a comparison: rows of runs in, tables out. Nothing is drawn, rounded or written here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from skinkd.analysis.aggregate import (
+    METRICS,
+    Protocol,
+    calibration_line,
+    class_lines,
+    cost_line,
+    curve_lines,
+    mean_confusion,
+    pooled_reliability,
+    run_lines,
+    scaled_tables,
+    score_lines,
+)
+from skinkd.analysis.rows import Row, check_comparable
+from skinkd.analysis.statistics import delong, holm, mcnemar, paired_bootstrap
+from skinkd.errors import UserError, check_choice, nearest
+from skinkd.metrics import Floats
+
+MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "ece")
+LOWER_IS_BETTER = ("ece", "brier", "loss")
+DEFAULT_BASELINE = "supervised"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The numbers of a comparison; each table's column ``row`` holds the label of its row.
+
+    Attributes:
+        rows: baselines first, then by label.
+        metrics: names of the metrics to show; ``scores`` and ``tests`` have all of them.
+        protocol: bins, replicates, confidence, seed of the draws.
+        baselines: label of a row, to the label of the row it is tested against; rows without one are not in it.
+        scores: row, metric, mean, sd (over runs, NaN for one), low, high (by lesion, of the mean).
+        runs: a line for each run: row, folder, seed, fold, epochs, best_epoch, and every metric.
+        cost: row, runs, parameters, macs, seconds (of training, mean over runs); NaN where a run does not know it.
+        tests: row, baseline, test, metric, difference, low, high, statistic, p, p_holm.
+        per_class: row, class, n, lesions, the mean over runs of each metric of a class, and its sd.
+        confusion: by label, the mean over runs of the share of each true class (row) predicted as each class, (K, K).
+        calibration: row, temperature, temperature_sd, and mean and sd of ece, loss and brier before and after scaling.
+        reliability: by label, "before" and "after": bins with mean confidence, accuracy and the number of images.
+        curves: row, metric, epoch, mean, low, high (least and greatest run), runs.
+        notes: sentences that a reader of the tables must know.
+    """
+
+    rows: tuple[Row, ...]
+    metrics: tuple[str, ...]
+    protocol: Protocol
+    baselines: dict[str, str]
+    scores: pd.DataFrame
+    runs: pd.DataFrame
+    cost: pd.DataFrame
+    tests: pd.DataFrame
+    per_class: pd.DataFrame
+    confusion: dict[str, Floats]
+    calibration: pd.DataFrame
+    reliability: dict[str, dict[str, pd.DataFrame]]
+    curves: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def compare(
+    rows: Sequence[Row],
+    *,
+    baseline: str | None = None,
+    metrics: Sequence[str] = MAIN_METRICS,
+    across_test_sets: bool = False,
+    progress: Callable[[str], object] = lambda text: None,
+) -> Comparison:
+    """Compute everything that the outputs of a comparison show.
+
+    Args:
+        rows: see ``runs.group_rows``.
+        baseline: label of a row, or a method; None: ``supervised``. Of several rows of one method, each row is tested
+            against the one of its own network that shares the most settings.
+        metrics: names of ``METRICS``, in the order to show.
+        across_test_sets: let test sets differ; then nothing is tested.
+        progress: told what is being computed.
+
+    Raises:
+        UserError: test sets, classes or evaluation settings differ, or a name is unknown.
+    """
+    for name in metrics:
+        check_choice("--metrics", name, METRICS)
+    check_comparable(rows, across=across_test_sets)
+    protocol = _protocol(rows)
+    baselines, notes = find_baselines(rows, baseline)
+    ordered = sorted(rows, key=lambda row: (row.label not in baselines.values(), row.label))
+    if across_test_sets:
+        baselines, notes = {}, ["Test sets may differ between the rows, so nothing is tested and no row is best."]
+    scores, tests = [], []
+    for row in ordered:
+        progress(f"intervals of {row.label}")
+        scores.append(score_lines(row, protocol))
+    by_label = {row.label: row for row in ordered}
+    for row in ordered:
+        if row.label in baselines:
+            progress(f"{row.label} against {baselines[row.label]}")
+            tests.append(_tests(row, by_label[baselines[row.label]], protocol))
+            _note_difference(row, by_label[baselines[row.label]], notes)
+    notes += _too_few_draws(len(tests), protocol)
+    parts = {}
+    for row in ordered:
+        scaled = scaled_tables(row)
+        parts[row.label] = {part: pooled_reliability(tables, row, protocol) for part, tables in scaled.items()}
+    if missing := [row.label for row in ordered if not parts[row.label]]:
+        notes.append(f"No validation predictions, so no temperature is fitted: {', '.join(missing)}.")
+    return Comparison(
+        rows=tuple(ordered),
+        metrics=tuple(dict.fromkeys(metrics)),
+        protocol=protocol,
+        baselines=baselines,
+        scores=pd.concat(scores, ignore_index=True),
+        runs=pd.concat([run_lines(row, protocol) for row in ordered], ignore_index=True),
+        cost=pd.DataFrame([cost_line(row) for row in ordered]),
+        tests=_adjusted(tests),
+        per_class=pd.concat([class_lines(row, protocol) for row in ordered], ignore_index=True),
+        confusion={row.label: mean_confusion(row) for row in ordered},
+        calibration=pd.DataFrame([calibration_line(row, protocol) for row in ordered]),
+        reliability=parts,
+        curves=pd.concat([curve_lines(row) for row in ordered], ignore_index=True),
+        notes=tuple(notes),
+    )
+
+
+def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str], list[str]]:
+    """Return the baseline's label for each row that has one, and what must be said of the others.
+
+    Raises:
+        UserError: ``name`` is neither a label nor a method of these rows.
+    """
+    labels = [row.label for row in rows]
+    if name in labels:
+        return {label: str(name) for label in labels if label != name}, []
+    candidates = [row for row in rows if row.method == (name or DEFAULT_BASELINE)]
+    if not candidates:
+        if name is not None:
+            raise UserError(
+                f"--baseline {name} is no row and no method{nearest(name, {*labels, *(r.method for r in rows)})}"
+            )
+        return {}, [f"Nothing is tested: there is no {DEFAULT_BASELINE} row; name a row with --baseline."]
+    taken = {row.label for row in candidates}
+    result: dict[str, str] = {}
+    alone = []
+    for row in rows:
+        if row.label in taken:
+            continue
+        found = candidates[0] if len(candidates) == 1 else _nearest_row(row, candidates)
+        if found is None:
+            alone.append(row.label)
+        else:
+            result[row.label] = found.label
+    if not alone:
+        return result, []
+    method = candidates[0].method
+    return result, [
+        f"Not tested, because no single {method} row has the same network and settings: {', '.join(alone)}."
+    ]
+
+
+def _nearest_row(row: Row, candidates: Sequence[Row]) -> Row | None:
+    """The candidate of the same network that shares the most settings outside the method, if there is one such."""
+
+    def part(one: Row, *, network: bool) -> set[tuple[str, str]]:
+        kept = {key: value for key, value in one.settings.items() if not key.startswith("method.")}
+        return {(key, str(value)) for key, value in kept.items() if key.startswith("backbone.") == network}
+
+    same = [one for one in candidates if part(one, network=True) == part(row, network=True)]
+    shared = [len(part(one, network=False) & part(row, network=False)) for one in same]
+    return same[int(np.argmax(shared))] if same and shared.count(max(shared)) == 1 else None
+
+
+def _note_difference(row: Row, baseline: Row, notes: list[str]) -> None:
+    names = ("backbone.name", "data.name", "protocol", "data.image_size", "trainer.max_epochs", "backbone.pretrained")
+    other = [name for name in names if row.settings.get(name) != baseline.settings.get(name)]
+    if other:
+        notes.append(f"{row.label} and its baseline {baseline.label} also differ in {', '.join(other)}.")
+    if len(row.runs) != len(baseline.runs):
+        notes.append(f"{row.label} has {_count(row)}, its baseline {baseline.label} {_count(baseline)}.")
+
+
+def _too_few_draws(rows: int, protocol: Protocol) -> list[str]:
+    """The least p that R draws can give is 2/(R + 1), and Holm's adjustment multiplies the least of them by the rows."""
+    least = 2 * rows / (protocol.replicates + 1)
+    if least < 1 - protocol.level:
+        return []
+    return [
+        f"{protocol.replicates:,} draws and {rows} rows leave no adjusted p of the paired bootstrap below {least:.2g}: compare "
+        "fewer rows, or score the runs with more evaluation.bootstrap_replicates."
+    ]
+
+
+def _count(row: Row) -> str:
+    return f"{len(row.runs)} run{'s' if len(row.runs) > 1 else ''}"
+
+
+def _protocol(rows: Sequence[Row]) -> Protocol:
+    runs = [run for row in rows for run in row.runs]
+    for name in ("calibration_bins", "interval"):
+        values = {run.config["evaluation"][name]: run.folder.name for run in runs}
+        if len(values) > 1:
+            said = " and ".join(f"{value} in {folder}" for value, folder in sorted(values.items())[:2])
+            raise UserError(
+                f"the runs cannot be compared because evaluation.{name} is {said}; compare runs with the same"
+            )
+    return Protocol(
+        calibration_bins=int(runs[0].config["evaluation"]["calibration_bins"]),
+        replicates=max(int(run.config["evaluation"]["bootstrap_replicates"]) for run in runs),
+        level=float(runs[0].config["evaluation"]["interval"]),
+        seed=min(run.seed for run in runs),
+    )
+
+
+def _paired(row: Row, baseline: Row) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """Test tables of both, one for one: of the same fold, in order of seed, as many as the shorter has."""
+    pairs: tuple[list[pd.DataFrame], list[pd.DataFrame]] = ([], [])
+    for fold in sorted({run.place[0] for run in row.runs}):
+        sides = [[run.test for run in one.runs if run.place[0] == fold] for one in (row, baseline)]
+        for table, other in zip(*sides, strict=False):
+            pairs[0].append(table)
+            pairs[1].append(other)
+    return pairs
+
+
+def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
+    tables, others = ([run.test for run in one.runs] for one in (row, baseline))
+    differences = paired_bootstrap(
+        tables,
+        others,
+        row.classes,
+        replicates=protocol.replicates,
+        seed=protocol.seed,
+        level=protocol.level,
+        calibration_bins=protocol.calibration_bins,
+    )
+    lines: list[dict[str, object]] = [
+        {
+            "test": "paired bootstrap",
+            "metric": name,
+            "difference": one.value,
+            "low": one.low,
+            "high": one.high,
+            "p": one.p,
+        }
+        for name, one in differences.items()
+        if name in METRICS
+    ]
+    areas = delong(tables, others, row.classes, level=protocol.level)
+    lines.append(
+        {
+            "test": "DeLong",
+            "metric": "auroc_macro",
+            "difference": areas.value,
+            "low": areas.low,
+            "high": areas.high,
+            "p": areas.p,
+        }
+    )
+    discordance = mcnemar(*_paired(row, baseline), row.classes)
+    lines.append(
+        {"test": "McNemar", "metric": "accuracy", "statistic": discordance.statistic, "p": discordance.p}
+        | {"difference": differences["accuracy"].value}
+    )
+    return pd.DataFrame([{"row": row.label, "baseline": baseline.label, **line} for line in lines])
+
+
+def _adjusted(tests: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """All tests with Holm's adjustment over the rows, for each test and metric by itself."""
+    columns = ["row", "baseline", "test", "metric", "difference", "low", "high", "statistic", "p", "p_holm"]
+    if not tests:
+        return pd.DataFrame(columns=columns)
+    table = pd.concat(tests, ignore_index=True).reindex(columns=columns)
+    table["p_holm"] = np.nan
+    for _, index in table.groupby(["test", "metric"]).groups.items():
+        table.loc[index, "p_holm"] = holm(table.loc[index, "p"].astype(float).tolist())
+    return table
+
+
+def summary(comparison: Comparison, metric: str) -> Mapping[str, pd.Series]:
+    """By label, the line of ``scores`` of one metric."""
+    chosen = comparison.scores[comparison.scores["metric"] == metric]
+    return {str(line["row"]): line for _, line in chosen.iterrows()}

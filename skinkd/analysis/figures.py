@@ -1,0 +1,308 @@
+"""The plots of a comparison, as SVG that a page can hold: text stays text, and colours follow the page's light or dark.
+
+Drawn on figures of their own, without pyplot. Colours are Okabe and Ito's; rows beyond them get other markers and dashes.
+Nothing random and no date is inside: the same numbers give the same bytes.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from skinkd.analysis.aggregate import CURVES, METRICS
+from skinkd.analysis.comparison import Comparison, summary
+from skinkd.analysis.tables import amount, percent
+
+INK, FAINT = "#111213", "#8a8b8c"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = {INK: "--ink", FAINT: "--faint"} | {colour: f"--series-{n}" for n, colour in enumerate(PALETTE)}
+"""Colours of the plots, and the page's variable that each becomes."""
+_MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", ":", "-.")
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "skinkd",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": FAINT,
+    "grid.alpha": 0.25,
+    "figure.constrained_layout.h_pad": 0.1,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+}
+
+
+def all_figures(comparison: Comparison) -> dict[str, str]:
+    """SVG by name: ``intervals``, ``differences``, ``curves``, ``reliability``, ``cost``; those with something to show."""
+    drawings: dict[str, Callable[[Comparison], Figure]] = {"intervals": draw_intervals}
+    if _costs_that_differ(comparison):
+        drawings["cost"] = draw_cost
+    if len(comparison.tests):
+        drawings["differences"] = draw_differences
+    if len(comparison.curves):
+        drawings["curves"] = draw_curves
+    if any(comparison.reliability.values()):
+        drawings["reliability"] = draw_reliability
+    with mpl.rc_context(_STYLE):
+        return {name: as_svg(draw(comparison), name) for name, draw in drawings.items()}
+
+
+def as_svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element whose ids are its own and whose colours are the page's variables."""
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt"', r'\1 style="max-width: \2pt" role="img"', text, count=1)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in COLOURS.items():
+        text = text.replace(colour, f"var({variable})")
+    return re.sub(r"[ \t]+\n", "\n", text).strip() + "\n"
+
+
+def draw_intervals(comparison: Comparison) -> Figure:
+    """Each metric: the mean of each row with its interval by lesion, and its runs as ticks."""
+    figure, panels = _forest(comparison, [row.label for row in comparison.rows])
+    for axes, name in panels:
+        scores = summary(comparison, name)
+        for place, row in enumerate(comparison.rows):
+            one, colour = scores[row.label], _colour(comparison, row.label)
+            axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot(one["mean"], place, "o", color=colour, markersize=7)
+            runs = comparison.runs.loc[comparison.runs["row"] == row.label, name]
+            if len(runs) > 1:
+                axes.plot(runs, np.full(len(runs), place + 0.27), "|", color=colour, markersize=7, alpha=0.8)
+        for label in set(comparison.baselines.values()):
+            axes.axvline(scores[label]["mean"], color=FAINT, linestyle=":", linewidth=1.2, zorder=0)
+    return figure
+
+
+def draw_differences(comparison: Comparison) -> Figure:
+    """Each metric: the paired difference of each tested row to its baseline, with its interval."""
+    tests = comparison.tests[comparison.tests["test"] == "paired bootstrap"]
+    labels = [row.label for row in comparison.rows if row.label in comparison.baselines]
+    figure, panels = _forest(comparison, labels)
+    for axes, name in panels:
+        for place, label in enumerate(labels):
+            one = tests[(tests["row"] == label) & (tests["metric"] == name)].iloc[0]
+            colour = _colour(comparison, label)
+            axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+            sure = one["p_holm"] < 1 - comparison.protocol.level
+            axes.plot(
+                one["difference"], place, "o", color=colour, mfc=colour if sure else "none", markersize=7, mew=1.8
+            )
+        axes.axvline(0, color=INK, linewidth=1, zorder=0)
+    return figure
+
+
+def draw_curves(comparison: Comparison) -> Figure:
+    """Validation metrics of each epoch: mean of the runs, and a band from the least to the greatest."""
+    present = [name for name in CURVES if name in set(comparison.curves["metric"])]
+    figure, panels = _panels(len(present), height=3.6, width=4.6)
+    for axes, metric in zip(panels, present, strict=True):
+        lines = comparison.curves[comparison.curves["metric"] == metric]
+        ends: list[tuple[float, float, str, str]] = []
+        for row in comparison.rows:
+            one = lines[lines["row"] == row.label].sort_values("epoch")
+            if one.empty:
+                continue
+            colour, dash, marker = _looks(comparison, row.label)
+            x, y = one["epoch"].to_numpy(float), one["mean"].to_numpy(float)
+            axes.plot(x, y, dash, color=colour, linewidth=1.8, marker=marker if len(one) <= 12 else None, markersize=4)
+            if one["runs"].max() > 1:
+                axes.fill_between(x, one["low"], one["high"], color=colour, alpha=0.13, linewidth=0)
+            ends.append((float(x[-1]), float(y[-1]), row.label, colour))
+        _label_ends(axes, ends, x=max((end[0] for end in ends), default=0))
+        axes.set_title(f"validation {CURVES[metric]}", loc="left")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        axes.grid(axis="y")
+    return figure
+
+
+def draw_reliability(comparison: Comparison) -> Figure:
+    """For each row: accuracy against confidence before and after temperature scaling, and the images in each bin."""
+    kept = {label: parts for label, parts in comparison.reliability.items() if parts}
+    figure, panels = _panels(len(kept), height=3.0, width=2.9, columns=4)
+    for number, (axes, (label, parts)) in enumerate(zip(panels, kept.items(), strict=True)):
+        colour = _colour(comparison, label)
+        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
+        share = parts["after"]["n"] / parts["after"]["n"].sum()
+        width = (parts["after"]["high"] - parts["after"]["low"]).to_numpy()
+        axes.bar(
+            parts["after"]["low"], 0.25 * share / max(share.max(), 1e-9), width, align="edge", color=FAINT, alpha=0.3
+        )
+        for part, shade, marker in (("before", FAINT, "o"), ("after", colour, "s")):
+            one = parts[part].dropna()
+            axes.plot(one["confidence"], one["accuracy"], color=shade, linewidth=1.3)
+            size = 6 + 150 * one["n"] / one["n"].sum()  # what few images say is small
+            axes.scatter(one["confidence"], one["accuracy"], size, color=shade, marker=marker, label=part, zorder=3)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set_title(_short(label), loc="left", parse_math=False)
+        axes.set_xlabel("confidence")
+        if number == 0:
+            axes.set_ylabel("accuracy")
+            axes.legend(loc="upper left", fontsize=9, handlelength=1.4, borderpad=0)
+    return figure
+
+
+def draw_cost(comparison: Comparison) -> Figure:
+    """Balanced accuracy with its interval, against what a row costs to deploy and to train."""
+    scores = summary(comparison, "balanced_accuracy")
+    costs = comparison.cost.set_index("row")
+    known = _costs_that_differ(comparison)
+    figure, panels = _panels(len(known), height=3.8, width=4.6)
+    for axes, (name, words) in zip(panels, known.items(), strict=True):
+        points = []
+        for row in comparison.rows:
+            x, one = float(costs[name][row.label]), scores[row.label]
+            if np.isnan(x):
+                continue
+            colour, _, marker = _looks(comparison, row.label)
+            axes.plot([x, x], [one["low"], one["high"]], color=colour, linewidth=1.2, alpha=0.45)
+            axes.plot(x, one["mean"], marker, color=colour, markersize=7)
+            points.append((x, float(one["mean"]), row.label, colour))
+        low, high = min(p[0] for p in points), max(p[0] for p in points)
+        room = 0.2 * (high - low) or 0.5 * high
+        axes.set_xlim(max(0, low - room), high + 2.2 * room)
+        _label_points(axes, points)
+        unit = _time_unit(high) if name == "seconds" else amount
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 3, 5, 6, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: unit(value)))
+        axes.set_title("balanced accuracy", loc="left")
+        axes.set_xlabel(words)
+        axes.grid(axis="y")
+    return figure
+
+
+def _time_unit(most: float) -> Callable[[float], str]:
+    """One unit for a whole axis, so that no two of its ticks read the same."""
+    size, word = next(
+        (size, word) for size, word in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1
+    )
+    return lambda seconds: f"{seconds / size:g} {word}"
+
+
+def _costs_that_differ(comparison: Comparison) -> dict[str, str]:
+    """What a panel is worth drawing for: columns of ``cost`` with more than one value, and their names."""
+    words = {"macs": "MACs of one image", "parameters": "parameters", "seconds": "training time"}
+    return {name: text for name, text in words.items() if comparison.cost[name].nunique() > 1}
+
+
+def _forest(comparison: Comparison, labels: Sequence[str]) -> tuple[Figure, list[tuple[Axes, str]]]:
+    """A panel for each metric, with the same rows from top to bottom."""
+    columns = min(3, len(comparison.metrics))
+    figure, panels = _panels(
+        len(comparison.metrics), height=0.9 + 0.36 * max(2, len(labels)), width=4.0, columns=columns
+    )
+    for number, (axes, name) in enumerate(zip(panels, comparison.metrics, strict=True)):
+        shown = [_short(label) for label in labels] if number % columns == 0 else [""] * len(labels)
+        axes.set_yticks(range(len(labels)), shown, parse_math=False)
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_title(METRICS[name], loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.grid(axis="x")
+    figure.supxlabel(f"{percent(comparison.protocol.level)} intervals, by lesion", fontsize=10, color=INK)
+    return figure, list(zip(panels, comparison.metrics, strict=True))
+
+
+def _panels(count: int, *, height: float, width: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _looks(comparison: Comparison, label: str) -> tuple[str, str, str]:
+    """Colour, dash and marker of a row; ink for what others are tested against."""
+    taken = set(comparison.baselines.values())
+    others = [row.label for row in comparison.rows if row.label not in taken]
+    if label in taken:
+        place = sorted(taken).index(label)
+        return INK, _DASHES[(place + 1) % len(_DASHES)], _MARKERS[place % len(_MARKERS)]
+    place = others.index(label)
+    again = place // len(PALETTE)
+    return PALETTE[place % len(PALETTE)], _DASHES[again % len(_DASHES)], _MARKERS[again % len(_MARKERS)]
+
+
+def _colour(comparison: Comparison, label: str) -> str:
+    return _looks(comparison, label)[0]
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, x: float) -> None:
+    """Names at the right of the lines, moved apart where they would overlap."""
+    for (_, _, label, colour), y in zip(ends, _apart(axes, [end[1] for end in ends], gap=0.065), strict=True):
+        axes.annotate(
+            _short(label), (x, y), (6, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
+            annotation_clip=False, parse_math=False,
+        )  # fmt: skip
+
+
+def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names beside points; those of points at the same place along x are moved apart."""
+    left, right = axes.get_xlim()
+    for cluster in _clusters(sorted(points), 0.3 * (right - left)):
+        for (x, _, label, colour), y in zip(cluster, _apart(axes, [p[1] for p in cluster], gap=0.06), strict=True):
+            axes.annotate(
+                _short(label), (x, y), (8, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
+                annotation_clip=False, parse_math=False,
+            )  # fmt: skip
+
+
+def _clusters(
+    points: Sequence[tuple[float, float, str, str]], width: float
+) -> Iterator[list[tuple[float, float, str, str]]]:
+    cluster: list[tuple[float, float, str, str]] = []
+    for point in points:
+        if cluster and point[0] - cluster[0][0] > width:
+            yield cluster
+            cluster = []
+        cluster.append(point)
+    if cluster:
+        yield cluster
+
+
+def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
+    """The heights, moved as little as need be so that any two are ``gap`` of the axes' height apart."""
+    low, high = axes.get_ylim()
+    step = gap * (high - low)
+    order = np.argsort(heights, kind="stable")
+    placed = np.array(heights, dtype=float)[order]
+    for _ in range(200):
+        close = np.diff(placed) < step * 0.999
+        if not close.any():
+            break
+        for i in np.flatnonzero(close):
+            middle = (placed[i] + placed[i + 1]) / 2
+            placed[i], placed[i + 1] = middle - step / 2, middle + step / 2
+    # into the axes again, as far as there is room
+    placed -= max(0.0, placed[-1] - high)
+    placed += max(0.0, low - placed[0])
+    result = np.empty(len(placed))
+    result[order] = placed
+    return [float(value) for value in result]
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 30 else f"{label[:29]}…"

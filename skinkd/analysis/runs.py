@@ -1,0 +1,172 @@
+"""Finished runs, read back from their folders, from a folder of folders or from a sweep."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from skinkd.errors import UserError, nearest
+from skinkd.metrics import read_predictions
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it is.
+        config: its resolved configuration.
+        metrics: the flat numbers of metrics.json.
+        classes: class names, in the order of the probability columns.
+        val: prediction table of the validation part, or None where the run has none.
+        test: prediction table of the test part.
+        history: one row for each epoch.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    classes: tuple[str, ...]
+    val: pd.DataFrame | None
+    test: pd.DataFrame
+    history: pd.DataFrame
+
+    @property
+    def seed(self) -> int:
+        """Of the initial weights, the order and the augmentation."""
+        return int(self.config["seed"])
+
+    @property
+    def fold(self) -> int | None:
+        """The fold that is its test part, or None."""
+        fold = self.config["data"]["fold"]
+        return None if fold is None else int(fold)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Fold (−1: none) and seed: what tells the runs of one row apart, and orders them."""
+        return -1 if self.fold is None else self.fold, self.seed
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+        return str(self.config["method"]["name"])
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A folder that is left out, and why."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the arguments of a comparison led to."""
+
+    runs: tuple[Run, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def read_runs(places: Sequence[Path], *, output_dir: Path) -> Found:
+    """Read every run that ``places`` lead to, each once, in order of folder name.
+
+    A place is a run folder, a sweep's folder or its name in ``<output_dir>/sweeps``, or a folder that holds run folders.
+    Runs without test results are left out, and teachers that a folder holds beside the runs; a sweep's jobs and folders
+    that are named one by one are taken whatever they are.
+
+    Raises:
+        UserError: a place does not exist or leads to no run, or none of the runs has test results.
+    """
+    named: dict[Path, bool] = {}
+    for place in places:
+        for folder, explicit in _folders(place, output_dir):
+            named[folder] = named.get(folder, False) or explicit
+    runs: list[Run] = []
+    skipped: list[Skipped] = []
+    for folder in sorted(named, key=lambda path: (path.name, str(path))):
+        one = _read(folder, explicit=named[folder])
+        if isinstance(one, Run):
+            runs.append(one)
+        else:
+            skipped.append(one)
+    if not runs:
+        reasons = "; ".join(f"{one.folder.name}: {one.reason}" for one in skipped[:3])
+        raise UserError(
+            f"none of the {len(skipped)} runs in {', '.join(map(str, places))} can be compared ({reasons}); finish them "
+            "with the command that began them, or name other folders"
+        )
+    return Found(tuple(runs), tuple(skipped))
+
+
+def find_place(place: Path, output_dir: Path) -> Path:
+    """The folder itself, or the sweep of that name in ``<output_dir>/sweeps``.
+
+    Raises:
+        UserError: there is neither.
+    """
+    sweeps = output_dir / "sweeps"
+    if place.is_dir():
+        return place
+    if (sweeps / place).is_dir():
+        return sweeps / place
+    names = [path.name for path in sweeps.iterdir() if path.is_dir()] if sweeps.is_dir() else []
+    hint = nearest(str(place), names) if names else f"; give a folder that exists, there are no sweeps in {sweeps}"
+    raise UserError(f"{place} is no folder and no sweep{hint}")
+
+
+def _folders(place: Path, output_dir: Path) -> list[tuple[Path, bool]]:
+    """Run folders, each with whether it was asked for by itself and not found beside others."""
+    place = find_place(place, output_dir)
+    if (place / "sweep.json").is_file():
+        return [(folder.resolve(), True) for folder in _jobs(place)]
+    if (place / "config.yaml").is_file():
+        return [(place.resolve(), True)]
+    children = sorted(path.parent for path in place.glob("*/config.yaml"))
+    if not children:
+        raise UserError(
+            f"{place} is no run folder, no sweep, and holds no run folders; give a run's or a sweep's folder"
+        )
+    return [(child.resolve(), False) for child in children]
+
+
+def _jobs(sweep: Path) -> list[Path]:
+    path = sweep / "sweep.json"
+    try:
+        jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        # <output_dir>/sweeps/<group>: a run's folder is given from output_dir
+        return [sweep.resolve().parent.parent / job["folder"] for job in jobs]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a sweep ({error}); run the sweep again, it skips what is done"
+        ) from None
+
+
+def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
+    if not (folder / "config.yaml").is_file():
+        return Skipped(folder, "not begun")
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        if "run" in config:
+            return Skipped(folder, "an evaluation of a run on other data")
+        if config["job_type"] == "teacher" and not explicit:
+            return Skipped(folder, "a teacher; name its folder to compare it too")
+        if not (folder / "metrics.json").is_file():
+            return Skipped(folder, "not finished")
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if "test/accuracy" not in metrics:
+            return Skipped(folder, "scored on validation alone")
+        test, classes = read_predictions(folder / "predictions" / "test.csv")
+        val_path = folder / "predictions" / "val.csv"
+        val = read_predictions(val_path)[0] if val_path.exists() else None
+        history = pd.read_csv(folder / "history.csv")
+        run = Run(folder, config, metrics, tuple(classes), val, test, history)
+        run.place, run.method, config["paths"], config["evaluation"]["calibration_bins"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, UserError) as error:
+        return Skipped(folder, f"damaged: {' '.join(str(error).split())[:120]}")
+    return run

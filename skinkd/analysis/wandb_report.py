@@ -1,0 +1,183 @@
+"""The same comparison in Weights & Biases: a report and a saved workspace, built from code.
+
+Both show the runs of the comparison, found by their ids and grouped by method, so that bars and bands are means and
+spreads over seeds. What W&B cannot compute, intervals by lesion and paired tests, stands in the report as tables.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+from skinkd.analysis.aggregate import CURVES, METRICS
+from skinkd.analysis.comparison import Comparison
+from skinkd.analysis.report import markdown_tables, remarks
+from skinkd.errors import UserError
+
+_IN_REPORT = {"scores": "Test metrics", "tests": "Differences", "calibration": "Calibration", "cost": "Cost"}
+_COSTS = {"macs": "MACs of one image", "parameters": "parameters"}
+_LONGEST_TITLE = 120
+
+
+def check_wandb() -> None:
+    """Raise UserError unless wandb-workspaces is installed and W&B has an account to write to."""
+    if find_spec("wandb_workspaces") is None:
+        raise UserError("--wandb needs the package wandb-workspaces; run pip install 'skinkd[report]'")
+    import wandb
+
+    try:
+        known = wandb.login(prompt=False)
+    except wandb.errors.Error as error:
+        raise UserError(f"--wandb: W&B takes no connection ({_line(error)}); check the network and the key") from None
+    if not known:
+        raise UserError("--wandb needs a W&B account; run wandb login once, or set WANDB_API_KEY")
+
+
+def logged_runs(comparison: Comparison) -> tuple[str | None, str, list[str]]:
+    """Entity (None: the account's own), project and W&B ids of the runs, in their order.
+
+    Raises:
+        UserError: no run was logged to W&B, or they are in several projects.
+    """
+    ids, places = [], set()
+    for run in (run for row in comparison.rows for run in row.runs):
+        path = run.folder / "wandb_run_id"
+        if path.exists():
+            ids.append(path.read_text(encoding="utf-8").strip())
+            places.add((run.config["logger"]["entity"], run.config["logger"]["project"]))
+    if not ids:
+        raise UserError("--wandb: none of these runs was logged to W&B; run them with logger=wandb")
+    if len(places) > 1:
+        named = ", ".join(sorted(f"{entity or 'own'}/{project}" for entity, project in places))
+        raise UserError(f"--wandb: the runs are in several W&B projects ({named}); compare those of one")
+    entity, project = places.pop()
+    return entity, project, ids
+
+
+def build_report(comparison: Comparison, *, entity: str, project: str, ids: list[str]) -> Any:
+    """A ``wandb_workspaces.reports.v2.Report``: tables, then bars, curves and cost of the runs, and their table."""
+    import wandb_workspaces.reports.v2 as wr
+
+    runset = wr.Runset(
+        entity=entity,
+        project=project,
+        name="runs by method",
+        filters=_filter(ids),
+        groupby=["config.method.name"],
+        pinned_columns=_columns(comparison),
+    )
+    tables = markdown_tables(comparison)
+    blocks: list[Any] = [wr.TableOfContents()]
+    if notes := remarks(comparison, []):
+        blocks.append(wr.UnorderedList(items=list(notes)))
+    for name, title in _IN_REPORT.items():
+        if name in tables:
+            blocks += [wr.H2(text=title), wr.MarkdownBlock(text=tables[name])]
+    blocks += [
+        wr.H2(text="Panels"),
+        wr.P(text="Means over the runs of a method; they have no intervals by lesion, which are in the tables above."),
+        wr.PanelGrid(runsets=[runset], panels=[*_bars(comparison), *_curves(), *_costs()]),
+    ]
+    return wr.Report(entity=entity, project=project, title=_title(comparison), width="fluid", blocks=blocks)
+
+
+def build_workspace(comparison: Comparison, *, entity: str, project: str, ids: list[str]) -> Any:
+    """A ``wandb_workspaces.workspaces.Workspace``: the same panels as a view of the project."""
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=_title(comparison),
+        sections=[
+            ws.Section(name="Test metrics", panels=_bars(comparison), is_open=True),
+            ws.Section(name="Training curves", panels=_curves(), is_open=True),
+            ws.Section(name="Cost", panels=_costs(), is_open=True),
+        ],
+        runset_settings=ws.RunsetSettings(
+            filters=_filter(ids), groupby=[ws.Config("method.name")], pinned_columns=_columns(comparison)
+        ),
+    )
+
+
+def publish(comparison: Comparison) -> dict[str, str]:
+    """Save both in W&B; return their addresses by name.
+
+    Raises:
+        UserError: the runs are not in one W&B project, or W&B refuses or cannot be reached.
+    """
+    import requests
+    import wandb
+
+    entity, project, ids = logged_runs(comparison)
+    try:
+        entity = entity or str(wandb.Api().default_entity)
+        report = build_report(comparison, entity=entity, project=project, ids=ids)
+        report.save()
+        workspace = build_workspace(comparison, entity=entity, project=project, ids=ids)
+        workspace.save()
+    except (wandb.errors.Error, requests.RequestException) as error:
+        raise UserError(
+            f"--wandb: W&B did not take the report ({_line(error)}); the files on disk are complete, give the command again"
+        ) from None
+    return {"report": str(report.url), "workspace": str(workspace.url)}
+
+
+def _title(comparison: Comparison) -> str:
+    title = f"Comparison: {', '.join(row.label for row in comparison.rows)}"
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
+
+
+def _filter(ids: list[str]) -> str:
+    return f"Metric('ID') in {sorted(ids)!r}"
+
+
+def _columns(comparison: Comparison) -> list[str]:
+    names = [f"summary:test/{name}" for name in comparison.metrics]
+    return ["config:method.value.name", "config:seed.value", *names, "summary:parameters", "summary:macs"]
+
+
+def _bars(comparison: Comparison) -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
+        wr.BarPlot(
+            title=f"test {METRICS[name]}",
+            metrics=[wr.SummaryMetric(f"test/{name}")],
+            groupby=wr.Config("method.name"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+        )
+        for name in comparison.metrics
+    ]
+
+
+def _curves() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
+        wr.LinePlot(
+            title=f"validation {words}",
+            x="trainer/global_step",
+            y=[name],
+            groupby=wr.Config("method.name"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+        for name, words in CURVES.items()
+    ]
+
+
+def _costs() -> list[Any]:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
+        wr.ScatterPlot(
+            title=f"balanced accuracy against {words}",
+            x=wr.SummaryMetric(name),
+            y=wr.SummaryMetric("test/balanced_accuracy"),
+        )
+        for name, words in _COSTS.items()
+    ]
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,289 @@
+"""What is written: the same bytes for the same runs, every digit where it counts, and any name in every format."""
+
+import dataclasses
+import io
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from run_factory import MakeRun
+
+from skinkd.analysis.comparison import Comparison, compare
+from skinkd.analysis.report import html, latex, markdown, markdown_tables, print_comparison, write_outputs
+from skinkd.analysis.rows import Row, group_rows
+from skinkd.analysis.runs import Skipped, read_runs
+from skinkd.analysis.tables import all_tables, amount, bounds, difference, duration, p_value, spread
+from skinkd.analysis.wandb_report import build_report, build_workspace, check_wandb, logged_runs
+from skinkd.errors import UserError
+
+AWKWARD = ("a_b 50%", "R&D <i>", "naïve λ|x", "$cost$ {#1} ~^\\")
+
+
+@pytest.fixture
+def comparison(study: Path) -> Comparison:
+    return compare(group_rows(read_runs([study], output_dir=study).runs))
+
+
+@pytest.fixture
+def awkward(make_run: MakeRun) -> Comparison:
+    """Names with every character that one of the formats takes for itself."""
+    for seed in (0, 1):
+        make_run("supervised", seed=seed, classes=AWKWARD)
+        folder = make_run("50% & <b>_kd|$ #1", seed=seed, classes=AWKWARD, skill=2.5)
+    return compare(group_rows(read_runs([folder.parent], output_dir=folder).runs))
+
+
+class Page(HTMLParser):
+    """Ids, links, addresses from which something would be loaded, text, and whether every element is closed."""
+
+    VOID = ("meta", "link", "br", "img", "input", "path", "use", "rect", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.anchors: list[str] = []
+        self.loads: list[str] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "data", "srcset"):
+                (self.anchors if (value or "").startswith("#") else self.loads).append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("which", ["comparison", "awkward"])
+def test_the_page_is_whole_small_and_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
+    text = html(request.getfixturevalue(which), [])
+    page = Page(text)
+    assert not page.open
+    assert len(page.ids) == len(set(page.ids)), "an id twice: plots would take each other's clips and markers"
+    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert page.loads == ["data:,"]
+    assert not re.search(r"url\((?!#)|@import|<script[^>]+src", text)
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert len(text.encode()) < 5_000_000
+    used = set(re.findall(r"var\((--[\w-]+)\)", text))
+    assert used <= set(re.findall(r"(--[\w-]+):", text)), "a colour that the page does not define"
+    for name in ("intervals", "differences", "curves", "reliability"):
+        assert f'id="{name}-' in text
+
+
+def test_any_name_survives_in_html(awkward: Comparison) -> None:
+    text = html(awkward, [Skipped(Path("left <out> & gone"), "not finished")])
+    words = "".join(Page(text).texts)
+    for name in (*AWKWARD, "50% & <b>_kd|$ #1", "left <out> & gone"):
+        assert name in words
+    assert "<i>" not in text and "<b>" not in text and "<out>" not in text
+
+
+def test_any_name_survives_in_markdown(awkward: Comparison) -> None:
+    for table in all_tables(awkward):
+        lines = markdown_tables(awkward)[table.name].split("\n\n")[0].splitlines()
+        assert len(lines) == len(table.rows) + 2
+        for line in lines:
+            cells = re.split(r"(?<!\\)\|", line)
+            assert len(cells) == len(table.header) + 2, line
+    cell = markdown_tables(awkward)["per_class"]
+    assert r"R&amp;D &lt;i>" in cell and r"naïve λ\|x" in cell and r"a\_b 50%" in cell
+
+
+def test_any_name_survives_in_latex(awkward: Comparison) -> None:
+    text = latex(awkward)
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    for name in (
+        r"a\_b 50\%",
+        r"R\&D $<$i$>$",
+        r"naïve λ\textbar{}x",
+        r"\$cost\$ \{\#1\} \textasciitilde{}\textasciicircum{}",
+    ):
+        assert name in body
+    depth = 0
+    for character in re.sub(r"\\[{}\\]", "", body):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    bare = re.sub(r"\\[%#_&$]", "", body)
+    assert "%" not in bare and "#" not in bare and "_" not in bare
+    assert bare.count("$") % 2 == 0
+    for table in re.findall(r"\\begin\{(?:tabular|longtable)\}\{([lr]+)\}(.*?)\\end", bare, flags=re.DOTALL):
+        for line in table[1].splitlines():
+            if " & " in line:
+                assert line.count("&") == len(table[0]) - 1, line
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
+def test_latex_compiles(awkward: Comparison, tmp_path: Path) -> None:
+    tables = latex(awkward).replace("λ", "l")  # not in LaTeX's own fonts
+    (tmp_path / "page.tex").write_text(
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,longtable}\\begin{document}\n"
+        f"{tables}\n\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_same_runs_in_any_order_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
+    folders = sorted(study.iterdir())
+    written = []
+    for number, order in enumerate((folders, folders[::-1])):
+        found = read_runs(order, output_dir=study)
+        out = tmp_path / str(number)
+        names = write_outputs(compare(group_rows(found.runs)), found.skipped, out)
+        assert sorted(names) == sorted(path.name for path in out.iterdir())
+        written.append({name: (out / name).read_bytes() for name in names})
+    assert written[0] == written[1]
+    assert b"\r" not in b"".join(written[0].values())
+
+
+def test_csv_has_every_digit(comparison: Comparison, tmp_path: Path) -> None:
+    write_outputs(comparison, [], tmp_path)
+    wide = pd.read_csv(tmp_path / "comparison.csv", float_precision="round_trip").set_index("row")
+    for _, one in comparison.scores.iterrows():
+        for part in ("mean", "sd", "low", "high"):
+            assert wide.loc[one["row"], f"{one['metric']}_{part}"] == one[part]
+    tests = pd.read_csv(tmp_path / "tests.csv", float_precision="round_trip")
+    assert tests["p"].tolist() == comparison.tests["p"].tolist()
+    for name in ("per_class", "calibration", "runs"):
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(getattr(comparison, name))
+
+
+def test_every_format_has_the_same_rounded_numbers(comparison: Comparison) -> None:
+    page, tables = "".join(Page(html(comparison, [])).texts), latex(comparison)
+    text = markdown(comparison, [])
+    for table in all_tables(comparison):
+        for cell in (cell for row in table.rows for cell in row):
+            assert cell.text in page and cell.note in page
+            if cell.value is not None:
+                assert cell.text in text
+                if table.name != "runs":
+                    assert cell.text.replace("±", r"$\pm$").replace("−", "$-$").replace("<", "$<$") in tables
+
+
+def test_bold_is_the_best_and_beyond_chance(make_run: MakeRun) -> None:
+    def bold_of(folder: Path) -> set[tuple[str, str]]:
+        comparison = compare(group_rows(read_runs([folder], output_dir=folder).runs))
+        table = all_tables(comparison)[0]
+        return {
+            (row[0].text, word) for row in table.rows for word, cell in zip(table.header, row, strict=True) if cell.bold
+        }
+
+    size = {"images": 400, "evaluation__bootstrap_replicates": 200}
+    make_run("supervised", skill=1.0, noise=1, **size)
+    folder = make_run("kd", skill=1.0, noise=2, **size)
+    assert bold_of(folder.parent) == set(), "equally good: nothing stands out"
+    make_run("swskd", skill=3.0, noise=3, **size)
+    assert bold_of(folder.parent) >= {("swskd", "accuracy"), ("swskd", "AUROC (macro)")}
+    assert {label for label, _ in bold_of(folder.parent)} == {"swskd"}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("which", ["comparison", "awkward"])
+def test_the_terminal_fits(which: str, width: int, request: pytest.FixtureRequest) -> None:
+    shown = request.getfixturevalue(which)
+    stream = io.StringIO()
+    print_comparison(shown, [], out=Path("out"), console=Console(file=stream, width=width, highlight=False))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert "\x1b" not in text and str(Path("out") / "report.html") in text
+    for cell in (
+        cell for table in all_tables(shown)[:2] for row in table.rows for cell in row if cell.value is not None
+    ):
+        assert cell.text in text, "a number is cut"
+
+
+def test_a_terminal_without_unicode_shows_the_numbers_too(comparison: Comparison) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    print_comparison(comparison, [], out=Path("out"), console=Console(file=stream, width=80, highlight=False))
+    stream.flush()
+    assert b" +/- " in raw.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (spread(0.12345, float("nan")), "0.123 ± -"),
+        (spread(float("nan"), float("nan")), "-"),
+        (difference(-0.0214), "−0.021"),
+        (difference(0.5), "+0.500"),
+        (bounds(-0.01, 0.2), "−0.010 to 0.200"),
+        (p_value(0.00099), "< 0.001"),
+        (p_value(0.001), "0.001"),
+        (p_value(float("nan")), "-"),
+        (amount(0.0), "0"),
+        (amount(999.0), "999"),
+        (amount(11_176_512), "11.2 M"),
+        (amount(999_700), "1.00 M"),
+        (amount(300_000_000), "300 M"),
+        (amount(1.8e9), "1.80 G"),
+        (duration(59.4), "59 s"),
+        (duration(120), "2 min"),
+        (duration(7_170), "2 h 00 min"),
+        (duration(3_600 * 26 + 60), "26 h 01 min"),
+    ],
+)
+def test_rounding(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_many_rows_have_markers_of_their_own(comparison: Comparison) -> None:
+    from skinkd.analysis.figures import _looks
+
+    rows = (*comparison.rows, *(Row(f"more {number}", comparison.rows[1].runs) for number in range(12)))
+    looks = [_looks(dataclasses.replace(comparison, rows=rows), row.label) for row in rows]
+    assert len(set(looks)) == len(rows)
+
+
+def test_wandb_report_and_workspace_show_these_runs_by_method(comparison: Comparison) -> None:
+    with pytest.raises(UserError, match="none of these runs was logged"):
+        logged_runs(comparison)
+    for number, run in enumerate(run for row in comparison.rows for run in row.runs):
+        (run.folder / "wandb_run_id").write_text(f"id{number}\n")
+    entity, project, ids = logged_runs(comparison)
+    assert (entity, project) == (None, "skinkd") and ids == [f"id{number}" for number in range(9)]
+    report = build_report(comparison, entity="us", project=project, ids=ids)
+    (grid,) = [block for block in report.blocks if type(block).__name__ == "PanelGrid"]
+    (runset,) = grid.runsets
+    assert runset.groupby == ["config.method.name"] and all(repr(one) in runset.filters for one in ids)
+    kinds = [type(panel).__name__ for panel in grid.panels]
+    assert (kinds.count("BarPlot"), kinds.count("LinePlot"), kinds.count("ScatterPlot")) == (5, 3, 2)
+    texts = [block.text for block in report.blocks if type(block).__name__ == "MarkdownBlock"]
+    assert texts[0] == markdown_tables(comparison)["scores"]
+    workspace = build_workspace(comparison, entity="us", project=project, ids=ids)
+    view = workspace._to_model().model_dump_json()  # what would be sent
+    for word in ("id0", "id8", "method.value.name", "test/balanced_accuracy", "val/auroc_macro", "macs"):
+        assert word in view
+
+
+def test_wandb_without_an_account_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(UserError, match="wandb login"):
+        check_wandb()

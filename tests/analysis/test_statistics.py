@@ -1,0 +1,447 @@
+"""Paired tests and intervals against plain loops, SciPy, statsmodels, scikit-learn and a published example."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, norm
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from skinkd.analysis.statistics import Difference, delong, holm, mcnemar, mean_intervals, paired_bootstrap
+from skinkd.bootstrap import bootstrap_intervals, draw_groups
+from skinkd.errors import UserError
+from skinkd.metrics import evaluate, probability_columns
+
+RULES = {"replicates": 60, "seed": 3, "level": 0.9, "calibration_bins": 10}
+
+# DeLong, DeLong, Clarke-Pearson (1988): 49 patients, of whom SAS/STAT's example of PROC LOGISTIC, "Comparing Receiver
+# Operating Characteristic Curves", gives the 43 without missing values: albumin, total protein, K-G score, outcome
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
+3.7 6.7 6 1   3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
+4.0 6.6 6 0   3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1
+4.3 6.5 4 1   3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1
+2.9 5.7 9 0   2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1  3.6 6.6 5 1
+"""
+
+
+def names(k: int) -> list[str]:
+    return [f"c{i}" for i in range(k)]
+
+
+def make_table(label: np.ndarray, probability: np.ndarray, group: np.ndarray, prefix: str = "") -> pd.DataFrame:
+    classes = np.array(names(probability.shape[1]), dtype=object)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{prefix}im{i:05d}" for i in range(len(label))],
+            "group": [f"{prefix}g{g}" for g in group],
+            "label": classes[label],
+            "prediction": classes[probability.argmax(axis=1)],
+        }
+    )
+    table[probability_columns(names(len(classes)))] = probability
+    return table
+
+
+def random_runs(seed: int, n: int, k: int, lesions: int, runs: int, *, ties: bool = False, **at: str) -> list:
+    """Runs of one test set; 0 lesions are one for each image; they keep one label, as real ones do, unless ``ties``."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(lesions, size=n) if lesions else np.arange(n)
+    lesions = lesions or n
+    label = rng.integers(k, size=n) if ties else rng.integers(k, size=lesions)[group]
+    shared = rng.gamma(0.6, size=(lesions, k))[group]
+    tables = []
+    for _ in range(runs):
+        raw = rng.integers(1, 4, size=(n, k)) if ties else shared + rng.gamma(0.4, size=(n, k)) + np.eye(k)[label] / 2
+        tables.append(make_table(label, raw / raw.sum(axis=1, keepdims=True), group, **at))
+    return tables
+
+
+def repeated(table: pd.DataFrame, count: dict[str, int]) -> pd.DataFrame:
+    parts = [table.assign(image_id=table["image_id"] + f"-{copy}", copy=copy) for copy in range(max(count.values()))]
+    whole = pd.concat(parts)
+    return whole[whole["copy"] < whole["group"].map(count)]
+
+
+def mean_of(tables: list[pd.DataFrame], classes: list[str]) -> dict[str, float]:
+    values = [evaluate(table, classes, calibration_bins=RULES["calibration_bins"]) for table in tables]
+    return {name: float(np.mean([one[name] for one in values])) for name in values[0] if all(name in v for v in values)}
+
+
+# --- paired bootstrap and intervals of means
+
+
+@pytest.mark.parametrize(("n", "k", "lesions", "runs"), [(60, 3, 35, (1, 1)), (40, 2, 40, (3, 2)), (90, 5, 25, (2, 2))])
+def test_paired_bootstrap_is_a_plain_loop_over_repeated_tables(n: int, k: int, lesions: int, runs: tuple) -> None:
+    tables = random_runs(n, n, k, lesions, sum(runs))
+    sides = tables[: runs[0]], tables[runs[0] :]
+    got = paired_bootstrap(*sides, names(k), **RULES)
+    groups = sorted(set(tables[0]["group"]))
+    want: dict[str, list[float]] = {}
+    for row in draw_groups(len(groups), RULES["replicates"], np.random.default_rng(RULES["seed"])):
+        count = dict(zip(groups, row.astype(int), strict=True))
+        method, base = (mean_of([repeated(table, count) for table in side], names(k)) for side in sides)
+        for name in method.keys() & base.keys():
+            want.setdefault(name, []).append(method[name] - base[name])
+    observed = [mean_of(side, names(k)) for side in sides]
+    assert got.keys() == {name for name in observed[0] if "/" not in name} - {"n"}
+    for name, found in got.items():
+        value = observed[0][name] - observed[1][name]
+        drawn = np.array(want[name])
+        if name == "ece":
+            drawn += value - drawn.mean()
+        assert found.value == pytest.approx(value, abs=1e-12)
+        assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, [5, 95])), abs=1e-12), name
+        share = (1 + min(sum(d <= 1e-13 for d in drawn), sum(d >= -1e-13 for d in drawn))) / (1 + len(drawn))
+        assert found.p == pytest.approx(min(1, 2 * share), abs=1e-12), name
+
+
+def test_paired_bootstrap_agrees_with_scipy_where_each_lesion_is_one_image() -> None:
+    one, two = random_runs(5, 300, 4, 0, 2)
+    right = [(table["prediction"] == table["label"]).to_numpy(float) for table in (one, two)]
+    got = paired_bootstrap([one], [two], names(4), **RULES | {"replicates": 4000, "level": 0.95})["accuracy"]
+    outside = bootstrap(
+        right,
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    error = outside.standard_error
+    # a 2.5 % quantile of 4000 draws has a standard error of 0.042 times that of the value
+    assert got.low == pytest.approx(outside.confidence_interval.low, abs=5 * 0.06 * error + 1 / 300)
+    assert got.high == pytest.approx(outside.confidence_interval.high, abs=5 * 0.06 * error + 1 / 300)
+    assert (got.high - got.low) / (2 * 1.96) == pytest.approx(error, rel=0.1)
+
+
+def test_values_are_those_of_scikit_learn() -> None:
+    one, two = random_runs(8, 200, 3, 0, 2)
+    got = paired_bootstrap([one], [two], names(3), **RULES)
+
+    def outside(score: object) -> float:
+        label = one["label"]
+        found = []
+        for table in (one, two):
+            p = table[probability_columns(names(3))].to_numpy()
+            found.append(score(label, table["prediction"], p))  # type: ignore[operator]
+        return found[0] - found[1]
+
+    def squares(label: pd.Series, _: pd.Series, p: np.ndarray) -> float:
+        return sum(brier_score_loss(label == name, p[:, k]) for k, name in enumerate(names(3)))
+
+    assert got["accuracy"].value == pytest.approx(outside(lambda y, hat, p: accuracy_score(y, hat)), abs=1e-12)
+    assert got["loss"].value == pytest.approx(outside(lambda y, hat, p: log_loss(y, p)), abs=1e-12)
+    assert got["brier"].value == pytest.approx(outside(squares), abs=1e-12)
+    area = outside(lambda y, hat, p: roc_auc_score(y, p, multi_class="ovr", average="macro"))
+    assert got["auroc_macro"].value == pytest.approx(area, abs=1e-12)
+    assert delong([one], [two], names(3), level=0.95).value == pytest.approx(area, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "k", "lesions"), [(50, 3, 30), (2500, 7, 1500), (30, 2, 30)])
+def test_the_interval_of_one_run_is_the_runs_own(n: int, k: int, lesions: int) -> None:
+    table = random_runs(1, n, k, lesions, 1)[0]
+    rules = RULES | {"replicates": 900 if n == 2500 else 60}  # more than one piece
+    assert mean_intervals([table], names(k), **rules) == bootstrap_intervals(table, names(k), **rules)
+
+
+def test_the_interval_of_equal_runs_is_that_of_one_and_of_independent_ones_is_narrower() -> None:
+    rules = RULES | {"replicates": 400}
+    runs = random_runs(2, 400, 3, 0, 6)
+    one, same = mean_intervals(runs[:1], names(3), **rules), mean_intervals(runs[:1] * 3, names(3), **rules)
+    for name in one:
+        assert same[name] == pytest.approx(one[name], abs=1e-12)
+    mean = mean_intervals(runs, names(3), **rules)["accuracy"]
+    values = [evaluate(run, names(3), calibration_bins=10)["accuracy"] for run in runs]
+    assert mean[0] < np.mean(values) < mean[1]
+    assert mean[1] - mean[0] < one["accuracy"][1] - one["accuracy"][0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_the_other_way_round_is_the_same_with_the_other_sign(seed: int, a: int, b: int, ties: bool) -> None:
+    tables = random_runs(seed, 40, 3, 20, a + b, ties=ties)
+    one, two = tables[:a], tables[a:]
+    shuffled = [table.sample(frac=1, random_state=seed % 1000) for table in two]
+    there, back = paired_bootstrap(one, two, names(3), **RULES), paired_bootstrap(shuffled, one, names(3), **RULES)
+    for name, found in there.items():
+        back_again = back[name]
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (-back_again.value, -back_again.high, -back_again.low), abs=1e-12
+        ), name
+        assert 2 / 61 - 1e-12 <= found.p <= 1
+        if name != "ece":
+            # a draw without a difference may differ by a rounding error
+            assert found.p == pytest.approx(back_again.p, abs=1e-12) or abs(found.low * found.high) < 1e-12, name
+    areas = delong(one, two, names(3), level=0.9), delong(two, one, names(3), level=0.9)
+    assert areas[0].value == pytest.approx(-areas[1].value, abs=1e-12, nan_ok=True)
+    assert areas[0].p == pytest.approx(areas[1].p, abs=1e-9, nan_ok=True)
+    assert mcnemar(one, two, names(3)).p == pytest.approx(mcnemar(shuffled, one, names(3)).p, abs=1e-12)
+
+
+def test_a_method_does_not_differ_from_itself() -> None:
+    runs = random_runs(0, 60, 3, 40, 3)
+    for found in [*paired_bootstrap(runs, runs, names(3), **RULES).values(), delong(runs, runs, names(3), level=0.9)]:
+        assert found == Difference(0, 0, 0, 1) or (abs(found.value) < 1e-12 and found.p == 1)
+    assert mcnemar(runs, runs[::-1], names(3)).p == 1
+
+
+# --- folds
+
+
+def test_folds_are_averaged_and_their_lesions_are_separate_chance() -> None:
+    folds = [random_runs(seed, 300, 3, 0, 2, prefix=f"f{seed}-") for seed in (0, 1, 2, 3)]
+    one, two = [fold[0] for fold in folds], [fold[1] for fold in folds]
+    rules = RULES | {"replicates": 2000, "level": 0.95}
+    got = paired_bootstrap(one, two[::-1], names(3), **rules)["accuracy"]
+    alone = [paired_bootstrap([a], [b], names(3), **rules)["accuracy"] for a, b in zip(one, two, strict=True)]
+    assert got.value == pytest.approx(np.mean([each.value for each in alone]), abs=1e-12)
+    # variances of independent parts add up
+    width = np.sqrt(sum((each.high - each.low) ** 2 for each in alone)) / 4
+    assert got.high - got.low == pytest.approx(width, rel=0.08)
+    areas = [delong([a], [b], names(3), level=0.95) for a, b in zip(one, two, strict=True)]
+    area = delong(one, two, names(3), level=0.95)
+    assert area.value == pytest.approx(np.mean([each.value for each in areas]), abs=1e-12)
+    assert area.high - area.low == pytest.approx(
+        np.sqrt(sum((each.high - each.low) ** 2 for each in areas)) / 4, rel=1e-3
+    )
+    pooled = pd.concat(one), pd.concat(two)
+    assert mcnemar(one, two, names(3)).statistic == pytest.approx(
+        mcnemar([pooled[0]], [pooled[1]], names(3)).statistic, abs=1e-9
+    )
+    both = mean_intervals(one, names(3), **rules)["accuracy"]
+    single = mean_intervals(one[:1], names(3), **rules)["accuracy"]
+    assert both[1] - both[0] == pytest.approx((single[1] - single[0]) / 2, rel=0.2)
+
+
+def test_more_runs_of_one_fold_do_not_tilt_the_comparison() -> None:
+    """A hard and an easy fold, methods alike; the one has three seeds of the hard fold. Nothing differs."""
+    hard, easy = (random_runs(seed, 100, 2, 0, 1, prefix=f"f{seed}-")[0] for seed in (0, 1))
+    hard = hard.assign(p_c0=hard["p_c1"], p_c1=hard["p_c0"])
+    hard["prediction"] = np.where(hard["p_c0"] >= hard["p_c1"], "c0", "c1")
+    found = paired_bootstrap([hard, hard, hard, easy], [hard, easy], names(2), **RULES)
+    assert max(abs(each.value) for each in found.values()) < 1e-12
+    assert mcnemar([hard, hard, hard, easy], [easy, hard], names(2)).statistic == 0
+
+
+def test_a_tiny_fold_that_a_replicate_misses() -> None:
+    big, tiny = random_runs(0, 80, 2, 40, 2), random_runs(1, 2, 2, 1, 2, prefix="t")
+    found = paired_bootstrap([big[0], tiny[0]], [big[1], tiny[1]], names(2), **RULES)
+    assert all(np.isfinite([each.value, each.low, each.high, each.p]).all() for each in found.values())
+    assert "auroc_macro" not in found  # undefined for the one lesion
+    assert np.isfinite(list(mean_intervals([big[0], tiny[0]], names(2), **RULES).values())).all()
+
+
+# --- McNemar
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 80))
+def test_mcnemar_of_single_images_is_statsmodels(seed: int, n: int) -> None:
+    one, two = random_runs(seed, n, 3, 0, 2)
+    right = [(table["prediction"] == table["label"]) for table in (one, two)]
+    counts = pd.crosstab(right[0], right[1]).reindex(index=[False, True], columns=[False, True], fill_value=0)
+    assume(counts.to_numpy()[0, 1] + counts.to_numpy()[1, 0] > 0)
+    want = statsmodels_mcnemar(counts.to_numpy(), exact=False, correction=False)
+    got = mcnemar([one], [two], names(3))
+    assert (got.statistic, got.p) == pytest.approx((want.statistic, want.pvalue), rel=1e-9)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_mcnemar_by_lesion_and_runs_is_a_plain_loop(runs: int) -> None:
+    tables = random_runs(4, 120, 4, 50, 2 * runs)
+    net: dict[str, int] = {}
+    for one, two in zip(tables[:runs], tables[runs:], strict=True):
+        for a, b in zip(one.itertuples(), two.itertuples(), strict=True):
+            net[a.group] = net.get(a.group, 0) + (a.prediction == a.label) - (b.prediction == b.label)
+    want = sum(net.values()) ** 2 / sum(d**2 for d in net.values())
+    assert mcnemar(tables[:runs], tables[runs:], names(4)).statistic == pytest.approx(want, rel=1e-9)
+
+
+def test_mcnemar_counts_ten_equal_photographs_once() -> None:
+    one, two = random_runs(6, 90, 3, 0, 2)
+    many = [pd.concat([t.assign(image_id=t["image_id"] + f"-{c}") for c in range(10)]) for t in (one, two)]
+    assert mcnemar(many[:1], many[1:], names(3)).p == pytest.approx(mcnemar([one], [two], names(3)).p, rel=1e-9)
+
+
+def test_mcnemar_where_nothing_differs() -> None:
+    one = random_runs(7, 20, 2, 10, 1)
+    assert (mcnemar(one, one, names(2)).statistic, mcnemar(one, one, names(2)).p) == (0, 1)
+
+
+# --- DeLong
+
+
+def kernel(x: float, y: float) -> float:
+    return 1.0 if x > y else 0.5 if x == y else 0.0
+
+
+def plain_delong(score: list[np.ndarray], positive: np.ndarray, group: np.ndarray) -> tuple[float, float]:
+    """Difference of two AUROCs and its variance (Obuchowski 1997), image by image."""
+    rows, columns = np.flatnonzero(positive), np.flatnonzero(~positive)
+    m, n, ten, one, area = len(rows), len(columns), [], [], []
+    for s in score:
+        v10 = [np.mean([kernel(s[i], s[j]) for j in columns]) for i in rows]
+        v01 = [np.mean([kernel(s[i], s[j]) for i in rows]) for j in columns]
+        area.append(float(np.mean(v10)))
+        ten.append({g: sum(v - area[-1] for v, i in zip(v10, rows, strict=True) if group[i] == g) for g in set(group)})
+        one.append(
+            {g: sum(v - area[-1] for v, j in zip(v01, columns, strict=True) if group[j] == g) for g in set(group)}
+        )
+    i10, i01, every = len(set(group[rows])), len(set(group[columns])), len(set(group))
+
+    def covariance(r: int, s: int) -> float:
+        s10 = i10 / (i10 - 1) / m * sum(ten[r][g] * ten[s][g] for g in set(group))
+        s01 = i01 / (i01 - 1) / n * sum(one[r][g] * one[s][g] for g in set(group))
+        s11 = every / (every - 1) * sum(ten[r][g] * one[s][g] + ten[s][g] * one[r][g] for g in set(group))
+        return s10 / m + s01 / n + s11 / (m * n)
+
+    return area[0] - area[1], covariance(0, 0) + covariance(1, 1) - 2 * covariance(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "lesions", "ties", "seed"),
+    [(40, 0, False, 0), (60, 25, False, 1), (50, 12, True, 2), (30, 0, True, 3)],
+)
+def test_delong_of_two_classes_is_a_plain_double_loop(n: int, lesions: int, ties: bool, seed: int) -> None:
+    one, two = random_runs(seed, n, 2, lesions, 2, ties=ties)
+    positive, group = (one["label"] == "c1").to_numpy(), one["group"].to_numpy()
+    # p_c0 = 1 − p_c1 up to rounding, which must not break ties
+    for table in (one, two):
+        table["p_c1"] = table["p_c1"].round(6)
+        table["p_c0"] = (1 - table["p_c1"]).round(6)
+    value, variance = plain_delong([one["p_c1"].to_numpy(), two["p_c1"].to_numpy()], positive, group)
+    got = delong([one], [two], names(2), level=0.95)
+    half = 1.959963984540054 * np.sqrt(variance)
+    assert (got.value, got.low, got.high) == pytest.approx((value, value - half, value + half), abs=1e-12)
+    assert got.p == pytest.approx(2 * norm.sf(abs(value) / np.sqrt(variance)), abs=1e-12)
+
+
+def test_delong_of_the_published_example() -> None:
+    """The areas, the errors of the differences to K-G, and of total protein the whole row.
+
+    The data are SAS's; the numbers are the known results of this example to four digits, written down from memory, as the
+    table of results was not at hand. ``plain_delong`` above is the independent proof.
+    """
+    data = np.array(OVARIAN.split(), dtype=float).reshape(-1, 4)
+    positive = data[:, 3].astype(int)
+    assert (len(data), positive.sum()) == (43, 31)
+
+    def table(score: np.ndarray) -> pd.DataFrame:
+        p = (score - score.min() + 1) / (np.ptp(score) + 2)
+        return make_table(positive, np.stack([1 - p, p], axis=1).round(9), np.arange(len(p)))
+
+    albumin, protein, kg = table(data[:, 0]), table(data[:, 1]), table(10 - data[:, 2])
+    for one, reported in ((albumin, 0.7366), (kg, 0.7258), (protein, 0.6478)):
+        assert evaluate(one, names(2), calibration_bins=10)["auroc_macro"] == pytest.approx(reported, abs=6e-5)
+    first, second = (delong([one], [kg], names(2), level=0.95) for one in (albumin, protein))
+    errors = [(one.high - one.low) / 2 / norm.ppf(0.975) for one in (first, second)]
+    assert errors == pytest.approx([0.0953, 0.1046], abs=6e-5)
+    assert (second.value, second.low, second.high) == pytest.approx((-0.0780, -0.2830, 0.1271), abs=6e-5)
+    assert second.p == pytest.approx(0.4561, abs=6e-5)
+
+
+@pytest.mark.parametrize(("k", "runs"), [(3, (1, 1)), (4, (2, 3))])
+def test_macro_delong_is_the_infinitesimal_jackknife_of_the_area(k: int, runs: tuple[int, int]) -> None:
+    """Its variance, but for n/(n − 1), is the sum of squared slopes of the difference in each lesion's weight."""
+    tables = random_runs(9, 150, k, 90, sum(runs))
+    got = delong(tables[: runs[0]], tables[runs[0] :], names(k), level=0.95)
+    lesions, own = np.unique(tables[0]["group"], return_inverse=True)
+    sign = [1 / runs[0]] * runs[0] + [-1 / runs[1]] * runs[1]
+    pairs = []  # (weight in the difference, positives, negatives, kernel) of each table and class
+    for part, table in zip(sign, tables, strict=True):
+        for c in names(k):
+            score, positive = table[f"p_{c}"].to_numpy(), (table["label"] == c).to_numpy()
+            x, y = score[positive][:, None], score[~positive][None]
+            pairs.append((part / k, positive, ~positive, (x > y) + (x == y) / 2))
+
+    def difference(weight: np.ndarray) -> float:
+        w = weight[own]
+        return sum(part * (w[i] @ psi @ w[j]) / (w[i].sum() * w[j].sum()) for part, i, j, psi in pairs)
+
+    assert got.value == pytest.approx(difference(np.ones(len(lesions))), abs=1e-12)
+    steps = 1e-4 * np.eye(len(lesions))
+    slopes = [(difference(1 + step) - difference(1 - step)) / 2e-4 for step in steps]
+    error = np.sqrt(np.square(slopes).sum())
+    got_error = (got.high - got.low) / (2 * norm.ppf(0.975))
+    assert error < got_error < error * 1.05
+
+
+def test_delong_where_it_is_undefined_or_without_variance() -> None:
+    one_class = make_table(np.zeros(5, int), np.full((5, 2), 0.5), np.arange(5))
+    assert np.isnan(delong([one_class], [one_class], names(2), level=0.95).value)
+    label, group = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 2, 3, 3])
+    ranked = make_table(label, np.array([[0.9, 0.1]] * 3 + [[0.2, 0.8]] * 2), group)
+    reverse = make_table(label, np.array([[0.1, 0.9]] * 3 + [[0.8, 0.2]] * 2), group)
+    single = delong([ranked], [reverse], names(2), level=0.95)  # one lesion of c1
+    assert single.value == 1 and np.isnan([single.low, single.high, single.p]).all()
+    apart = [table.assign(group=[f"g{i}" for i in range(5)]) for table in (ranked, reverse)]
+    assert delong(apart[:1], apart[1:], names(2), level=0.95) == Difference(1, 1, 1, 0)
+    assert delong(apart[:1], apart[:1], names(2), level=0.95) == Difference(0, 0, 0, 1)
+
+
+# --- Holm
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 20])
+def test_holm_is_statsmodels(n: int) -> None:
+    p = np.random.default_rng(n).random(n).round(1) ** 3  # with ties, zeros and ones
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist(), abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float]) -> None:
+    """Holm's own words: go through p from the smallest on, and stop at the first above level/(how many are left)."""
+    adjusted = holm(p)
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    assert all(adjusted[a] <= adjusted[b] for a, b in pairwise(order))
+    for level in (0.01, 0.05, 0.3):
+        going = True
+        for step, i in enumerate(order):
+            bound = p[i] * (len(p) - step)
+            going = going and bound <= level
+            assert (adjusted[i] <= level) == going
+
+
+def test_holm_by_hand_and_with_gaps() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, float("nan"), 0.03]) == pytest.approx([0.02, float("nan"), 0.03], nan_ok=True)
+    assert holm([]) == []
+
+
+# --- what cannot be compared
+
+
+def test_sides_of_other_images_are_refused() -> None:
+    one, two = random_runs(0, 20, 2, 10, 1), random_runs(1, 20, 2, 10, 1, prefix="other")
+    part = [one[0].iloc[1:]]
+    for baseline in (two, part, [*one, *two]):
+        for compare in (
+            lambda b: paired_bootstrap(one, b, names(2), **RULES),
+            lambda b: delong(one, b, names(2), level=0.9),
+            lambda b: mcnemar(one, b, names(2)),
+        ):
+            with pytest.raises(UserError, match="not scored on the same images"):
+                compare(baseline)
+
+
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_an_image_with_two_labels_or_lesions_is_refused(column: str) -> None:
+    one = random_runs(0, 20, 2, 10, 1)[0]
+    two = one.copy()
+    two.loc[4, column] = {"label": {"c0": "c1", "c1": "c0"}[one.loc[4, "label"]], "group": "g-other"}[column]
+    with pytest.raises(UserError, match="im00004 has another label or lesion"):
+        mcnemar([one], [two], names(2))
+    with pytest.raises(UserError, match="im00004"):
+        mean_intervals([one, two], names(2), **RULES)
+
+
+def test_no_tables_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        mean_intervals([], names(2), **RULES)

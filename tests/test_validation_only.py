@@ -1,0 +1,102 @@
+"""``evaluation.test=false``: a run whose test part nobody has looked at."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from jobs import metrics_of, only_run
+from wandb_file import WandbFile
+
+from skinkd.data.datamodule import SkinDataModule
+from skinkd.methods.base import Method
+
+Trained = Callable[..., Path]
+UNSEEN = "evaluation.test=false"
+
+
+@pytest.fixture
+def no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test part can be neither loaded nor scored."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the test part was asked for")
+
+    monkeypatch.setattr(Method, "test_step", refuse)
+    monkeypatch.setattr(SkinDataModule, "test_dataloader", refuse)
+
+
+def test_no_number_no_prediction_and_no_line_is_of_the_test_part(
+    trained: Trained, no_test: None, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(UNSEEN)
+    numbers = json.loads((folder / "metrics.json").read_text())
+    assert not [name for name in numbers if "test/" in name]
+    assert sorted(path.name for path in (folder / "predictions").iterdir()) == ["val.csv"]
+    assert "test" not in {word.strip(",") for word in capsys.readouterr().out.split("epoch   1/2")[1].split()}
+
+    # all else is as in the run that was tested
+    whole = json.loads((finished / "metrics.json").read_text())
+    kept = {name: value for name, value in whole.items() if not name.startswith("test/")}
+    assert numbers == kept
+    assert (folder / "predictions/val.csv").read_bytes() == (finished / "predictions/val.csv").read_bytes()
+    pictured = pd.read_csv(folder / "splits.csv").query("split == 'test'")["image_id"]
+    assert not set(pictured) & set(pd.read_csv(folder / "predictions/val.csv")["image_id"])
+
+
+def test_given_again_with_the_test_part_it_is_scored_and_not_trained(
+    trained: Trained, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(UNSEEN)
+    history, weights = (folder / "history.csv").read_bytes(), (folder / "checkpoints/best.ckpt").read_bytes()
+    capsys.readouterr()
+    assert trained() == folder
+    assert "epoch   " not in capsys.readouterr().out
+    assert (folder / "history.csv").read_bytes() == history
+    assert (folder / "checkpoints/best.ckpt").read_bytes() == weights
+    assert metrics_of(folder) == metrics_of(finished)
+    # tested, it is finished either way
+    tested = (folder / "metrics.json").stat().st_mtime_ns
+    trained(UNSEEN)
+    assert (folder / "metrics.json").stat().st_mtime_ns == tested
+
+
+def test_what_the_tracker_shows_is_of_the_validation_part(trained: Trained, no_test: None) -> None:
+    folder = trained(UNSEEN, "logger=wandb", "logger.example_images=2")
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    summary = WandbFile(run).summary
+    assert not [name for name in summary if name.startswith("test/")]
+    assert summary["val/examples/count"] == 2
+    assert "val/confusion_matrix_table/path" in summary and "val/per_class/path" in summary
+
+
+def test_the_teachers_test_scores_stay_unseen_too(
+    trained: Trained, no_test: None, finished: Path, tmp_path: Path
+) -> None:
+    trained(UNSEEN, "method=kd", f"method.teacher.ckpt={finished}", "trainer.max_epochs=1")
+    numbers = metrics_of(only_run(tmp_path / "outputs"))
+    assert "val/accuracy" in numbers and not [name for name in numbers if "test/" in name]
+
+
+def test_the_table_fits_80_columns(trained: Trained, no_test: None, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained(UNSEEN)
+    lines = capsys.readouterr().out.split("epoch   2/2")[1].splitlines()[1:]
+    assert lines[-2:] == ["run folder:", str(folder)]
+    (heading,) = [line for line in lines if line.startswith("val, by class")]
+    assert heading.split() == [
+        "val,",
+        "by",
+        "class",
+        "images",
+        "sensitivity",
+        "95",
+        "%",
+        "interval",
+        "specificity",
+        "F1",
+        "AUROC",
+    ]
+    assert [line.split() for line in lines if line.strip() == "validation"]
+    assert all(len(line) <= 80 for line in lines[:-1])
