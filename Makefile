@@ -6,7 +6,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: train test test-slow lint types wheel-check clean
+.PHONY: train test test-slow study lint types wheel-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -m slow --timeout 3600
+
+# hours on a CPU; resumable. STUDY="sweep.devices=2" runs two at once
+study: $(VENV)/.installed
+	$(RUN) benchmarks/study.py $(STUDY)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

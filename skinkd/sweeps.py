@@ -230,8 +230,8 @@ def last_error(log: Path, begin: int, code: int) -> str:
     raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
     if sentences:
         return sentences[0]  # of its teacher, where that failed: what comes after says so only
-    if raised:
-        return raised[-1]
+    if raised:  # another process that misses the one that failed is no news
+        return ([line for line in raised if "by peer" not in line] or raised)[-1]
     if code < 0:
         killed = f"killed by {signal.Signals(-code).name}"
         return f"{killed}, as by a machine that has run out of memory" if -code == signal.SIGKILL else killed

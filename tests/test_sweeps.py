@@ -209,6 +209,11 @@ def test_progress_is_what_the_history_says(tmp_path: Path) -> None:
     assert progress(tmp_path, "val/none").value is None
 
 
+def test_a_run_that_was_not_tested_is_finished_only_for_who_asks_for_no_test(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"val/n": 9}')
+    assert [Stage(tmp_path, 4, (), test=test).finished for test in (False, True)] == [True, False]
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_time_left(tmp_path: Path, at_once: int) -> None:
     jobs = [job(tmp_path / str(number)) for number in range(5)]
@@ -240,6 +245,7 @@ def test_a_shared_teacher_is_counted_once_and_a_finished_one_not_at_all(tmp_path
             1,
             "torch.cuda.OutOfMemoryError: full",
         ),
+        ("KeyError: 'x'\nRuntimeError: [gloo/pair.cc:561] Connection closed by peer\n", 1, "KeyError: 'x'"),
         ("epoch 1\n", -signal.SIGKILL, "killed by SIGKILL, as by a machine that has run out of memory"),
         ("epoch 1\n", -signal.SIGTERM, "killed by SIGTERM"),
         ("epoch 1\nodd\n", 7, "odd"),

@@ -30,5 +30,6 @@ def quieten() -> None:
         ".*Be aware that when using `ckpt_path`.*",
         ".*lr_scheduler.step.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)

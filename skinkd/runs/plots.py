@@ -62,7 +62,7 @@ def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int) -> Path:
     for place, (title, lines) in enumerate(kept):
         _draw_lines(figure.add_subplot(rows, columns, place + 1), lines, title, best_epoch)
     figure.suptitle(f"Learning curves (dotted line: selected epoch, {best_epoch})", fontsize=12)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_confusion(table: pd.DataFrame, classes: Sequence[str], path: Path) -> Path:
@@ -119,7 +119,7 @@ def plot_confusion(table: pd.DataFrame, classes: Sequence[str], path: Path) -> P
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, format=FuncFormatter(lambda v, _: f"{v:.0%}"))
     bar.set_label("share of the true class")
     bar.outline.set_visible(False)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _draw_lines(axes: Axes, lines: dict[str, pd.DataFrame], title: str, best_epoch: int) -> None:
@@ -148,7 +148,7 @@ def _shorten(name: str) -> str:
     return name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…"
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG beside its place and move it there, so that a killed process leaves no half picture."""
     FigureCanvasAgg(figure)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.text import Text
 
-from skinkd.runs.plots import _save
-from skinkd.runs.tables import _table
+from skinkd.runs.plots import save_figure
+from skinkd.runs.tables import plain_table
 
 _SHOWN = 5
 
@@ -68,7 +68,7 @@ def print_end(
     counts = table["state"].value_counts()
     said = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if state in counts)
     ranked = best_first(table, mode).head(_SHOWN)
-    shown = _table("trial", metric, "epochs", "settings")
+    shown = plain_table("trial", metric, "epochs", "settings")
     shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
     for _, row in ranked.iterrows():
         shown.add_row(
@@ -121,7 +121,7 @@ def plot_search(table: pd.DataFrame, path: Path, *, metric: str, mode: str) -> P
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _parameters(row: Any, settings: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.sweep import FAILED, FINISHED, RUNNING, SKIPPED, STOPPED, TEACHER, WAITING, Job, progress, seconds_left
-from skinkd.runs.tables import _number, _table
+from skinkd.runs.tables import plain_table, shown_number
 
 _COLOURS = {FAILED: "red", FINISHED: "green", RUNNING: "bold", TEACHER: "bold"}
 _METRICS = {"accuracy": "accuracy", "balanced_accuracy": "bal. acc.", "f1_macro": "F1", "auroc_macro": "AUROC"}
@@ -71,14 +71,14 @@ class SweepView:
             return "skipped, has finished already"
         if job.state == FINISHED:
             value = RunFolder(job.folder).metrics().get(self.metric)
-            return f"finished in {clock(job.seconds)}, {self.metric} {_number(value)}"
+            return f"finished in {clock(job.seconds)}, {self.metric} {shown_number(value)}"
         return f"failed after {clock(job.seconds)}: {job.error}" if job.state == FAILED else job.state
 
     def _table(self) -> RenderableType:
         shown = self._most_telling(max(3, self.console.height - 4))
         room = max(_LABEL, self.console.width - 34)
         name = self.metric.rpartition("/")[2].removesuffix("_macro")
-        table = _table("job", "state", "epoch", name[:9], "time")
+        table = plain_table("job", "state", "epoch", name[:9], "time")
         for job in shown:
             stage = job.stage if job.state == TEACHER else job.own
             at = progress(stage.folder, self.metric)
@@ -86,7 +86,7 @@ class SweepView:
                 Text(_short(job.label, room)),
                 Text(job.state, style=_COLOURS.get(job.state, "")),
                 f"{at.epochs}/{stage.epochs}" if at.epochs or job.state in (RUNNING, TEACHER) else "",
-                "" if at.value is None else _number(at.value),
+                "" if at.value is None else shown_number(at.value),
                 clock(job.seconds) if job.began is not None else "",
             )
         return Group(table, Text(self._summary(len(self.jobs) - len(shown)), style="dim"))
@@ -117,10 +117,10 @@ def print_sweep(jobs: Sequence[Job], *, folder: Path, logs: Mapping[Job, Path], 
         job: RunFolder(job.folder).metrics() for job in jobs if job.state in (FINISHED, SKIPPED)
     }
     part = "test" if any("test/accuracy" in one for one in scores.values()) or not scores else "val"
-    table = _table("test" if part == "test" else "validation", *_METRICS.values())
+    table = plain_table("test" if part == "test" else "validation", *_METRICS.values())
     for job in jobs:
         cells: list[str | Text] = (
-            [_number(scores[job].get(f"{part}/{name}")) for name in _METRICS] if job in scores else []
+            [shown_number(scores[job].get(f"{part}/{name}")) for name in _METRICS] if job in scores else []
         )
         # wrapped, not cut: cut labels might be the same
         label = "\n".join(textwrap.wrap(job.label, max(_LABEL, console.width - _NUMBERS)))

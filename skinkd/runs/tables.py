@@ -55,23 +55,23 @@ def print_results(
     interval = f"{100 * level:g} % interval"
     tested = any(name.startswith("test/") for name in metrics)
     parts = ("val", "test") if tested else ("val",)
-    main = _table("", "validation", *(["test", interval] if tested else []))
+    main = plain_table("", "validation", *(["test", interval] if tested else []))
     for name, label in _ROWS.items():
         if f"val/{name}" in metrics or f"test/{name}" in metrics:
             bounds = _bounds(metrics.get(f"test/{name}_low"), metrics.get(f"test/{name}_high"))
-            scores = [_number(metrics.get(f"{part}/{name}")) for part in parts]
+            scores = [shown_number(metrics.get(f"{part}/{name}")) for part in parts]
             main.add_row(label, *scores, *([bounds] if tested else []))
     main.add_row("images", *(_count(metrics.get(f"{part}/n")) for part in parts))
     heading = f"{parts[-1]}, by class"
-    classes = _table(heading, "images", "sensitivity", interval, "specificity", "F1", "AUROC")
+    classes = plain_table(heading, "images", "sensitivity", interval, "specificity", "F1", "AUROC")
     room = max(len(heading), console.width - _CLASS_NUMBERS)
     for _, row in per_class.iterrows():
         classes.add_row(
             Text(_shorten(str(row["class"]), room)),
             _count(row["n"]),
-            _number(row["sensitivity"]),
+            shown_number(row["sensitivity"]),
             _bounds(row["sensitivity_low"], row["sensitivity_high"]),
-            *(_number(row[name]) for name in ("specificity", "f1", "auroc")),
+            *(shown_number(row[name]) for name in ("specificity", "f1", "auroc")),
         )
     console.print()
     console.print(Text(title, style="bold"), soft_wrap=True)
@@ -82,7 +82,8 @@ def print_results(
     console.print(Text(str(folder)), soft_wrap=True)
 
 
-def _table(first: str, *others: str) -> Table:
+def plain_table(first: str, *others: str) -> Table:
+    """An empty table with these headings, the first to the left and the others to the right."""
     table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in others:
@@ -94,7 +95,8 @@ def _shorten(name: str, room: int) -> str:
     return name if len(name) <= room else name[: room - 3] + "..."
 
 
-def _number(value: float | None) -> str:
+def shown_number(value: float | None) -> str:
+    """Three decimals, or a dash where there is no number."""
     return _UNDEFINED if value is None or pd.isna(value) else f"{value:.3f}"
 
 
