@@ -6,7 +6,6 @@ which every figure comes from the run folders. ``--report`` writes the page alon
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from skinkd.analysis.comparison import Comparison, compare
 from skinkd.analysis.report import markdown_tables
@@ -44,18 +42,19 @@ SWEEPS = {
         "method=supervised",
         "protocol=oversampled",
         "data.near_duplicate_bits=null",
-        "trainer.max_epochs=2",
+        "trainer.max_epochs=1",
         SEEDS,
     ],
     "study-balanced": [
         "method=supervised",
         "sampler=per_class",
         "sampler_target=4694",
-        "trainer.max_epochs=2",
+        "trainer.max_epochs=1",
         SEEDS,
     ],
 }
-"""Group of each sweep, and its command line after ``experiment=study``. The last two see each class 4,694 times an epoch."""
+"""Group of each sweep, and its command line after ``experiment=study``. The last two see each class 4,694 times an epoch,
+as many images in one epoch as the others in five."""
 
 MAIN = ("study-teacher-free", "study-taught", "study-hybrid", "study-mskd")
 METRICS = {
@@ -101,7 +100,7 @@ def rows_of(*groups: str, output_dir: Path) -> tuple[Row, ...]:
     """The finished runs of sweeps, gathered into rows."""
     found = read_runs([output_dir / "sweeps" / group for group in groups], output_dir=output_dir)
     for left_out in found.skipped:
-        print(f"left out: {left_out.folder}: {left_out.why}")
+        print(f"left out: {left_out.folder}: {left_out.reason}")
     return group_rows(found.runs)
 
 
@@ -166,31 +165,26 @@ def memory_of_lesions(output_dir: Path) -> str:
     return "\n".join(lines)
 
 
-def hardware() -> str:
-    """Processor and device of this machine, in words."""
-    if torch.cuda.is_available():
-        return f"one {torch.cuda.get_device_name(0)}"
-    name = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return f"{os.cpu_count()} cores of {name}, no GPU"
+def environment(rows: Sequence[Row]) -> str:
+    """Commit and hardware of the runs, from their own environment.txt, each once."""
+    lines = [
+        line for row in rows for run in row.runs for line in (run.folder / "environment.txt").read_text().splitlines()
+    ]
+    found = {
+        name: sorted({line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")})
+        for name in ("commit", "processor", "processor cores", "torch threads", "gpu")
+    }
+    found["processor"] = [name for name in found["processor"] if not name.startswith("cores ")]
+    said = [f"commit {' and '.join(one[:12] + one[40:] for one in found['commit'])}"]
+    said.append(f"{' or '.join(found['processor'])} ({' or '.join(found['processor cores'])} cores)")
+    said.append(f"{' or '.join(found['torch threads'])} torch thread(s) a run")
+    said.append(" and ".join(found["gpu"]) or "no GPU")
+    return ", ".join(said)
 
 
 def page(output_dir: Path) -> str:
     """docs/results.md."""
     comparison = compare(rows_of(*MAIN, output_dir=output_dir))
-    commit = subprocess.run(
-        ["git", "log", "-1", "--format=%h", "--", "skinkd", "conf"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     tables = "\n\n".join(markdown_tables(comparison).values())
     config = comparison.rows[0].runs[0].config
     commands = "\n".join(" ".join(command(group)) for group in SWEEPS)
@@ -202,7 +196,7 @@ Optimizer, schedule, epochs and augmentation are the same for every method and e
 none was tuned for any method. That is far from the papers' networks, sizes and epochs: it shows how the methods compare here,
 not what they can reach.
 
-Made by `make study` at commit {commit} on {hardware()}; every figure on this page is written by it from the run folders. The
+Made by `make study` ({environment(comparison.rows)}); every figure on this page is written by it from the run folders. The
 tables of the methods are those of `python -m skinkd.compare` on the same folders.
 
 ## The methods

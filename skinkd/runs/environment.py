@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def describe_environment() -> str:
     lines = [
         f"python {platform.python_version()}",
         f"platform {platform.platform()}",
+        f"processor {_processor()}",
         f"processor cores {os.cpu_count()}",
         f"torch threads {torch.get_num_threads()}",
         f"commit {_commit()}",
@@ -23,6 +25,15 @@ def describe_environment() -> str:
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
     packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower)
     return "\n".join([*lines, "", *packages]) + "\n"
+
+
+def _processor() -> str:
+    """Return the processor's model, as Linux tells it, or its architecture."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:

@@ -55,10 +55,10 @@ def _eval_mode(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("network").eval().zero_grad(set_to_none=True)
 
 
-def test_the_papers_networks_are_there() -> None:
+def test_every_preset_is_known() -> None:
     assert set(TIMM_PRESETS) == {
         "resnet18", "resnet50", "resnet101", "mobilenetv2_100", "efficientnet_b0", "efficientnet_b4",
-        "convnext_tiny", "vit_tiny", "densenet121",
+        "convnext_tiny", "vit_tiny", "densenet121", "resnet10t_half",
     }  # fmt: skip
 
 
