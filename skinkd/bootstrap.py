@@ -4,18 +4,21 @@ Images of one lesion resemble each other, so whole lesions are drawn (the cluste
 1997, Bootstrap Methods and their Application, section 3.8). A replicate is then a count for each lesion, and
 every metric a function of sums of images weighted by the counts.
 
-How well the intervals hold, by simulation at 1,200 lesions in HAM10000's proportions: accuracy, AUROC, Brier
-score and loss near the nominal 95 %; ECE 95 to 99 %; means over classes of which one has a dozen lesions (F1,
-average precision, balanced accuracy) 87 to 92 %: so few do not show the whole spread.
+A class of a dozen lesions does not show its whole spread in its replicates. Means over classes, where such a
+class weighs as much as any other, therefore get the wider intervals of ``Widening``.
+tests/analysis/test_simulation.py measures how well all of this holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm, t
 
 from skinkd.metrics import (
     Floats,
+    Ints,
     Scores,
     as_scores,
     calibration_bin,
@@ -27,7 +30,51 @@ from skinkd.metrics import (
     squared_error,
 )
 
+CLASS_MEANS = frozenset(
+    {"balanced_accuracy", *(f"{name}_macro" for name in ("precision", "recall", "f1", "auroc", "average_precision"))}
+)
+"""The metrics that are means over classes."""
+
 _CELLS = 2_000_000  # replicates × images held at a time: 16 MB an array
+
+
+@dataclass(frozen=True)
+class Widening:
+    """How much further out the quantiles of a mean over classes lie than those of its replicates.
+
+    For a mean, the expanded percentile interval (Hesterberg 2015, The American Statistician 69:371, section 4.3):
+    replicates of n draws have (n − 1)/n of the variance to estimate, and their normal quantiles stand where
+    those of Student's t with n − 1 degrees of freedom ought to. For a mean over classes with n_k lesions each
+    we take the same with Welch and Satterthwaite's degrees of freedom, the spread within all classes taken as
+    equal (ours): factor² = Σ 1/(n_k − 1) / Σ 1/n_k and df = (Σ 1/n_k)² / Σ 1/(n_k² (n_k − 1)). A class of one
+    lesion, whose spread nothing shows, does not count. With many lesions of each class nothing is widened.
+
+    Attributes:
+        factor: of the standard error, at least 1.
+        df: degrees of freedom, infinite where no class has two lesions.
+    """
+
+    factor: float
+    df: float
+
+    @classmethod
+    def of(cls, tables: Iterable[tuple[Ints, Ints]]) -> "Widening":
+        """For images with these (lesion, label) numbers, in one or more tables; a lesion counts once."""
+        pairs = np.unique(np.hstack([np.stack(table) for table in tables]), axis=1)
+        n = np.bincount(pairs[1]).astype(np.float64)
+        n = n[n > 1]
+        if not len(n):
+            return cls(1.0, np.inf)
+        df = (1 / n).sum() ** 2 / (1 / (n**2 * (n - 1))).sum()
+        return cls(float(np.sqrt((1 / (n - 1)).sum() / (1 / n).sum())), float(df))
+
+    def tail(self, level: float) -> float:
+        """Return the share of replicates to leave out at each end of an interval of confidence ``level``."""
+        return float(norm.sf(self.factor * t.isf((1 - level) / 2, self.df)))
+
+    def p(self, tail: float) -> float:
+        """Return the two-sided p-value for a share of replicates; below 1 − level where below ``tail(level)``."""
+        return float(min(1.0, 2 * t.sf(norm.isf(min(tail, 0.5)) / self.factor, self.df)))
 
 
 def bootstrap_intervals(
@@ -42,11 +89,12 @@ def bootstrap_intervals(
     """Return (low, high) for every metric of ``metrics.evaluate`` but ``n`` and those of one class.
 
     Percentile intervals: the middle ``level`` of the replicates, each with the present-classes rule of its
-    own. Not so for ``ece``: noise raises a sum of absolute values, and resampling raises it once more, so
-    that the percentile interval misses the truth of a well calibrated network every time. With g the signed
-    gaps of the bins and g* those of a replicate, |Σ|g| − Σ|true gap|| ≤ Σ|g − true gap| whatever the true
-    gaps; so the lower bound is Σ|g| less the upper quantile of Σ|g* − g|, at least 0. The upper one is the
-    basic bootstrap's, 2·Σ|g| less the lower quantile of Σ|g*|, at least Σ|g| (ours).
+    own, and somewhat more than the middle for means over classes (``Widening``). Not so for ``ece``: noise
+    raises a sum of absolute values, and resampling raises it once more, so that the percentile interval misses
+    the truth of a well calibrated network every time. With g the signed gaps of the bins and g* those of a
+    replicate, |Σ|g| − Σ|true gap|| ≤ Σ|g − true gap| whatever the true gaps; so the lower bound is Σ|g| less
+    the upper quantile of Σ|g* − g|, at least 0. The upper one is the basic bootstrap's, 2·Σ|g| less the lower
+    quantile of Σ|g*|, at least Σ|g| (ours).
 
     The same set of rows and the same seed give the same result.
 
@@ -72,13 +120,20 @@ def bootstrap_intervals(
     tails = [(1 - level) / 2, (1 + level) / 2]
     ece, least = np.abs(gaps).sum(), np.quantile(values.pop("ece"), tails[0])
     lowest = ece - np.quantile(values.pop("shift"), tails[1])
+    widening = Widening.of([(scores.group, scores.label)])
+    return percentiles(values, level, widening) | {"ece": (max(0.0, float(lowest)), float(max(ece, 2 * ece - least)))}
+
+
+def percentiles(replicates: Mapping[str, Floats], level: float, widening: Widening) -> dict[str, tuple[float, float]]:
+    """Return (low, high) of each metric's replicates, NaN left out; metrics without any are left out too."""
     result = {}
-    for name, column in values.items():
+    for name, column in replicates.items():
         defined = column[~np.isnan(column)]
+        tail = widening.tail(level) if name in CLASS_MEANS else (1 - level) / 2
         if len(defined):
-            low, high = np.quantile(defined, tails)
+            low, high = np.quantile(defined, [tail, 1 - tail])
             result[name] = (float(low), float(high))
-    return result | {"ece": (max(0.0, float(lowest)), float(max(ece, 2 * ece - least)))}
+    return result
 
 
 def draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Floats:

@@ -24,7 +24,7 @@ from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
 from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
-from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History, Progress
+from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
 from skinkd.runs.folder import RunFolder
 
 Config = dict[str, Any]
@@ -117,7 +117,8 @@ def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
         check_choice("monitor.mode", config["monitor"]["mode"], ("min", "max")),
     )
     history = History(folder)
-    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), history, EpochLine(history)]
+    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), MonitorCheck(monitor)]
+    callbacks += [history, EpochLine(history)]
     if config["trainer"]["enable_progress_bar"]:
         callbacks.append(Progress())
     if config["ema"]["decay"] is not None:

@@ -11,7 +11,7 @@ import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -42,6 +42,7 @@ _NO_CHECK = (
 def main(verb: Callable[[DictConfig], None], config_name: str) -> None:
     """Run ``verb`` on the configuration that the command line composes; the body of every ``python -m skinkd.<verb>``."""
     with sentences():
+        sys.argv[1:] = hold_back(sys.argv[1:])
         check_overrides(config_name, sys.argv[1:])
 
     def guarded(config: DictConfig) -> None:
@@ -85,11 +86,36 @@ class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
             raise SystemExit(2) from None
 
 
+def hold_back(arguments: list[str]) -> list[str]:
+    """Return the command line with each setting inside a swept group as a sweep of that one value.
+
+    Hydra composes a sweep once without all that is swept. Settings of the swept choices, such as the teacher's of
+    ``method=kd,ssdkd``, do not exist there and would be refused; a sweep of one value comes with the jobs.
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides([text for text in arguments if _is_override(text)])
+    except HydraException:
+        return arguments  # check_overrides says what is wrong
+    inside = tuple(f"{override.key_or_group}." for override in overrides if override.is_sweep_override())
+    result = {
+        override.input_line: f"{_group(override)}=choice({override.get_value_element_as_str()})"
+        for override in overrides
+        if (override.package or override.key_or_group).startswith(inside)
+        and override.type is OverrideType.CHANGE
+        and not override.is_sweep_override()
+    }
+    return [result.get(argument, argument) for argument in arguments]
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
+
+
 def check_overrides(config_name: str, arguments: list[str]) -> None:
     """Raise UserError for the first override that names no group, choice or key, or whose value has the wrong type."""
     if any(argument.split("=")[0] in _NO_CHECK for argument in arguments):
         return
-    texts = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    texts = [argument for argument in arguments if _is_override(argument)]
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
             raise UserError(f"{argument!r} is no override; write group=choice or key=value, or see --help")

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from skinkd.bootstrap import bin_gaps, bootstrap_intervals, draw_groups, weighted_metrics
+from skinkd.bootstrap import CLASS_MEANS, Widening, bin_gaps, bootstrap_intervals, draw_groups, weighted_metrics
 from skinkd.metrics import as_scores, evaluate, prediction_table
 
 BINS = 15
@@ -88,8 +89,32 @@ def naive_intervals(table: pd.DataFrame, k: int, replicates: int, seed: int, lev
         values = evaluate(drawn, names(k), calibration_bins=BINS)
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
-    tail = 100 * (1 - level) / 2
-    return {name: tuple(np.percentile(values, [tail, 100 - tail])) for name, values in columns.items()}
+    wide = tail_of_class_means(table, level)
+    return {name: ends(values, wide if name in OVER_CLASSES else (1 - level) / 2) for name, values in columns.items()}
+
+
+OVER_CLASSES = [
+    "balanced_accuracy",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "auroc_macro",
+    "average_precision_macro",
+]
+
+
+def ends(values: list[float], tail: float) -> tuple[float, float]:
+    return float(np.percentile(values, 100 * tail)), float(np.percentile(values, 100 * (1 - tail)))
+
+
+def tail_of_class_means(table: pd.DataFrame, level: float) -> float:
+    """Of a mean of means of n_k values with one spread: SciPy's t at Welch and Satterthwaite's df, as a normal tail."""
+    n = [len(set(part["group"])) for _, part in table.groupby("label")]
+    spread = [1 / size for size in n if size > 1]  # variance of each class's mean over that of one lesion
+    unbiased = [1 / (size - 1) for size in n if size > 1]
+    df = sum(spread) ** 2 / sum(one**2 / (1 / one - 1) for one in spread)
+    half = stats.t(df).ppf((1 + level) / 2) * (sum(unbiased) / sum(spread)) ** 0.5
+    return float(stats.norm.cdf(-half))
 
 
 @pytest.mark.parametrize(("n", "k", "groups", "seed"), [(60, 3, 30, 0), (40, 7, 40, 1), (25, 2, 5, 2)])
@@ -98,13 +123,56 @@ def test_intervals_are_those_of_a_plain_loop(n: int, k: int, groups: int, seed: 
     settings = {"calibration_bins": BINS, "replicates": 60, "seed": seed, "level": 0.9}
     got = bootstrap_intervals(table, names(k), **settings)
     want = naive_intervals(table, k, 60, seed, 0.9)
-    assert got.keys() == {name for name in want if "/" not in name} - {"n"}
+    assert got.keys() == {name for name in want if "/" not in name} - {"n"} and set(OVER_CLASSES) == CLASS_MEANS
     ece = evaluate(table, names(k), calibration_bins=BINS)["ece"]
     assert got["ece"][1] == pytest.approx(max(ece, 2 * ece - want["ece"][0]), abs=1e-12)
     assert 0 <= got["ece"][0] <= ece
     for name, bounds in got.items():
         if name != "ece":
             assert bounds == pytest.approx(want[name], rel=1e-12, abs=1e-12), name
+
+
+def numbers(lesions_of_class: list[int], images: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Lesion and label numbers of one table."""
+    label = np.repeat(np.arange(len(lesions_of_class)), lesions_of_class)
+    return [(np.repeat(np.arange(len(label)), images), np.repeat(label, images))]
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 12), (7, 5)])
+def test_equal_classes_are_widened_as_a_pooled_t(k: int, n: int) -> None:
+    found = Widening.of(numbers([n] * k, images=3))
+    assert found.factor == pytest.approx(np.sqrt(n / (n - 1)), rel=1e-12)
+    assert found.df == pytest.approx(k * (n - 1), rel=1e-12)
+
+
+def test_one_class_of_normal_values_has_the_exact_interval_of_student() -> None:
+    """Quantiles of a normal bootstrap of the mean, sd s·√((n−1)/n)/√n, at the widened tails are SciPy's t interval."""
+    values = np.random.default_rng(0).normal(size=9)
+    n, tail = len(values), Widening.of(numbers([9])).tail(0.9)
+    replicates = stats.norm(values.mean(), values.std(ddof=0) / np.sqrt(n))
+    want = stats.t.interval(0.9, n - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (replicates.ppf(tail), replicates.ppf(1 - tail)) == pytest.approx(want, rel=1e-12)
+    p = Widening.of(numbers([9])).p(replicates.cdf(0.3) if values.mean() > 0.3 else replicates.sf(0.3))
+    assert p == pytest.approx(stats.ttest_1samp(values, 0.3).pvalue, rel=1e-12)
+
+
+def test_many_lesions_are_not_widened_and_single_ones_do_not_count() -> None:
+    assert Widening.of(numbers([40_000, 60_000])).tail(0.95) == pytest.approx(0.025, rel=1e-3)
+    assert Widening.of(numbers([30, 1, 12, 1])) == Widening.of(numbers([30, 12]))
+    assert Widening.of(numbers([1, 1])).tail(0.95) == pytest.approx(0.025, rel=1e-12)
+    lesions = numbers([5, 6])
+    assert Widening.of(lesions * 3) == Widening.of(lesions)  # the same lesions in three runs
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.floats(0.5, 0.999), st.floats(1e-5, 1))
+def test_p_is_below_one_minus_level_where_the_interval_leaves_out_zero(
+    n: list[int], level: float, share: float
+) -> None:
+    found = Widening.of(numbers(n))
+    assert found.factor >= 1 and found.tail(level) <= (1 - level) / 2 * (1 + 1e-9)
+    assert 0 < found.p(share) <= 1
+    assert (found.p(share) < 1 - level) == (share < found.tail(level)) or share == pytest.approx(found.tail(level))
 
 
 def test_pieces_of_replicates_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.cli import check_overrides
+from skinkd.cli import check_overrides, hold_back
 from skinkd.errors import UserError
 
 
@@ -63,6 +63,28 @@ def test_a_mistake_is_named_with_the_nearest_valid_words(arguments: list[str], w
 )
 def test_what_is_right_passes(arguments: list[str]) -> None:
     check_overrides("train", arguments)
+
+
+def test_a_setting_inside_a_swept_group_comes_with_the_jobs() -> None:
+    """Hydra's own composition of a sweep knows no swept choice, so it would refuse ``method.teacher.…`` here."""
+    inside = ["backbone@method.teacher.run.backbone=timm", "method.teacher.run.backbone.options={a: [1, 2]}"]
+    around = ["-m", "method=kd,ssdkd", "seed=0,1", "optim.lr=0.1", "method.loss_weights.ce=1,2", "+method.extra=1"]
+    held = hold_back([*around, *inside])
+    assert held[: len(around)] == around
+    assert held[len(around) :] == [
+        "backbone@method.teacher.run.backbone=choice(timm)",
+        "method.teacher.run.backbone.options=choice({a:[1,2]})",
+    ]
+    with pytest.raises(UserError, match=r"backbone@method\.teacher"):
+        check_overrides("train", [*around[:3], inside[0]])
+    check_overrides("train", hold_back([*around[:5], inside[0]]))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["method=kd", "method.temperature=3"], ["-m", "seed=0,1", "optim.lr=1"], ["method={"]]
+)
+def test_anything_else_is_left_as_it_is(arguments: list[str]) -> None:
+    assert hold_back(arguments) == arguments
 
 
 NEEDED = {"folder": ["data.root=x"], "table": ["data.file=x.csv"]}  # by a choice that has no value of its own

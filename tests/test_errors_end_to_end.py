@@ -239,6 +239,14 @@ def test_divergence_in_the_first_epoch(job: Job, tmp_path: Path) -> None:
     assert not (only_run(tmp_path / "outputs") / "checkpoints").exists()
 
 
+def test_a_monitor_that_nothing_measures(job: Job, tmp_path: Path) -> None:
+    result = job("monitor.metric=val/auroc")
+    assert result.code == 2
+    assert "monitor.metric=val/auroc is not measured on validation" in result.err and "'val/auroc_macro'" in result.err
+    assert result.err.count("\n") == 1, result.err
+    assert not (only_run(tmp_path / "outputs") / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(("term", "step"), [("kd", 3), ("ce", 7)])
 def test_the_diverging_term_is_named(
     trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, term: str, step: int

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from skinkd.bootstrap import bin_gaps, draw_groups, weighted_metrics
+from skinkd.bootstrap import CLASS_MEANS, Widening, bin_gaps, draw_groups, percentiles, weighted_metrics
 from skinkd.errors import UserError
 from skinkd.metrics import Floats, Ints, Scores, as_scores
 
@@ -80,7 +80,8 @@ def paired_bootstrap(
     both sides is weighed by the same draw. The interval is the middle ``level`` of the replicates, and p is twice the
     smaller of the shares of replicates at or below, and at or above, 0, each with the observed table counted in
     (Davison & Hinkley 1997, section 4.4: (1 + #)/(R + 1)), at most 1: p is below 1 − ``level`` where the interval leaves
-    out 0, but for the counted-in table. The smallest possible p is 2/(R + 1).
+    out 0, but for the counted-in table. The smallest possible p is 2/(R + 1). Of means over classes both are those of
+    ``bootstrap.Widening``, for the lesions of all test sets together.
 
     ``ece`` is raised by noise, and by resampling once more. In a difference the part that both sides share goes away; the
     rest is taken from the replicates by shifting them to have the observed difference as their mean (ours).
@@ -104,14 +105,16 @@ def paired_bootstrap(
     )
     drawn.pop("shift")
     drawn["ece"] += observed["ece"] - drawn["ece"].mean()
+    widening = Widening.of((run.lesions[run.scores.group], run.scores.label) for run in runs)
     result = {}
     for name, column in drawn.items():
         defined = column[~np.isnan(column)]
         defined[np.abs(defined) < _ROUNDING] = 0  # equal scores are no difference, however they were added up
         if len(defined) and np.isfinite(observed[name]):
-            low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+            low, high = percentiles({name: defined}, level, widening)[name]
             tail = (1 + min((defined <= 0).sum(), (defined >= 0).sum())) / (1 + len(defined))
-            result[name] = Difference(observed[name], float(low), float(high), float(min(1.0, 2 * tail)))
+            p = widening.p(tail) if name in CLASS_MEANS else min(1.0, 2 * tail)
+            result[name] = Difference(observed[name], low, high, float(p))
     return result
 
 
@@ -135,16 +138,10 @@ def mean_intervals(
     observed, drawn = _resample(
         runs, lesions, weight, replicates=replicates, seed=seed, calibration_bins=calibration_bins
     )
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    ece, least = observed["ece"], float(np.quantile(drawn.pop("ece"), tails[0]))
-    lowest = ece - float(np.quantile(drawn.pop("shift"), tails[1]))
-    result = {}
-    for name, column in drawn.items():
-        defined = column[~np.isnan(column)]
-        if len(defined):
-            low, high = np.quantile(defined, tails)
-            result[name] = (float(low), float(high))
-    return result | {"ece": (max(0.0, lowest), max(ece, 2 * ece - least))}
+    ece, least = observed["ece"], float(np.quantile(drawn.pop("ece"), (1 - level) / 2))
+    lowest = ece - float(np.quantile(drawn.pop("shift"), (1 + level) / 2))
+    widening = Widening.of((run.lesions[run.scores.group], run.scores.label) for run in runs)
+    return percentiles(drawn, level, widening) | {"ece": (max(0.0, lowest), max(ece, 2 * ece - least))}
 
 
 def mcnemar(tables: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], classes: Sequence[str]) -> TestResult:

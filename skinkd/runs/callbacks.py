@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
 
+from skinkd.errors import UserError, nearest
 from skinkd.runs.folder import RunFolder
 
 
@@ -38,6 +39,21 @@ class DivergenceCheck(Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         pl_module.terms.check()
+
+
+class MonitorCheck(Callback):
+    """Stop at the first validation if it does not measure what is to choose the best epoch."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        measured = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        if self.metric not in measured:
+            whole = [
+                name for name in measured if name.count("/") == 1
+            ]  # those of one class or exit would fill a screen
+            raise UserError(f"monitor.metric={self.metric} is not measured on validation{nearest(self.metric, whole)}")
 
 
 class History(Callback):
