@@ -59,15 +59,15 @@ def verify(table: ImageTable) -> Verdict:
     for row, group in enumerate(groups):
         lesions[group].append(row)
     knows_groups = len(lesions) < len(frame)
-    told: set[frozenset[int]] = set()
+    told: set[int] = set()  # a wrong label is one problem, even if it contradicts a copy and other images of its group
     for rows in repeated:
         if len({labels[row] for row in rows}) > 1:
             problems.append(f"the same file with different labels: {_named(rows, ids, labels)}")
-            told.add(frozenset(rows))
+            told.update(rows)
         elif knows_groups and len({groups[row] for row in rows}) > 1:
             problems.append(f"the same file in different groups: {_named(rows, ids, groups)}")
     for group, rows in lesions.items():
-        if len({labels[row] for row in rows}) > 1 and frozenset(rows) not in told:
+        if len({labels[row] for row in rows if row not in told}) > 1:
             problems.append(f"group {group} has different labels: {_named(rows, ids, labels)}")
     counts = np.bincount(frame["label"], minlength=len(table.classes))
     shapes = Counter(image.shape for image in images if not image.problem)

@@ -53,6 +53,19 @@ def test_four_faults_are_four_problems_each_named(ham_folder: Folder) -> None:
     ]
 
 
+def test_a_wrong_label_is_one_problem_even_if_a_copy_and_its_lesion_contradict_it(ham_folder: Folder) -> None:
+    root = ham_folder(lesions={"mel": 2, "nv": 1}, per_lesion=4)
+    names = [root / (PART_2 if k % 2 else PART_1) / f"ISIC_90{k:05d}.jpg" for k in range(4)]
+    shutil.copy(names[0], names[1])
+    metadata = root / "HAM10000_metadata.csv"
+    metadata.write_text(metadata.read_text().replace("ISIC_9000001,mel,", "ISIC_9000001,vasc,"))
+    said = "the same file with different labels: ISIC_9000000 (mel), ISIC_9000001 (vasc)"
+    assert check(root).problems == [said]
+    metadata.write_text(metadata.read_text().replace("ISIC_9000003,mel,", "ISIC_9000003,df,"))
+    (first, second) = check(root).problems
+    assert first == said and second.startswith("group HAM_0000000 has different labels")
+
+
 def test_copies_of_a_file(ham_folder: Folder) -> None:
     root = ham_folder(lesions=LESIONS)
     copies = [(0, 2), (8, 14), (16, 17)]  # another lesion, another class, the same lesion
