@@ -205,8 +205,9 @@ def print_comparison(
         if not table.rows:
             continue
         _say(console, f"\n{table.title}", bold=True)
-        for part in _fitting(table, console.width):
-            console.print(_rich(part, console))
+        parts = _fitting(table, console.width) if table.words == 1 else _by_first_column(table)
+        for number, part in enumerate(parts):
+            console.print(*([""] if number else []), _rich(part, console), sep="\n")
         _say(console, table.caption, dim=True)
     for remark in remarks(comparison, skipped):
         _say(console, f"note: {remark}")
@@ -238,27 +239,35 @@ def _fitting(table: Table, width: int) -> list[Table]:
     return [part(columns) for columns in parts]
 
 
+def _by_first_column(table: Table) -> list[Table]:
+    """The table in parts, one for each text of its first column, which becomes the heading."""
+    parts = []
+    for text in dict.fromkeys(row[0].text for row in table.rows):
+        rows = tuple(row[1:] for row in table.rows if row[0].text == text)
+        parts.append(replace(table, header=(text, *table.header[2:]), rows=rows, words=table.words - 1))
+    return parts
+
+
 def _rich(table: Table, console: Console) -> RichTable:
     result = RichTable(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
     for number, word in enumerate(table.header):
         words = number < table.words
         lines = [word, *(text for row in table.rows for text in (row[number].text, row[number].note))]
-        # names may be cut short, numbers never
+        # names may go over several lines, numbers never
         least = None if words else max(map(len, lines))
-        result.add_column(_plain(console, word), justify="left" if words else "right", no_wrap=True, min_width=least)
-    before = None
+        result.add_column(
+            _plain(console, word),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            min_width=least,
+            overflow="fold",
+        )
     for row in table.rows:
-        if before is not None and table.words > 1 and before != row[0].text:
-            result.add_row()
-        result.add_row(*(_words(console, cell, repeat=n == 0 and cell.text == before) for n, cell in enumerate(row)))
-        if table.words > 1:
-            before = row[0].text
+        result.add_row(*(_words(console, cell) for cell in row))
     return result
 
 
-def _words(console: Console, cell: Cell, *, repeat: bool) -> Text:
-    if repeat:
-        return Text("")
+def _words(console: Console, cell: Cell) -> Text:
     text = Text(_plain(console, cell.text))
     return text.append(f"\n{_plain(console, cell.note)}", style="dim") if cell.note else text
 

@@ -180,8 +180,7 @@ def tests_table(comparison: Comparison) -> Table:
             for _, one in tests[(tests["metric"] == name) & (tests["test"] == test)].iterrows():
                 cells = [
                     Cell(METRICS[name] if test == "paired bootstrap" else f"{METRICS[name]}, {test}"),
-                    Cell(str(one["row"])),
-                    *([Cell(str(one["baseline"]))] if several else []),
+                    Cell(str(one["row"]), note=f"against {one['baseline']}" if several else ""),
                     Cell(difference(one["difference"]), value=one["difference"]),
                     Cell(bounds(one["low"], one["high"]) or UNDEFINED),
                     Cell(p_value(one["p"]), value=one["p"]),
@@ -199,8 +198,8 @@ def tests_table(comparison: Comparison) -> Table:
         "p (Holm) is adjusted for the number of rows tested, for each test and metric by itself. All of them speak of these "
         "trained networks on other lesions, not of other trainings."
     )
-    header = ("metric", "", *(("baseline",) if several else ()), "difference", f"{level} interval", "p", "p (Holm)")
-    return Table("tests", f"Difference to {against}", caption, more, header, tuple(lines), 3 if several else 2)
+    header = ("metric", "", "difference", f"{level} interval", "p", "p (Holm)")
+    return Table("tests", f"Difference to {against}", caption, more, header, tuple(lines), 2)
 
 
 def per_class_table(comparison: Comparison) -> Table:
