@@ -305,4 +305,5 @@ def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= 30 else f"{label[:29]}…"
+    """At most 30 characters: without its middle, since the setting that tells two rows apart stands at the end."""
+    return label if len(label) <= 30 else f"{label[:12]}…{label[-17:]}"

@@ -38,6 +38,17 @@ def awkward(make_run: MakeRun) -> Comparison:
     return compare(group_rows(read_runs([folder.parent], output_dir=folder).runs))
 
 
+LONG = "a_method_whose_name_is_longer_than_most_terminals_have_room_for"
+
+
+@pytest.fixture
+def lengthy(make_run: MakeRun) -> Comparison:
+    make_run("supervised")
+    make_run(f"{LONG}_one")
+    folder = make_run(f"{LONG}_two")
+    return compare(group_rows(read_runs([folder.parent], output_dir=folder).runs))
+
+
 class Page(HTMLParser):
     """Ids, links, addresses from which something would be loaded, text, and whether every element is closed."""
 
@@ -205,7 +216,7 @@ def test_bold_is_the_best_and_beyond_chance(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("which", ["comparison", "awkward"])
+@pytest.mark.parametrize("which", ["comparison", "awkward", "lengthy"])
 def test_the_terminal_fits(which: str, width: int, request: pytest.FixtureRequest) -> None:
     shown = request.getfixturevalue(which)
     stream = io.StringIO()
@@ -252,6 +263,13 @@ def test_a_terminal_without_unicode_shows_the_numbers_too(comparison: Comparison
 )
 def test_rounding(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_names_that_differ_at_their_end_differ_in_plots(lengthy: Comparison) -> None:
+    from skinkd.analysis.figures import draw_intervals
+
+    shown = [label.get_text() for label in draw_intervals(lengthy).axes[0].get_yticklabels()]
+    assert len(set(shown)) == 3 and max(map(len, shown)) <= 30
 
 
 def test_many_rows_have_markers_of_their_own(comparison: Comparison) -> None:
