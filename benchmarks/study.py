@@ -195,7 +195,7 @@ Optimizer, schedule, epochs and augmentation are the same for every method and e
 none was tuned for any method. That is far from the papers' networks, sizes and epochs: it shows how the methods compare here,
 not what they can reach.
 
-Made by `make study`: {environment(comparison.rows)}. Every figure on this page is written from the run folders by
+Made by `make study`: {environment(rows_of(*SWEEPS, output_dir=output_dir))}. Every figure on this page is written from the run folders by
 that command; the tables of the methods are those of `python -m skinkd.compare` on the same folders. Training times are of runs
 that shared the machine with others.
 

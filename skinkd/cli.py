@@ -26,6 +26,7 @@ Plugins.instance().register(FreshProcessLauncher)
 
 CONF = "skinkd.conf"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAY_BE_NULL = ("data.near_duplicate_bits",)  # numbers whose null has a meaning of its own
 _NO_CHECK = (
     "-h",
     "--help",
@@ -175,6 +176,8 @@ def _check_type(key: str, value: Any, default: Any) -> None:
         list: ((list,), "a list, [value, …]"),
     }
     if type(default) not in kinds:
+        return
+    if value is None and key in _MAY_BE_NULL:
         return
     allowed, words = kinds[type(default)]
     is_bool_for_number = isinstance(value, bool) and bool not in allowed
