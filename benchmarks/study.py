@@ -186,6 +186,7 @@ def page(output_dir: Path) -> str:
     titles = {table.name: table.title for table in all_tables(comparison)}
     tables = "\n\n".join(f"### {titles[name]}\n\n{text}" for name, text in markdown_tables(comparison).items())
     config = comparison.rows[0].runs[0].config
+    made_on = environment(rows_of(*SWEEPS, output_dir=output_dir))
     commands = "\n".join(" ".join(command(group)) for group in SWEEPS)
     return f"""# A first study
 
@@ -195,7 +196,7 @@ Optimizer, schedule, epochs and augmentation are the same for every method and e
 none was tuned for any method. That is far from the papers' networks, sizes and epochs: it shows how the methods compare here,
 not what they can reach.
 
-Made by `make study`: {environment(rows_of(*SWEEPS, output_dir=output_dir))}. Every figure on this page is written from the run folders by
+Made by `make study`: {made_on}. Every figure on this page is written from the run folders by
 that command; the tables of the methods are those of `python -m skinkd.compare` on the same folders. Training times are of runs
 that shared the machine with others.
 
