@@ -224,7 +224,11 @@ lines train alike; the last two train alike, for one epoch of seven classes with
 
 {inflation(output_dir)}
 
-Inside the image-level runs:
+Each line has a test part of its own, so only differences well beyond the spread say something. A network that has seen each
+image three times can remember little; longer training has more to gain from a leak.
+
+Inside the image-level runs (lesions photographed more than once are more often of the rarer classes, so the two lines differ in
+more than what training has seen):
 
 {memory_of_lesions(output_dir)}
 
