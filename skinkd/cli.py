@@ -43,7 +43,7 @@ _NO_CHECK = (
 def main(verb: Callable[[DictConfig], None], config_name: str) -> None:
     """Run ``verb`` on the configuration that the command line composes; the body of every ``python -m skinkd.<verb>``."""
     with sentences():
-        sys.argv[1:] = hold_back(sys.argv[1:])
+        sys.argv[1:] = hold_back(flag_first(sys.argv[1:]))
         check_overrides(config_name, sys.argv[1:])
 
     def guarded(config: DictConfig) -> None:
@@ -85,6 +85,11 @@ class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
             sys.stdout.flush()
             print(f"error: {sentence}", file=sys.stderr, flush=True)
             raise SystemExit(2) from None
+
+
+def flag_first(arguments: list[str]) -> list[str]:
+    """Return the command line with ``-m`` or ``--multirun`` first: between two overrides Hydra's own parser refuses it."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def hold_back(arguments: list[str]) -> list[str]:
@@ -133,10 +138,12 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
                 if choice is not None and choice not in groups[override.key_or_group]:
                     options = groups[override.key_or_group]
                     raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
-        config = _compose(config_name, [f"{'+' if o.is_add() else ''}{_group(o)}={_one(o)}" for o in chosen])
-        for override in overrides:
-            if override not in chosen and not override.key_or_group.startswith("hydra"):
-                _check_key(override, config, groups)
+        settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
+        for choices in _each_choice(chosen):
+            config = _compose(config_name, choices)
+            swept = [text for text, override in zip(choices, chosen, strict=True) if override.is_sweep_override()]
+            for override in settings:
+                _check_key(override, config, groups, f" with {' '.join(swept)}" if swept else "")
         # last, all of it together: whatever Hydra itself would refuse
         plain = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
         _compose(config_name, [line for line in plain if not line.lstrip("+~").startswith("hydra")])
@@ -149,13 +156,25 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
         raise UserError(f"the configuration cannot be composed: {_first_line(error)}") from None
 
 
-def _check_key(override: Override, config: DictConfig, groups: dict[str, list[str]]) -> None:
+def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
+    """The group choices as overrides without a sweep: the first value of each, then every other value of one of them."""
+    names = [f"{'+' if override.is_add() else ''}{_group(override)}" for override in chosen]
+    values = [_values(override) or [None] for override in chosen]
+    texts = [["null" if value is None else str(value) for value in of_one] for of_one in values]
+    first = [f"{name}={of_one[0]}" for name, of_one in zip(names, texts, strict=True)]
+    yield first
+    for place, (name, of_one) in enumerate(zip(names, texts, strict=True)):
+        for text in of_one[1:]:
+            yield [*first[:place], f"{name}={text}", *first[place + 1 :]]
+
+
+def _check_key(override: Override, config: DictConfig, groups: dict[str, list[str]], where: str) -> None:
     key = override.key_or_group
     if override.is_add() or override.is_force_add():
         return
     keys = list(_keys(config))
     if key not in keys and not key.rpartition(".")[2].startswith("_"):
-        raise UserError(f"{key} is not a setting{nearest_key(key, [*keys, *groups])}")
+        raise UserError(f"{key} is not a setting{where}{nearest_key(key, [*keys, *groups])}")
     if override.is_delete():
         return
     default = OmegaConf.to_container(config, resolve=False)
@@ -220,11 +239,6 @@ def _values(override: Override) -> list[Any]:
 def _group(override: Override) -> str:
     """The group with the place it is put at, if one is given: ``backbone@method.teacher.run.backbone``."""
     return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group
-
-
-def _one(override: Override) -> str:
-    values = _values(override)
-    return "null" if not values or values[0] is None else str(values[0])
 
 
 def _first_line(error: BaseException) -> str:

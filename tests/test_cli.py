@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.cli import check_overrides, hold_back
+from skinkd.cli import check_overrides, flag_first, hold_back
 from skinkd.errors import UserError
 
 
@@ -80,6 +80,19 @@ def test_a_setting_inside_a_swept_group_comes_with_the_jobs() -> None:
     with pytest.raises(UserError, match=r"backbone@method\.teacher"):
         check_overrides("train", [*around[:3], inside[0]])
     check_overrides("train", hold_back([*around[:5], inside[0]]))
+
+
+@pytest.mark.parametrize("methods", ["swskd,supervised", "supervised,swskd"])
+def test_a_setting_must_be_there_with_every_swept_choice(methods: str) -> None:
+    """Else that job alone would fail, after the others have run."""
+    with pytest.raises(UserError, match=r"^method\.temperature is not a setting with method=supervised"):
+        check_overrides("train", ["-m", f"method={methods}", "method.temperature=4", "seed=0,1"])
+    check_overrides("train", hold_back(["-m", "method=swskd,kd", "method.temperature=4"]))
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_the_flag_of_a_sweep_may_stand_anywhere(flag: str) -> None:
+    assert flag_first(["data=synthetic", flag, "seed=0,1"]) == [flag, "data=synthetic", "seed=0,1"]
 
 
 @pytest.mark.parametrize(
