@@ -133,7 +133,7 @@ def scores_table(comparison: Comparison) -> Table:
         rows.append(tuple(cells))
     level, alpha = percent(protocol.level), f"{1 - protocol.level:.3g}"
     caption = (
-        f"Test set: mean ± standard deviation over runs (seeds and folds; {UNDEFINED} for one run), and below it the {level} "
+        f"Test set: mean ± standard deviation over runs (seeds and folds; {UNDEFINED} for one run), and with it the {level} "
         f"interval of the mean, from {protocol.replicates:,} resamplings of the test set by lesion."
     )
     more = (
