@@ -230,7 +230,7 @@ that shared the machine with others.
 ## The papers' claims
 
 Difference to `supervised` training of the same deployed network, paired over the same test lesions, with its 95 % interval.
-"higher" and "lower" are beyond chance (p < 0.05 after Holm's correction for all rows of the comparison); "not settled" is the rest.
+"higher" and "lower" are beyond chance (p < 0.05 after Holm's correction for all rows compared); "not settled" is the rest.
 
 {claims(comparison)}
 
