@@ -6,6 +6,7 @@ Nothing random and no date is inside: the same numbers give the same bytes.
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ def draw_curves(comparison: Comparison) -> Figure:
             axes.plot(x, y, dash, color=colour, linewidth=1.8, marker=marker if len(one) <= 12 else None, markersize=4)
             if one["runs"].max() > 1:
                 axes.fill_between(x, one["low"], one["high"], color=colour, alpha=0.13, linewidth=0)
-            ends.append((float(x[-1]), float(y[-1]), row.label, colour))
+            ends.append((float(x[-1]), float(y[-1]), _short(comparison, row.label), colour))
         _label_ends(axes, ends, x=max((end[0] for end in ends), default=0))
         axes.set_title(f"validation {CURVES[metric]}", loc="left")
         axes.set_xlabel("epoch")
@@ -157,7 +158,8 @@ def draw_reliability(comparison: Comparison) -> Figure:
             size = 6 + 150 * one["n"] / one["n"].sum()  # what few images say is small
             axes.scatter(one["confidence"], one["accuracy"], size, color=shade, marker=marker, label=part, zorder=3)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        axes.set_title(_short(label), loc="left", parse_math=False)
+        title = textwrap.fill(_short(comparison, label), 26)
+        axes.set_title(title, loc="left", fontsize=11, parse_math=False)
         axes.set_xlabel("confidence")
         if number == 0:
             axes.set_ylabel("accuracy")
@@ -180,7 +182,7 @@ def draw_cost(comparison: Comparison) -> Figure:
             colour, _, marker = _looks(comparison, row.label)
             axes.plot([x, x], [one["low"], one["high"]], color=colour, linewidth=1.2, alpha=0.45)
             axes.plot(x, one["mean"], marker, color=colour, markersize=7)
-            points.append((x, float(one["mean"]), row.label, colour))
+            points.append((x, float(one["mean"]), _short(comparison, row.label), colour))
         low, high = min(p[0] for p in points), max(p[0] for p in points)
         room = 0.2 * (high - low) or 0.5 * high
         axes.set_xlim(max(0, low - room), high + 2.2 * room)
@@ -215,7 +217,7 @@ def _forest(comparison: Comparison, labels: Sequence[str]) -> tuple[Figure, list
         len(comparison.metrics), height=0.9 + 0.36 * max(2, len(labels)), width=4.0, columns=columns
     )
     for number, (axes, name) in enumerate(zip(panels, comparison.metrics, strict=True)):
-        shown = [_short(label) for label in labels] if number % columns == 0 else [""] * len(labels)
+        shown = [_short(comparison, label) for label in labels] if number % columns == 0 else [""] * len(labels)
         axes.set_yticks(range(len(labels)), shown, parse_math=False)
         axes.set_ylim(len(labels) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -254,7 +256,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, x:
     """Names at the right of the lines, moved apart where they would overlap."""
     for (_, _, label, colour), y in zip(ends, _apart(axes, [end[1] for end in ends], gap=0.065), strict=True):
         axes.annotate(
-            _short(label), (x, y), (6, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
+            label, (x, y), (6, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
             annotation_clip=False, parse_math=False,
         )  # fmt: skip
 
@@ -265,7 +267,7 @@ def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -
     for cluster in _clusters(sorted(points), 0.3 * (right - left)):
         for (x, _, label, colour), y in zip(cluster, _apart(axes, [p[1] for p in cluster], gap=0.06), strict=True):
             axes.annotate(
-                _short(label), (x, y), (8, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
+                label, (x, y), (8, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
                 annotation_clip=False, parse_math=False,
             )  # fmt: skip
 
@@ -304,6 +306,7 @@ def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
     return [float(value) for value in result]
 
 
-def _short(label: str) -> str:
-    """At most 30 characters: without its middle, since the setting that tells two rows apart stands at the end."""
-    return label if len(label) <= 30 else f"{label[:12]}…{label[-17:]}"
+def _short(comparison: Comparison, label: str) -> str:
+    """A row's name for plots, at most 36 characters: a longer one loses its middle."""
+    (short,) = (row.short for row in comparison.rows if row.label == label)
+    return short if len(short) <= 36 else f"{short[:14]}…{short[-21:]}"

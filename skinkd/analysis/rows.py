@@ -24,12 +24,14 @@ class Row:
     """The runs of one configuration, in order of fold and seed.
 
     Attributes:
-        label: the shortest name that tells the row from the others.
+        label: the name that tells the row from the others, with the same settings for every row of a method.
         runs: at least one.
+        short: for plots, a name that does so with the fewest settings of this row alone.
     """
 
     label: str
     runs: tuple[Run, ...]
+    short: str
 
     @property
     def method(self) -> str:
@@ -74,9 +76,9 @@ def group_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
                 raise UserError(
                     f"{one.folder} and {other.folder} are the same configuration and seed twice; leave one of them out"
                 )
-        rows.append(Row("", tuple(ordered)))
-    labels = _labels(rows)
-    return tuple(sorted((Row(label, row.runs) for label, row in zip(labels, rows, strict=True)), key=lambda r: r.label))
+        rows.append(Row("", tuple(ordered), ""))
+    named = [Row(label, row.runs, short) for (label, short), row in zip(_labels(rows), rows, strict=True)]
+    return tuple(sorted(named, key=lambda row: row.label))
 
 
 def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
@@ -185,8 +187,8 @@ def _flatten(config: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
-    """The method, and in brackets the fewest settings that tell rows of one method apart."""
+def _labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The method, and in brackets the fewest settings that tell rows of one method apart; and the same for plots."""
     settings = [
         row.settings | {f"teacher.seed_{n}": seed for n, seed in enumerate(_teacher_seeds(row.runs[0].config))}
         for row in rows
@@ -200,16 +202,32 @@ def _labels(rows: Sequence[Row]) -> list[str]:
             for number in members:
                 chosen[number].append(name)
     everywhere = [name for name in _FIRST[:3] if any(name in names for names in chosen.values())]
-    labels = []
-    for number, row in enumerate(rows):
+    words: list[list[str]] = []
+    for number in range(len(rows)):
         names = [*everywhere, *(name for name in chosen[number] if name not in everywhere)]
-        words = [_word(name, settings[number].get(name)) for name in names]
-        labels.append(f"{row.method} ({', '.join(words)})" if words else row.method)
-    repeats: dict[str, int] = defaultdict(int)
-    for number, label in enumerate(labels):  # only where values are alike in their first characters
-        repeats[label] += 1
-        labels[number] = f"{label} #{repeats[label]}" if labels.count(label) > 1 and repeats[label] > 1 else label
+        words.append([_word(name, settings[number].get(name)) for name in names])
+    labels, repeats = [], dict[tuple[str, ...], int]()
+    for number, row in enumerate(rows):
+        others = [words[other] for other in by_method[row.method] if other != number]
+        key = (row.method, *words[number])
+        repeats[key] = repeats.get(key, 0) + 1  # only where values are alike in their first characters
+        suffix = f" #{repeats[key]}" if repeats[key] > 1 else ""
+        labels.append((_name(row, words[number]) + suffix, _name(row, _least(words[number], others)) + suffix))
     return labels
+
+
+def _name(row: Row, words: Sequence[str]) -> str:
+    return f"{row.method} ({', '.join(words)})" if words else row.method
+
+
+def _least(words: Sequence[str], others: Sequence[Sequence[str]]) -> list[str]:
+    """Those of a row's words that no other row has all of; of several choices, without the first."""
+    kept = list(words)
+    for word in words:
+        fewer = [one for one in kept if one != word]
+        if not any(set(fewer) <= set(other) for other in others):
+            kept = fewer
+    return kept
 
 
 def _telling(settings: Sequence[dict[str, Any]]) -> list[str]:

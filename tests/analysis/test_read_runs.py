@@ -164,6 +164,23 @@ def test_labels_are_the_shortest_that_tell_rows_apart(
     assert [row.label for row in group_rows(read(folder.parent).runs)] == labels
 
 
+def test_names_in_plots_say_only_what_tells_this_row_from_the_others(make_run: MakeRun) -> None:
+    for ratio, warmup in ((0.1, 0), (0.1, 3), (0.5, 0), (1.0, 0)):
+        make_run("tsskd", method__ratio=ratio, method__warmup_epochs=warmup)
+    for network in ("resnet18", "resnet50"):
+        folder = make_run("supervised", backbone__name=network)
+    rows = group_rows(read(folder.parent).runs)
+    assert [row.short for row in rows] == [
+        "supervised (resnet18)",
+        "supervised (resnet50)",
+        "tsskd (ratio=0.1, warmup_epochs=0)",
+        "tsskd (warmup_epochs=3)",
+        "tsskd (ratio=0.5)",
+        "tsskd (ratio=1)",
+    ]
+    assert rows[2].label == "tsskd (resnet18, ratio=0.1, warmup_epochs=0)"
+
+
 def test_long_values_still_give_labels_of_their_own(make_run: MakeRun) -> None:
     for p in (0.1, 0.2, 0.3):
         folder = make_run("kd", augment={"train": [{"_target_": "albumentations.HorizontalFlip", "p": p}]})
