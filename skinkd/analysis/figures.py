@@ -118,7 +118,7 @@ def draw_differences(comparison: Comparison) -> Figure:
 def draw_curves(comparison: Comparison) -> Figure:
     """Validation metrics of each epoch: mean of the runs, and a band from the least to the greatest."""
     present = [name for name in CURVES if name in set(comparison.curves["metric"])]
-    figure, panels = _panels(len(present), height=3.6, width=4.6)
+    figure, panels = _wide_panels(comparison, len(present), height=3.6)
     for axes, metric in zip(panels, present, strict=True):
         lines = comparison.curves[comparison.curves["metric"] == metric]
         ends: list[tuple[float, float, str, str]] = []
@@ -172,11 +172,12 @@ def draw_cost(comparison: Comparison) -> Figure:
     scores = summary(comparison, "balanced_accuracy")
     costs = comparison.cost.set_index("row")
     known = _costs_that_differ(comparison)
-    figure, panels = _panels(len(known), height=3.8, width=4.6)
+    figure, panels = _wide_panels(comparison, len(known), height=3.8)
     for axes, (name, words) in zip(panels, known.items(), strict=True):
+        size, unit = _time_unit(costs[name].max()) if name == "seconds" else (1, "")
         points = []
         for row in comparison.rows:
-            x, one = float(costs[name][row.label]), scores[row.label]
+            x, one = float(costs[name][row.label]) / size, scores[row.label]
             if np.isnan(x):
                 continue
             colour, _, marker = _looks(comparison, row.label)
@@ -187,21 +188,18 @@ def draw_cost(comparison: Comparison) -> Figure:
         room = 0.2 * (high - low) or 0.5 * high
         axes.set_xlim(max(0, low - room), high + 2.2 * room)
         _label_points(axes, points)
-        unit = _time_unit(high) if name == "seconds" else amount
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 3, 5, 6, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _, unit=unit: unit(value)))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        if not unit:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
         axes.set_title("balanced accuracy", loc="left")
-        axes.set_xlabel(words)
+        axes.set_xlabel(f"{words}, {unit}" if unit else words)
         axes.grid(axis="y")
     return figure
 
 
-def _time_unit(most: float) -> Callable[[float], str]:
-    """One unit for a whole axis, so that no two of its ticks read the same."""
-    size, word = next(
-        (size, word) for size, word in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1
-    )
-    return lambda seconds: f"{seconds / size:g} {word}"
+def _time_unit(most: float) -> tuple[int, str]:
+    """The unit of an axis up to ``most`` seconds: its size in seconds, and its name."""
+    return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1)
 
 
 def _costs_that_differ(comparison: Comparison) -> dict[str, str]:
@@ -234,6 +232,12 @@ def _panels(count: int, *, height: float, width: float, columns: int = 3) -> tup
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _wide_panels(comparison: Comparison, count: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    """Panels with names at the right inside them: fewer beside each other where names are long."""
+    columns = 3 if all(len(row.short) <= 20 for row in comparison.rows) else 2
+    return _panels(count, height=height, width=13.8 / columns, columns=columns)
 
 
 def _looks(comparison: Comparison, label: str) -> tuple[str, str, str]:
@@ -298,9 +302,15 @@ def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
         for i in np.flatnonzero(close):
             middle = (placed[i] + placed[i + 1]) / 2
             placed[i], placed[i + 1] = middle - step / 2, middle + step / 2
-    # into the axes again, as far as there is room
-    placed -= max(0.0, placed[-1] - high)
-    placed += max(0.0, low - placed[0])
+    # into the axes again, as far as there is room, and clear of the title and the ticks
+    room = high - step / 2
+    for place in reversed(range(len(placed))):
+        placed[place] = min(placed[place], room)
+        room = placed[place] - step
+    room = low + step / 2
+    for place in range(len(placed)):
+        placed[place] = max(placed[place], room)
+        room = placed[place] + step
     result = np.empty(len(placed))
     result[order] = placed
     return [float(value) for value in result]

@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from run_factory import MakeRun
 
@@ -270,6 +272,29 @@ def test_names_that_differ_at_their_end_differ_in_plots(lengthy: Comparison) -> 
 
     shown = [label.get_text() for label in draw_intervals(lengthy).axes[0].get_yticklabels()]
     assert len(set(shown)) == 3 and max(map(len, shown)) <= 36
+
+
+@pytest.mark.parametrize("heights", [[0.99, 0.98, 1.0, 0.01], [0.5] * 6, [0.2, 0.8], [0.0, 0.0, 0.0]])
+def test_names_beside_lines_stay_apart_and_inside(heights: list[float]) -> None:
+    from skinkd.analysis.figures import _apart
+
+    axes = Figure().add_subplot()
+    placed = _apart(axes, heights, gap=0.1)
+    order = sorted(range(len(heights)), key=lambda one: heights[one])
+    assert [placed[one] for one in order] == sorted(placed)
+    assert all(b - a > 0.099 for a, b in pairwise(sorted(placed)))
+    assert min(placed) > 0.049 and max(placed) < 0.951
+    if heights == [0.2, 0.8]:
+        assert placed == heights  # no one moves who is not in the way
+
+
+def test_a_time_axis_has_whole_units(comparison: Comparison) -> None:
+    from skinkd.analysis.figures import draw_cost
+
+    cost = comparison.cost.assign(seconds=[100.0 * (number + 3) for number in range(len(comparison.cost))])
+    figure = draw_cost(dataclasses.replace(comparison, cost=cost))
+    assert figure.axes[-1].get_xlabel() == "training time, min"
+    assert max(line.get_xdata()[0] for line in figure.axes[-1].lines) == pytest.approx(cost["seconds"].max() / 60)
 
 
 def test_many_rows_have_markers_of_their_own(comparison: Comparison) -> None:
