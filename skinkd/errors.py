@@ -38,6 +38,12 @@ def check_range(name: str, value: float, low: float = float("-inf"), high: float
         raise UserError(f"{name}={value} is out of range; it must be {bounds}")
 
 
+def check_whole(name: str, value: object, low: int) -> None:
+    """Raise UserError unless ``value`` is a whole number of at least ``low``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise UserError(f"{name}={value} is out of range; it must be a whole number of at least {low}")
+
+
 def check_positive(name: str, value: float) -> float:
     """Return ``value`` if it is above 0; raise UserError if not."""
     if not value > 0:

@@ -248,7 +248,10 @@ def test_the_leaky_protocol_says_what_it_leaks(trained: Trained, capsys: pytest.
     test = splits[splits["split"] == "test"]
     leak = test["group"].isin(train).mean()
     assert leak > 0
-    assert metrics_of(folder)["split/leak_train"] == pytest.approx(leak)
+    metrics = metrics_of(folder)
+    assert metrics["split/leak_train"] == pytest.approx(leak)
+    assert metrics["split/groups_in_two_parts"] == (splits.groupby("group")["split"].nunique() > 1).sum() > 0
+    assert "split/near_duplicates_val-train" in metrics
     assert f"protocol=image_level leaks: {leak:.1%} of the {len(test)} test images" in capsys.readouterr().out
 
 

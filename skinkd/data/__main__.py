@@ -16,10 +16,10 @@ from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
 from skinkd.data.sheets import augment_sheet, class_table, contact_sheet, page, png, table_picture, write
 from skinkd.data.splits import make_split, protocol_images, shared_between
-from skinkd.data.table import ImageTable, read_csv
+from skinkd.data.table import ImageTable, read_csv, split_column
 from skinkd.data.transforms import train_pipeline
 from skinkd.data.verify import verify as verify_table
-from skinkd.errors import UserError, nearest
+from skinkd.errors import UserError, check_whole, nearest
 
 Config = dict[str, Any]
 
@@ -79,7 +79,9 @@ def split(config: Config) -> None:
     )
     own = table.frame[["image_id", "group"]].assign(split=parts)
     if config["against"]:
-        other = read_csv(Path(config["against"]), required=("image_id", "group", "split"))
+        file = Path(str(config["against"]))
+        other = read_csv(file, required=("image_id", "split"))
+        other["split"] = split_column(other["split"], file)
         report["against"] = {"file": str(config["against"]), **shared_between(own, other)}
     out = Path(config["out"])
     write(out / "splits.csv", own.to_csv(index=False).encode())
@@ -99,10 +101,17 @@ def prepare(config: Config) -> None:
 
 
 def describe(config: Config) -> None:
-    """Write contact_sheet.png, classes.png and description.html."""
-    table = load_images(config)
-    rows = class_table(table, split_of(config, table))
+    """Write contact_sheet.png, classes.png and description.html, also of images that cannot be split."""
     sheet = config["sheet"]
+    check_whole("sheet.images_of_class", sheet["images_of_class"], 1)
+    check_whole("seed", config["seed"], 0)
+    table = load_images(config)
+    try:
+        parts = split_of(config, table)
+    except UserError as error:
+        print(f"not split: {error}")
+        parts = None
+    rows = class_table(table, parts)
     picture = png(contact_sheet(table, each=sheet["images_of_class"], inches=sheet["inches"], seed=config["seed"]))
     out = Path(config["out"])
     write(out / "contact_sheet.png", picture)
@@ -113,6 +122,13 @@ def describe(config: Config) -> None:
 def augment(config: Config) -> None:
     """Write augment.png: images beside augmented copies of them."""
     size, sheet = config["data"]["image_size"], config["sheet"]
+    for name, value, low in (
+        ("data.image_size", size, 1),
+        ("sheet.images", sheet["images"], 1),
+        ("sheet.copies", sheet["copies"], 1),
+        ("seed", config["seed"], 0),
+    ):
+        check_whole(name, value, low)
     transforms = instantiate(config["augment"]["train"], _convert_="all")
     figure = augment_sheet(
         load(config),
@@ -128,8 +144,14 @@ def augment(config: Config) -> None:
 def download(config: Config) -> None:
     """Fetch the dataset into data.root, or say how to."""
     data, settings = config["data"], config["download"]
+    # named as in conf/data/; data.name is free, and MedMNIST's is the set's
+    choice = data["table"]["_target_"].rpartition(".load_")[2]
+    if choice not in ("ham10000", "isic2019", "medmnist", "dermnet"):
+        raise UserError(f"data={choice or data['name']} is not downloaded; use ham10000, isic2019, medmnist or dermnet")
+    if not data["root"]:
+        raise UserError(f"data.root={data['root']} is no folder to download into; give data.root=<folder>")
     root = Path(data["root"]).expanduser().absolute()
-    if data["table"]["_target_"].endswith("load_dermnet"):
+    if choice == "dermnet":
         print(sources.DERMNET.format(root=root))
         return
     common: dict[str, Any] = {
@@ -137,19 +159,18 @@ def download(config: Config) -> None:
         "say": print,
     }
     try:
-        if data["table"]["_target_"].endswith("load_ham10000"):
+        if choice == "ham10000":
             sources.download_ham10000(root, address=settings["dataverse"], **common)
-        elif data["table"]["_target_"].endswith("load_isic2019"):
+        elif choice == "isic2019":
             sources.download_isic2019(root, address=settings["isic"], **common)
-        elif data["table"]["_target_"].endswith("load_medmnist"):
-            sources.download_medmnist(root, flag=data["flag"], size=data["size"], address=settings["zenodo"], **common)
         else:
-            raise UserError(f"data={data['name']} is not downloaded; use ham10000, isic2019, medmnist or dermnet")
+            sources.download_medmnist(root, flag=data["flag"], size=data["size"], address=settings["zenodo"], **common)
+            choice += f" data.flag={data['flag']} data.size={data['size']}"
     except PermissionError as error:
         raise UserError(
             f"{error.filename} cannot be written; point SKINKD_DATA_DIR or paths.data_dir at a folder you own"
         ) from error
-    print(f"{root}; check it with python -m skinkd.data verify data={data['name']}")
+    print(f"{root}; check it with python -m skinkd.data verify data={choice}")
 
 
 VERBS: dict[str, Callable[[Config], None]] = {

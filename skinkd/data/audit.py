@@ -93,15 +93,16 @@ def audit_sentence(report: dict[str, Any]) -> str:
 
 
 def audit_numbers(report: dict[str, Any]) -> dict[str, float]:
-    """Return the report's numbers of test, flat, as metrics.json and the trackers have them."""
+    """Return the report's numbers, flat, as metrics.json and the trackers have them."""
     near = report["near_duplicates"]
     pairs = (
         {}
         if near is None
-        else {f"split/near_duplicates_{name}": near[name]["pairs"] for name in ("test-train", "test-val")}
+        else {f"split/near_duplicates_{name}": near[name]["pairs"] for name in ("test-train", "test-val", "val-train")}
     )
     return {
         "split/test_images": report["parts"]["test"]["images"],
+        "split/groups_in_two_parts": report["groups_in_two_parts"],
         "split/leak_train": report["leak_train"],
         "split/leak_train_or_val": report["leak_train_or_val"],
         **pairs,

@@ -24,7 +24,7 @@ from skinkd.data.arrays import image_path, keep_in_memory
 from skinkd.data.files import read_image
 from skinkd.data.hashing import file_digests
 from skinkd.data.table import ImageTable
-from skinkd.errors import check_choice, check_range
+from skinkd.errors import check_choice, check_whole
 
 VERSION = 1
 """Part of the key: raise it whenever a change alters a byte of what is cached."""
@@ -50,7 +50,7 @@ def cached(table: ImageTable, *, mode: str, size: int | None, image_size: int, f
     if check_choice("data.cache", mode, MODES) == "off":
         return table
     if size is not None:
-        check_range("data.cache_size", size, image_size)
+        check_whole("data.cache_size", size, image_size)
     cache = prepare(table, size=size, folder=folder)
     pixels = cache / "pixels.bin"
     if mode == "ram":
@@ -75,6 +75,8 @@ def prepare(table: ImageTable, *, size: int | None, folder: Path) -> Path:
     Raises:
         UserError: an image cannot be read.
     """
+    if size is not None:
+        check_whole("data.cache_size", size, 1)
     folder = folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
     paths = table.frame["path"].tolist()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
-from skinkd.data.table import ImageTable, class_labels, read_csv, split_column
+from skinkd.data.table import ImageTable, class_labels, listing, read_csv, split_column
 from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,11 @@ def load_ham10000(root: str | Path, *, on_bad_image: str) -> ImageTable:
     )
     if (root / SPLIT_NAME).is_file():
         split = read_csv(root / SPLIT_NAME, required=("image_id", "split"))
+        if repeated := sorted(set(split["image_id"][split["image_id"].duplicated()])):
+            raise UserError(
+                f"{root / SPLIT_NAME}: {len(repeated)} images are there more than once ({listing(repeated)}); leave one line "
+                "of each"
+            )
         part_of = dict(zip(split["image_id"], split_column(split["split"], root / SPLIT_NAME), strict=True))
         frame["official_split"] = [part_of.get(image_id, "") for image_id in frame["image_id"]]
     # before the files are looked at, so that an id given twice is reported as such
@@ -116,5 +121,5 @@ def _read_pairs(root: Path) -> list[tuple[str, str]]:
     path = root / PAIRS_NAME
     if not path.is_file():
         return []
-    pairs = read_csv(path, required=("image_id_a", "image_id_b"))
+    pairs = read_csv(path, required=("image_id_a", "image_id_b"), may_be_empty=True)
     return list(zip(pairs["image_id_a"], pairs["image_id_b"], strict=True))

@@ -16,9 +16,9 @@ from skinkd.data.table import ImageTable
 from skinkd.data.transforms import seed_pipeline
 
 
-def class_table(table: ImageTable, parts: pd.Series) -> pd.DataFrame:
-    """Return a row for each class and one for all: images, groups, share, and images of each part."""
-    frame = table.frame.assign(part=parts.to_numpy())
+def class_table(table: ImageTable, parts: pd.Series | None) -> pd.DataFrame:
+    """Return a row for each class and one for all: images, groups, share, and images of each part, if there are parts."""
+    frame = table.frame if parts is None else table.frame.assign(part=parts.to_numpy())
     rows = []
     for label, name in [*enumerate(table.classes), (None, "all")]:
         own = frame if label is None else frame[frame["label"] == label]
@@ -28,7 +28,7 @@ def class_table(table: ImageTable, parts: pd.Series) -> pd.DataFrame:
                 "images": len(own),
                 "groups": own["group"].nunique(),
                 "share": len(own) / len(frame),
-                **{part: int((own["part"] == part).sum()) for part in PARTS},
+                **({} if parts is None else {part: int((own["part"] == part).sum()) for part in PARTS}),
             }
         )
     return pd.DataFrame(rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.table import ImageTable, listing
-from skinkd.errors import UserError, check_choice
+from skinkd.errors import UserError, check_choice, check_whole
 
 PARTS = ("train", "val", "test")
 PROTOCOLS = ("grouped", "image_level", "oversampled", "official", "dermamnist")
@@ -115,7 +115,7 @@ def official_split(table: ImageTable, *, protocol: str, fractions: Mapping[str, 
     train and val together as in ``fractions``.
 
     Raises:
-        UserError: the dataset has no such column, or an image has no part in it.
+        UserError: the dataset has no such column, an image has no part in it, or a part has no image.
     """
     if protocol == "dermamnist" and table.name != "ham10000":
         raise UserError(
@@ -141,6 +141,11 @@ def official_split(table: ImageTable, *, protocol: str, fractions: Mapping[str, 
         both = fractions["train"] + fractions["val"]
         shares = {name: fractions[name] / both for name in ("train", "val")}
         parts.loc[train.index] = _assign(train["group"], train["label"], shares, seed)
+    if absent := [part for part in PARTS if part not in set(parts)]:
+        raise UserError(
+            f"protocol={protocol}: the split of {table.name} has no {' and no '.join(absent)} part; complete it, or use "
+            "protocol=grouped"
+        )
     return parts
 
 
@@ -177,9 +182,8 @@ def grouped_folds(frame: pd.DataFrame, *, fold: int, folds: int, seed: int) -> p
     Raises:
         UserError: fewer than 3 folds, or ``fold`` outside 0..folds-1.
     """
-    if folds < 3:
-        raise UserError(f"data.folds={folds} is too few; train, val and test need at least 3")
-    if not 0 <= fold < folds:
+    check_whole("data.folds", folds, 3)  # train, val and test
+    if not isinstance(fold, int) or not 0 <= fold < folds:
         raise UserError(f"data.fold={fold} is out of range; with data.folds={folds} it must be 0 to {folds - 1}")
     number = _assign(frame["group"], frame["label"], {str(k): 1 / folds for k in range(folds)}, seed)
     return number.map({str(k): "train" for k in range(folds)} | {str(fold): "test", str((fold + 1) % folds): "val"})
@@ -210,9 +214,13 @@ def measure_leak(frame: pd.DataFrame, parts: pd.Series) -> LeakReport:
 def shared_between(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return how many images of a part of one split are, or share a group, with a part of another.
 
-    Both have the columns image_id, group and split. ``images["test of this, train of the other"]`` counts
+    Both have the columns image_id, group and split; the other may lack group, and then has the own table's groups of the same
+    images. ``images["test of this, train of the other"]`` counts
     images of this split's test whose id or group is in the other's train; and so on for all pairs of parts.
     """
+    if "group" not in other.columns:
+        groups = dict(zip(own["image_id"], own["group"], strict=True))
+        other = other.assign(group=[groups.get(one, one) for one in other["image_id"]])
     counts = {}
     for mine in PARTS:
         rows = own[(own["split"] == mine).to_numpy()]

@@ -109,7 +109,9 @@ def split_column(names: Iterable[str], source: Path) -> list[str]:
     return [PART_NAMES.get(word, "") for word in words]
 
 
-def read_csv(path: Path, *, required: Sequence[str], optional_cells: Sequence[str] = ()) -> pd.DataFrame:
+def read_csv(
+    path: Path, *, required: Sequence[str], optional_cells: Sequence[str] = (), may_be_empty: bool = False
+) -> pd.DataFrame:
     """Read a metadata file as text: every cell a stripped str, nothing turned into a number or a gap.
 
     UTF-8 with or without a byte-order mark, UTF-16 with one, otherwise Latin-1; any line ending; quoted
@@ -119,6 +121,7 @@ def read_csv(path: Path, *, required: Sequence[str], optional_cells: Sequence[st
         path: the file.
         required: columns that must be there, without an empty cell.
         optional_cells: columns that must be there but may have empty cells.
+        may_be_empty: whether there may be no row.
 
     Raises:
         UserError: the file cannot be read, is empty, lacks a required column or has it twice, has a row of
@@ -126,6 +129,7 @@ def read_csv(path: Path, *, required: Sequence[str], optional_cells: Sequence[st
             named.
     """
     header, rows = _parse(path)
+    required, optional_cells = [str(name) for name in required], [str(name) for name in optional_cells]
     columns = (*required, *optional_cells)
     absent = [column for column in columns if column not in header]
     if absent:
@@ -136,7 +140,7 @@ def read_csv(path: Path, *, required: Sequence[str], optional_cells: Sequence[st
     for column in columns:
         if header.count(column) > 1:
             raise UserError(f"{path} has the column {column!r} more than once; keep one of them")
-    if not rows:
+    if not rows and not may_be_empty:
         raise UserError(f"{path} has a header and no rows; replace it by the complete file")
     frame = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=str)
     for column in required:
@@ -169,6 +173,8 @@ def _parse(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
                 rows.append((reader.line_num, cells))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; mend the quotes of that line") from error
+    if not rows:
+        raise UserError(f"{path} has no word in any cell; download it again")
     header = rows[0][1]
     for line, cells in rows:
         if len(cells) != len(header):

@@ -56,6 +56,8 @@ def class_weights(kind: str, counts: Sequence[int], *, beta: float) -> Tensor | 
     if kind == "none":
         return None
     count = torch.as_tensor(counts, dtype=torch.float64)
+    if kind == "effective_number" and not 0 <= beta < 1:
+        raise UserError(f"effective_number_beta={beta} is out of range; it must be at least 0 and below 1")
     if kind == "inverse":
         return (count.sum() / count).float()
     weight = (1 - beta) / (1 - beta**count)

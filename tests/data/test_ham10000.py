@@ -135,6 +135,8 @@ def test_a_pair_file_beside_the_metadata_joins_groups(ham_folder: Folder) -> Non
     groups = load_ham10000(root, on_bad_image="error").frame["group"].tolist()
     # lesions 0 and 1, and 1 and 5: one group of three lesions, named by the smallest
     assert groups == [f"HAM_000000{lesion}" for lesion in (0, 0, 0, 0, 2, 2, 3, 3, 4, 4, 0, 0)]
+    (root / "duplicate_pairs.csv").write_text("image_id_a,image_id_b\n")  # none is known
+    assert load_ham10000(root, on_bad_image="error").frame["group"].nunique() == 6
     (root / "duplicate_pairs.csv").write_text("a,b\nx,y\n")
     with pytest.raises(UserError, match=r"duplicate_pairs\.csv has no column 'image_id_a', 'image_id_b'"):
         load_ham10000(root, on_bad_image="error")
@@ -146,6 +148,10 @@ def test_a_split_file_beside_the_metadata_becomes_a_column(ham_folder: Folder) -
     (root / "dermamnist_split.csv").write_text("\n".join(["image_id,split", *rows, "other,train"]) + "\n")
     column = load_ham10000(root, on_bad_image="error").frame["official_split"].tolist()
     assert column == [*(("train", "val", "test") * 4)[:11], ""]
+    twice = "image_id,split\nISIC_9000000,train\nISIC_9000000,val\n"
+    (root / "dermamnist_split.csv").write_text(twice)
+    with pytest.raises(UserError, match=r"dermamnist_split\.csv: 1 images are there more than once \(ISIC_9000000\)"):
+        load_ham10000(root, on_bad_image="error")
     (root / "dermamnist_split.csv").write_text("image_id,split\nISIC_9000000,trian\n")
     with pytest.raises(UserError, match=r"dermamnist_split\.csv: 'trian' is not a part .* 'train'"):
         load_ham10000(root, on_bad_image="error")

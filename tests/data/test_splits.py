@@ -313,6 +313,29 @@ def test_wrong_official_splits() -> None:
         official(lacking)
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (["train", "train", "val"], "has no test part; complete it, or use protocol=grouped"),
+        (["train", "train", "train"], "has no test part"),
+        (["test", "val", "test"], "has no train part"),
+    ],
+)
+def test_a_split_that_lacks_a_part_is_refused(parts: list[str], words: str) -> None:
+    """Else there would be nothing to test on, and validation's scores in its place."""
+    with pytest.raises(UserError, match=f"the split of ham10000 {words}"):
+        official(official_table(parts * 20))
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "words"), [("a", 5, "data.fold=a"), (1, "three", "data.folds=three"), (1.5, 5, "data.fold=1.5")]
+)
+def test_a_fold_is_a_whole_number(fold: object, folds: object, words: str) -> None:
+    table = official_table(["train"] * 30)
+    with pytest.raises(UserError, match=f"{words} is out of range; .*it must be (0 to 4|a whole number of at least 3)"):
+        make_split(table, protocol="grouped", fractions=FRACTIONS, seed=0, fold=fold, folds=folds)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_dermamnist_split_of_the_real_dataset(real_data: Path) -> None:
     table = load_ham10000(real_data / "ham10000", on_bad_image="error")

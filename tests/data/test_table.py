@@ -162,6 +162,36 @@ def test_read_csv_of_any_bytes_is_a_table_or_a_user_error(
     assert rows.columns.tolist() == ["id", "b"] and (rows["id"] != "").all()
 
 
+@pytest.mark.parametrize("data", [b",,,\n", b'""\n', b";\n;\n", b"\xef\xbb\xbf,\n", b" , \r\n"])
+def test_a_file_without_a_word_is_one_sentence(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(UserError, match="has no word in any cell"):
+        read_csv(write(tmp_path, data), required=["id"])
+
+
+@given(data=st.binary(max_size=200))
+def test_read_csv_of_bytes_without_a_header_is_a_user_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "m.csv"
+    path.write_bytes(data)
+    with pytest.raises(UserError):
+        read_csv(path, required=["no such column in two hundred bytes of noise"])
+
+
+def test_a_number_names_a_column_too(tmp_path: Path) -> None:
+    rows = read_csv(write(tmp_path, b"id,1\na,b\n"), required=["id", 1])  # type: ignore[list-item]
+    assert rows["1"].tolist() == ["b"]
+    with pytest.raises(UserError, match="has no column '2'"):
+        read_csv(write(tmp_path, b"id,1\na,b\n"), required=[2])  # type: ignore[list-item]
+
+
+def test_a_table_that_may_be_empty(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a,b\n")
+    assert read_csv(path, required=["a"], may_be_empty=True).empty
+    with pytest.raises(UserError, match="a header and no rows"):
+        read_csv(path, required=["a"])
+
+
 def test_read_csv_of_100k_rows(tmp_path: Path) -> None:
     body = "".join(f"ISIC_{i:07d},nv,x\r\n" for i in range(100_000))
     rows = read_csv(write(tmp_path, f"id,dx,z\r\n{body}".encode()), required=["id", "dx"])

@@ -72,6 +72,28 @@ def test_split_writes_what_it_says_and_measures_against_another(data: Path) -> N
     assert report["groups_in_two_parts"] == 0 and "0 groups are in more than one part" in second.stdout
 
 
+def test_a_second_split_may_lack_groups_and_name_its_parts_as_it_likes(data: Path) -> None:
+    assert run(data, "split", "data=ham10000", "protocol=image_level", "out=a").returncode == 0
+    other = pd.read_csv(data / "a" / "splits.csv")
+    words = {"train": "Training", "val": "validation", "test": "TEST"}
+    other.assign(split=other["split"].map(words))[["image_id", "split"]].to_csv(data / "other.csv", index=False)
+    counts = []
+    for file in ("a/splits.csv", "other.csv"):
+        done = run(data, "split", "data=ham10000", "out=b", f"against={file}")
+        assert done.returncode == 0, done.stderr
+        counts.append(json.loads((data / "b" / "splits_report.json").read_text())["against"]["images"])
+    assert counts[0] == counts[1] and sum(counts[1].values()) > 0
+    bad = run(data, "split", "data=ham10000", "out=b", "against=3")
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+
+
+def test_describe_shows_images_that_cannot_be_split(ham_folder: Callable[..., Path]) -> None:
+    data = ham_folder(lesions=dict.fromkeys(CLASSES, 5) | {"df": 1}).parent
+    done = run(data, "describe", "data=ham10000", "out=d", "sheet.images_of_class=2")
+    assert done.returncode == 0 and "not split: class 'df' is absent" in done.stdout, done.stderr
+    assert "<td>df</td>" in (data / "d" / "description.html").read_text()
+
+
 def test_prepare_describe_and_augment(data: Path) -> None:
     done = run(data, "prepare", "data=ham10000", "data.image_size=16")
     assert done.returncode == 0 and len(list((data / "out" / "cache").glob("images-*"))) == 1, done.stderr
@@ -89,6 +111,12 @@ def test_prepare_describe_and_augment(data: Path) -> None:
         ([], "is not a verb"),
         (["verify", "data=ham1000"], "did you mean 'ham10000'"),
         (["download", "data=synthetic"], "data=synthetic is not downloaded"),
+        (["augment", "data=synthetic", "data.image_size=0"], "data.image_size=0 is out of range"),
+        (["augment", "data=synthetic", "sheet.images=0"], "sheet.images=0 is out of range"),
+        (["describe", "data=synthetic", "sheet.images_of_class=0"], "sheet.images_of_class=0 is out of range"),
+        (["augment", "data=synthetic", "seed=-1"], "seed=-1 is out of range"),
+        (["prepare", "data=synthetic", "data.cache_size=abc"], "data.cache_size=abc is out of range"),
+        (["prepare", "data=synthetic", "data.cache_size=0"], "data.cache_size=0 is out of range"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:

@@ -25,6 +25,12 @@ def test_effective_number(counts: list[int], beta: float) -> None:
     assert weight.tolist() == pytest.approx([one / mean for one in raw], rel=1e-5)
 
 
+@pytest.mark.parametrize("beta", [1.0, 1.5, -0.1, float("nan")])
+def test_a_beta_without_weights_is_refused(beta: float) -> None:
+    with pytest.raises(UserError, match="effective_number_beta=.* is out of range"):
+        class_weights("effective_number", [3, 5], beta=beta)
+
+
 def test_none_is_none_and_anything_else_is_refused() -> None:
     assert class_weights("none", [1, 2], beta=0.9) is None
     with pytest.raises(UserError, match=r"class_weights=inverted .* 'inverse'"):
