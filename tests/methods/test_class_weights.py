@@ -27,7 +27,7 @@ def test_effective_number(counts: list[int], beta: float) -> None:
 
 @pytest.mark.parametrize("beta", [1.0, 1.5, -0.1, float("nan")])
 def test_a_beta_without_weights_is_refused(beta: float) -> None:
-    with pytest.raises(UserError, match="effective_number_beta=.* is out of range"):
+    with pytest.raises(UserError, match=r"effective_number_beta=.* is out of range"):
         class_weights("effective_number", [3, 5], beta=beta)
 
 
