@@ -46,8 +46,17 @@ def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
 
 
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
-    """Build the loaders; the method's class says what a training sample is."""
+    """Build the loaders; the method's class says what a training sample is.
+
+    Raises:
+        UserError: the network is made for images of another size than the loaders give.
+    """
     data = config["data"]
+    if config["backbone"]["image_size"] != data["image_size"]:
+        raise UserError(
+            f"backbone.image_size={config['backbone']['image_size']} is not data.image_size={data['image_size']}, the size of "
+            "the images; leave backbone.image_size out: it follows data.image_size"
+        )
     table = cached(
         table,
         mode=data["cache"],

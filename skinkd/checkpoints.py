@@ -1,5 +1,6 @@
 """Reading a run's checkpoint again: its network, its card, and the weights that are not the network's."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,19 @@ def open_checkpoint(path: Path, *, setting: str) -> dict[str, Any]:
     if not (isinstance(stored, dict) and stored.get("skinkd")):
         raise UserError(f"{setting}: {path} is no checkpoint of this project; train with python -m skinkd.train")
     return stored
+
+
+def read_cards(files: Iterable[str | Path | None]) -> list[dict[str, Any]]:
+    """The cards of those files that are checkpoints of this project; weights of another origin have none."""
+    cards = []
+    for file in files:
+        try:
+            stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file else None
+        except Exception:  # no checkpoint of ours; what it is, whoever loads its weights says
+            continue
+        if isinstance(stored, dict) and stored.get("skinkd"):
+            cards.append(stored["skinkd"])
+    return cards
 
 
 def rebuild(stored: dict[str, Any]) -> Stored:

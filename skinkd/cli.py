@@ -27,6 +27,7 @@ Plugins.instance().register(FreshProcessLauncher)
 CONF = "skinkd.conf"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MAY_BE_NULL = ("data.near_duplicate_bits",)  # numbers whose null has a meaning of its own
+_TEACHER = "method.teacher.run."
 _NO_CHECK = (
     "-h",
     "--help",
@@ -174,7 +175,9 @@ def _check_key(override: Override, config: DictConfig, groups: dict[str, list[st
         return
     keys = list(_keys(config))
     if key not in keys and not key.rpartition(".")[2].startswith("_"):
-        raise UserError(f"{key} is not a setting{where}{nearest_key(key, [*keys, *groups])}")
+        raise UserError(
+            f"{key} is not a setting{where}{_teacher_hint(key, keys) or nearest_key(key, [*keys, *groups])}"
+        )
     if override.is_delete():
         return
     default = OmegaConf.to_container(config, resolve=False)
@@ -184,6 +187,18 @@ def _check_key(override: Override, config: DictConfig, groups: dict[str, list[st
         return
     for value in _values(override):
         _check_type(key, value, default)
+
+
+def _teacher_hint(key: str, keys: list[str]) -> str:
+    """The end of a sentence on a setting that the teacher takes from the student, and that is added to have it differ."""
+    name = key.removeprefix(_TEACHER)
+    if name == key or name.startswith("method.") or "method.teacher.run" not in keys:
+        return ""
+    if name in keys:
+        return f" that this teacher has of its own; add it with +{key}=<value>"
+    if key.rpartition(".")[0] in keys:  # misspelt, among what it has of its own
+        return ""
+    return nearest_key(f"+{key}", [f"+{_TEACHER}{one}" for one in keys if not one.startswith("method.")])
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:

@@ -7,8 +7,10 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 
@@ -62,10 +64,8 @@ def _run(options: argparse.Namespace) -> None:
     found = read_runs(options.runs, output_dir=output_dir)
     rows = group_rows(found.runs)
     out = options.out or _default_out(find_place(options.runs[0], output_dir), rows, output_dir)
-    if (out / "config.yaml").exists() or (out.exists() and not out.is_dir()):
-        raise UserError(f"--out {out} is a run folder or a file; give a folder of its own")
     status = Console(stderr=True).status("comparing")
-    with status:
+    with _output_folder(out), status:
         comparison = compare(
             rows,
             baseline=options.baseline,
@@ -74,16 +74,43 @@ def _run(options: argparse.Namespace) -> None:
             progress=status.update,
         )
         status.update("writing")
-        try:
+        with _writing(out):
             write_outputs(comparison, found.skipped, out)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise UserError(
-                f"{error.filename} cannot be written ({error.strerror}); give another folder with --out"
-            ) from None
     print_comparison(comparison, found.skipped, out=out)
     if options.wandb:
         for name, url in publish(comparison).items():
             print(f"W&B {name}: {url}")
+
+
+@contextmanager
+def _output_folder(out: Path) -> Iterator[None]:
+    """Make the folder and try it before anything is computed; take it away again if nothing comes of it."""
+    made: list[Path] = []
+    try:
+        with _writing(out):
+            if (out / "config.yaml").exists() or (out.exists() and not out.is_dir()):
+                raise UserError(f"--out {out} is a run folder or a file; give a folder of its own")
+            made = [path for path in (out, *out.parents) if not path.exists()]
+            out.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=out):
+                pass
+        yield
+    except BaseException:
+        for path in made:  # the deepest first; one that holds files stays
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Say in a sentence that the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}); give another folder with --out"
+        ) from None
 
 
 def _default_out(first: Path, rows: Sequence[Row], output_dir: Path) -> Path:

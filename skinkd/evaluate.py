@@ -1,5 +1,6 @@
 """Scoring a trained network on other data: ``python -m skinkd.evaluate run=outputs/<run> data=isic2019``."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +26,10 @@ from skinkd.metrics import evaluate as score
 from skinkd.metrics import per_class, prediction_table
 from skinkd.models.backbone import Backbone
 from skinkd.runs.console import say
-from skinkd.runs.folder import RunFolder
+from skinkd.runs.folder import RunFolder, identity
 from skinkd.runs.plots import plot_confusion
 from skinkd.runs.tables import print_results
+from skinkd.seen import Seen, read_config, run_config, seen_images
 
 
 class ClassTable(NamedTuple):
@@ -48,26 +50,66 @@ def evaluate(settings: DictConfig) -> None:
     """Load, leave out what the run has seen, score, write."""
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     checkpoint = find_checkpoint(config["run"], setting="run")
+    out = output_folder(config, checkpoint)
     network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))
     table = chosen_images(config)
     meeting = match_classes(
         card["classes"], table.classes, class_map=config.get("class_map") or {}, leave_out=config["leave_out"]
     )
-    rows, removed = unseen_rows(table, card, meeting)
+    seen = seen_images(table, card, run_config(checkpoint), config)
+    rows, removed = unseen_rows(table, seen, meeting)
+    copies = (
+        ""
+        if removed["copies"] is None
+        else f"{removed['copies']} as near-copies of its images or of a lesion with one, "
+    )
     say(
         f"{removed['seen']} of the {len(table)} images of {table.name} are left out because the run was trained or "
-        f"selected on them or on their lesions, {removed['class']} because of their class; {len(rows)} are scored"
+        f"selected on them or on their lesions, {copies}{removed['class']} because of their class; {len(rows)} are scored"
     )
+    if seen.gap:
+        say(
+            f"warning: content was not compared with {'all' if removed['copies'] is not None else 'any'} of the run's "
+            f"images: {seen.gap}; copies of them under other names may be among those scored"
+        )
     probability = predict(network, rows, image_size=card["backbone"]["image_size"], settings=config["data"])
     merged = np.zeros((len(rows), len(meeting.classes)), np.float64)
     np.add.at(merged.T, list(meeting.of_run), probability.T)
     predictions = prediction_table(rows, np.arange(len(rows)), merged, meeting.classes)
-    out = config["out"] or (
-        (checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent)
-        / "evaluations"
-        / "-".join([table.name, *([config["part"]] if config["part"] else [])])
+    report(config, out, predictions, meeting.classes, removed)
+
+
+def output_folder(config: dict[str, Any], checkpoint: Path) -> RunFolder:
+    """``out``, or ``evaluations/<data.name>`` of the run, with the part if one is chosen.
+
+    Raises:
+        UserError: another evaluation is there: of other data, another part, class table, checkpoint or seed.
+    """
+    name = "-".join([str(config["data"]["name"]).replace("/", "_"), *([config["part"]] if config["part"] else [])])
+    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    folder = RunFolder(Path(config["out"] or home / "evaluations" / name))
+    there = folder.path / "config.yaml"
+    if there.is_file() and not config["force"] and _essence(read_config(there)) != _essence(config):
+        raise UserError(
+            f"{folder.path} holds an evaluation with another configuration (data, class_map, leave_out, …); give data.name or "
+            "out another value, or force=true to replace it"
+        )
+    return folder
+
+
+def _essence(config: dict[str, Any]) -> str:
+    """A digest of the settings that decide which numbers an evaluation gives."""
+    run = Path(config["run"]).expanduser().resolve()
+    data = ("name", "table", "near_duplicate_bits", "fractions", "split_seed", "fold", "folds")
+    return identity(
+        {name: config.get(name) for name in ("paths", "part", "protocol", "seed", "evaluation")}
+        | {
+            "run": str(run if run.is_file() else run / "checkpoints" / "best.ckpt"),
+            "data": {name: config["data"].get(name) for name in data},
+            "class_map": config.get("class_map") or {},
+            "leave_out": sorted(config["leave_out"]),
+        }
     )
-    report(config, RunFolder(Path(out)), predictions, meeting.classes, removed)
 
 
 def chosen_images(config: dict[str, Any]) -> ImageTable:
@@ -94,7 +136,8 @@ def match_classes(
         UserError: a name listed under two classes, or a class of the data that is none of the run's.
     """
     meaning: dict[str, str] = {}
-    for common, names in class_map.items():
+    leave_out = [str(name) for name in leave_out]  # classes named 0 and 1 come as numbers from the command line
+    for common, names in ((str(one), [str(name) for name in of_one]) for one, of_one in class_map.items()):
         for name in names:
             if meaning.setdefault(name, common) != common:
                 raise UserError(f"class_map has {name!r} under {meaning[name]!r} and {common!r}; keep one of them")
@@ -110,31 +153,40 @@ def match_classes(
         elif common in classes:
             of_data.append(classes.index(common))
         else:
+            key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(one) for one in (run[0], name)]
             raise UserError(
-                f"class {name!r} of the data is none of the run's{nearest(name, run)}; give a class_map (such as "
+                f"class {name!r} of the data is none of the run's{nearest(name, run)}; say which of the run's it is, as in "
+                f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, give a class_map that is there (such as "
                 f"isic2019_ham10000), or leave_out=[{name}]"
             )
     return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
 
 
-def unseen_rows(table: ImageTable, card: dict[str, Any], meeting: ClassTable) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The rows to score, labelled by class name, and how many are left out: "seen", and of the others "class"."""
+def _quoted(name: str) -> str:
+    """A class name as the command line wants it inside a list."""
+    return name if re.fullmatch(r"[A-Za-z0-9_ -]+", name) else f'"{name}"'
+
+
+def unseen_rows(table: ImageTable, seen: Seen, meeting: ClassTable) -> tuple[pd.DataFrame, dict[str, int | None]]:
+    """The rows to score, labelled by class name, and how many are left out: "seen", else "copies", else "class"."""
     frame = table.frame
-    images = {name for part in card["images"].values() for name in part}
-    groups = {name for part in card["groups"].values() for name in part}
-    seen = (frame["image_id"].isin(images) | frame["group"].isin(groups)).to_numpy()
+    out = seen.known if seen.copies is None else seen.known | seen.copies
     place = [meeting.of_data[label] for label in frame["label"]]
-    unwanted = np.array([one is None for one in place]) & ~seen
-    keep = ~seen & ~unwanted
+    unwanted = np.array([one is None for one in place]) & ~out
+    keep = ~out & ~unwanted
     if not keep.any():
         raise UserError(
-            f"no image of {table.name} is left: the run was trained or selected on {int(seen.sum())} of its "
-            f"{len(table)} images, and {int(unwanted.sum())} are of classes left out; give other data"
+            f"no image of {table.name} is left: the run was trained or selected on {int(out.sum())} of its "
+            f"{len(table)} images, or on copies of them, and {int(unwanted.sum())} are of classes left out; give other data"
         )
     rows = frame[keep].assign(
         label=[meeting.classes[one] for one, kept in zip(place, keep, strict=True) if kept and one is not None]
     )
-    return rows.reset_index(drop=True), {"seen": int(seen.sum()), "class": int(unwanted.sum())}
+    return rows.reset_index(drop=True), {
+        "seen": int(seen.known.sum()),
+        "copies": None if seen.copies is None else int(seen.copies.sum()),
+        "class": int(unwanted.sum()),
+    }
 
 
 @torch.inference_mode()
@@ -161,13 +213,14 @@ def report(
     folder: RunFolder,
     predictions: pd.DataFrame,
     classes: Sequence[str],
-    removed: dict[str, int],
+    removed: dict[str, int | None],
 ) -> None:
     """Write predictions.csv, confusion_matrix.png, config.yaml and, last, metrics.json; print the table."""
     settings = config["evaluation"]
     bins, level = settings["calibration_bins"], settings["interval"]
     metrics: dict[str, Any] = {
         "removed/seen_images": removed["seen"],
+        "removed/near_copies": removed["copies"],  # null: not looked for
         "removed/images_of_classes_left_out": removed["class"],
         **{f"test/{name}": value for name, value in score(predictions, classes, calibration_bins=bins).items()},
     }

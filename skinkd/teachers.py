@@ -8,28 +8,35 @@ finished, unfinished (its run goes on) or absent.
 import copy
 import ctypes
 import fcntl
+import functools
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pandas as pd
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from skinkd.checkpoints import find_checkpoint, open_checkpoint, rebuild
-from skinkd.errors import UserError
+from skinkd.errors import UserError, nearest
 from skinkd.models.teacher import Teacher
 from skinkd.runs.console import is_main_process, say
 from skinkd.runs.folder import RunFolder, run_path
+from skinkd.runs.sweep import stage_of
 
 GROUPS = ("method", "backbone", "optim", "augment")
-"""Parts of the configuration that ``method.teacher.run`` replaces whole; the others it merges."""
+"""Parts of the configuration that a choice in ``method.teacher.run`` replaces whole; all else is merged."""
+
+_FREE_FORM = ("options",)  # mappings whose names are somebody else's
 
 _OF_THE_RUN = {"run_dir": None, "job_type": "teacher", "force": False, "config": None}
 
@@ -58,21 +65,69 @@ def resolved(settings: DictConfig) -> Config:
     """
     config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     if "teacher" in config["method"]:
-        run = teacher_config(settings)
-        other = {name: value for name, value in run.items() if name not in _OF_THE_RUN and value != config[name]}
+        run, under = teacher_config(settings), _for_any_student(config)
+        other = {name: value for name, value in run.items() if name not in _OF_THE_RUN and value != under[name]}
         config["method"]["teacher"]["run"] = other
     return config
 
 
 def teacher_config(settings: DictConfig) -> Config:
-    """The resolved configuration of the teacher's run, from the student's, resolved or not."""
+    """The resolved configuration of the teacher's run, from the student's, resolved or not.
+
+    Raises:
+        UserError: ``method.teacher.run`` has a name that the student's configuration has not.
+    """
     student: Config = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
     run = _inherit(student["method"]["teacher"]["run"], student)
-    teacher = copy.deepcopy(student)
+    teacher = _for_any_student(student)
+    _check_names(run, teacher)
     for name, value in run.items():
-        teacher[name] = value if name in GROUPS else _merged(teacher[name], value)
+        teacher[name] = value if name in GROUPS and _is_choice(value) else _merged(teacher[name], value)
     teacher |= _OF_THE_RUN
     return resolved(OmegaConf.create(teacher))
+
+
+def _for_any_student(config: Config) -> Config:
+    """A copy in which what changes neither the teacher's weights nor how it is compared has its default.
+
+    So students that differ in it share their teacher. The bins of the calibration error and the level of the intervals stay
+    the student's, since only runs that agree in them are compared; so does ``data.eval_batch_size``, which may be set because
+    the memory has room for no more.
+    """
+    config, default = copy.deepcopy(config), _defaults()
+    for name in ("bootstrap_replicates", "early_exit_thresholds"):
+        config["evaluation"][name] = default["evaluation"][name]
+    if "near_duplicate_bits" not in config["data"]["table"]:  # else it decides the groups, and so the split
+        config["data"]["near_duplicate_bits"] = default["data"]["near_duplicate_bits"]
+    return config
+
+
+@functools.cache
+def _defaults() -> Config:
+    text = files("skinkd.conf").joinpath("train.yaml").read_text(encoding="utf-8")
+    defaults: Config = yaml.safe_load(text)
+    return defaults
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether it is a file of a group, which is whole, and no single settings: it says what is to be built."""
+    if not isinstance(value, dict):
+        return True
+    return "_target_" in value or any(isinstance(one, dict) and "_target_" in one for one in value.values())
+
+
+def _check_names(run: Any, student: Any, place: str = "") -> None:
+    """Refuse a name in ``method.teacher.run`` that nothing would read."""
+    if not (isinstance(run, dict) and isinstance(student, dict)) or (place and _is_choice(run)):
+        return
+    known = [name for name in student if not name.startswith("_")]
+    if place == "trainer.":
+        known += [name for name in inspect.signature(L.Trainer).parameters if name not in known]
+    for name, value in run.items():
+        if name not in known and not name.startswith("_"):
+            raise UserError(f"method.teacher.run.{place}{name} is not a setting{nearest(name, known)}")
+        if name not in _FREE_FORM:
+            _check_names(value, student.get(name), f"{place}{name}.")
 
 
 def _inherit(node: Any, student: Config, place: tuple[str, ...] = ()) -> Any:
@@ -116,12 +171,22 @@ def _train_once(config: dict[str, Any]) -> Path:
         except BlockingIOError:
             say(f"waiting for the teacher that another process is training in {folder.path}")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        _wait_for_its_own_run(folder, config)
         if folder.finished_with(test=config["evaluation"]["test"]):
             say(f"teacher: {folder.path}")
         else:
             say(f"the teacher comes first: {folder.path}")
             _train(config)
     return checkpoint
+
+
+def _wait_for_its_own_run(folder: RunFolder, config: Config) -> None:
+    """Wait while somebody trains the teacher as an ordinary run, which takes the run folder's lock and not the teacher's."""
+    stage = stage_of(folder.path, config)
+    if stage.held and not stage.finished:
+        say(f"waiting for the run in {folder.path}, which is the teacher")
+        while stage.held and not stage.finished:
+            time.sleep(1)
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -150,9 +215,13 @@ def _end_with_parent() -> None:
 
 
 def teacher_scores(checkpoint: Path) -> dict[str, float]:
-    """The test metrics of the teacher's own run as ``teacher/test/<name>``; none for a file outside a finished run folder."""
+    """The test metrics of the teacher's own run as ``teacher/test/<name>``, which are those of its best checkpoint.
+
+    None for any other file, such as ``last.ckpt``, nor for one outside a finished run folder.
+    """
     folder = RunFolder(checkpoint.parent.parent)
-    if not folder.finished:
+    if checkpoint.name != "best.ckpt" or not folder.finished:
+        say(f"there are no test scores of the teacher in {checkpoint}: it is not the best.ckpt of a finished run")
         return {}
     scores = {
         name: value for name, value in folder.metrics().items() if name.startswith("test/") and name.count("/") == 1
@@ -190,8 +259,8 @@ def load_teacher(
 
 def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, parts: pd.Series) -> None:
     """Refuse a teacher that was trained on the student's validation or test images, or selected on its test images."""
-    trained = _seen(config, card, "train", table.frame) & (parts != "train").to_numpy()
-    selected = _seen(config, card, "val", table.frame) & (parts == "test").to_numpy()
+    trained = _seen(config, card, "train", table.frame, parts) & (parts != "train").to_numpy()
+    selected = _seen(config, card, "val", table.frame, parts) & (parts == "test").to_numpy()
     if not (trained | selected).any():
         return
     sentence = (
@@ -206,9 +275,21 @@ def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, p
     say(f"warning: {sentence}")
 
 
-def _seen(config: Config, card: Config, part: str, frame: pd.DataFrame) -> Any:
-    """Which images were in that part of the teacher's data; by lesion too, where the student's split keeps lesions whole."""
+def _seen(config: Config, card: Config, part: str, frame: pd.DataFrame, parts: pd.Series) -> Any:
+    """Which images were in that part of the teacher's data; by lesion too, where the student's split keeps lesions whole.
+
+    An image that protocol=oversampled copied is the same as its copies. Those whose copies the student itself learns from do
+    not count: that is what that protocol does, and a teacher of the same split adds nothing to it.
+    """
     seen = frame["image_id"].isin(card["images"][part])
+    original = _originals(frame["image_id"])
+    own = original[parts.isin(("train", part)).to_numpy()]
+    seen |= original.isin(_originals(pd.Series(card["images"][part], dtype=object))) & ~original.isin(own)
     if config["protocol"] == "grouped":
         seen |= frame["group"].isin(card["groups"][part])
     return seen.to_numpy()
+
+
+def _originals(ids: pd.Series) -> pd.Series:
+    """The images' ids without the number of a copy, ``#2`` and so on."""
+    return ids.astype(str).str.replace(r"#\d+$", "", regex=True)

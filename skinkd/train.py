@@ -3,6 +3,7 @@
 Trains, selects on validation, tests once, and leaves a run folder that every other verb reads.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skinkd import cli
 from skinkd.build import build_data, build_method, build_trainer, fit_callbacks, load_split
+from skinkd.checkpoints import read_cards
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
@@ -39,12 +41,14 @@ def train(settings: DictConfig) -> None:
         say(f"warning: protocol={config['protocol']} leaks: {leak.sentence(table.classes)}")
     data = build_data(config, table, parts)
     taught = None
+    sources = [config["backbone"]["weights"]]
     beside: dict[str, float] = {}
     if "teacher" in config["method"]:
         checkpoint = find_teacher(settings)
         taught, beside = load_teacher(config, checkpoint, table, parts), teacher_scores(checkpoint)
+        sources.append(checkpoint)
     method = build_method(config, data, taught)
-    method.card = card(config, table, parts)
+    method.card = card(config, table, parts, read_cards(sources))
     callbacks = fit_callbacks(config, folder)
     # both refuse what cannot be done here while nothing is written yet
     check_tracker(config["logger"])
@@ -89,14 +93,24 @@ def stored_settings(settings: DictConfig) -> DictConfig:
     return stored  # type: ignore[return-value]
 
 
-def card(config: dict[str, Any], table: ImageTable, parts: pd.Series) -> dict[str, Any]:
-    """What a checkpoint says of itself: its network, its classes, and the images it was trained and selected on."""
-    part = {name: table.frame[(parts == name).to_numpy()] for name in ("train", "val")}
+def card(
+    config: dict[str, Any], table: ImageTable, parts: pd.Series, before: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """What a checkpoint says of itself: its network, its classes, and the images it was trained and selected on.
+
+    ``before`` are the cards of what it learns or starts from. What these have seen it has seen too, so that a chain of runs
+    hides nothing from the check of the next one.
+    """
+    frame = {part: table.frame[(parts == part).to_numpy()] for part in ("train", "val")}
+
+    def seen(kind: str, part: str, own: list[str]) -> list[str]:
+        return list(dict.fromkeys([*own, *(name for one in before for name in one[kind][part])]))
+
     return {
         "classes": list(table.classes),
         "backbone": config["backbone"],
-        "images": {name: frame["image_id"].tolist() for name, frame in part.items()},
-        "groups": {name: sorted(set(frame["group"])) for name, frame in part.items()},
+        "images": {part: seen("images", part, rows["image_id"].tolist()) for part, rows in frame.items()},
+        "groups": {part: sorted(seen("groups", part, rows["group"].tolist())) for part, rows in frame.items()},
     }
 
 

@@ -39,6 +39,9 @@ def choices(group: str) -> list[str]:
         (["method={"], ["cannot be read"]),
         (["swskd"], ["'swskd'", "key=value"]),
         (["data.image_size=${data.imgsize}"], ["imgsize"]),
+        (["method=kd", "method.teacher.run.data.image_size=96"], ["+method.teacher.run.data.image_size=<value>"]),
+        (["method=kd", "method.teacher.run.data.image_sze=96"], ["'+method.teacher.run.data.image_size'"]),
+        (["method=kd", "method.teacher.run.trainer.max_epoch=3"], ["'method.teacher.run.trainer.max_epochs'"]),
     ],
 )
 def test_a_mistake_is_named_with_the_nearest_valid_words(arguments: list[str], words: list[str]) -> None:

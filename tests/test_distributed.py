@@ -1,5 +1,6 @@
 """Two processes on the CPU: one folder, no image scored twice, the numbers of one process, and no hanging."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from jobs import metrics_of, only_run
 from lightning import Trainer
@@ -15,10 +17,14 @@ from lightning import Trainer
 from skinkd.build import build_data, build_method, build_trainer, load_split
 from skinkd.metrics import evaluate
 
+WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)
 
-def run(overrides: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+
+def run(
+    overrides: list[str], folder: Path, program: tuple[str, ...] = ("-m", "skinkd.train")
+) -> subprocess.CompletedProcess[str]:
     """Two ranks are two ordinary processes, started by Lightning with the same command line."""
-    command = [sys.executable, "-m", "skinkd.train", *overrides]
+    command = [sys.executable, *program, *overrides]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
 
 
@@ -61,6 +67,20 @@ def test_one_process_scores_the_checkpoint_alike(distributed: Path) -> None:
     ours = evaluate(method.table, data.classes, calibration_bins=15)
     for name, value in ours.items():
         assert metrics_of(distributed)[f"test/{name}"] == pytest.approx(value, abs=1e-6), name
+
+
+def test_the_teacher_is_frozen_in_every_process(tiny: list[str], finished: Path, tmp_path: Path) -> None:
+    overrides = ["strategy=ddp_cpu", "method=kd", f"method.teacher.ckpt={finished}", "trainer.max_epochs=1"]
+    result = run([*tiny, f"paths.output_dir={tmp_path / 'outputs'}", *overrides], tmp_path, WATCHED)
+    assert result.returncode == 0, result.stderr
+    seen = [json.loads((tmp_path / f"teacher-{rank}.json").read_text()) for rank in (0, 1)]
+    for rank in seen:
+        assert rank["steps"] > 0
+        assert rank["changed"] == rank["training"] == rank["with_gradient"] == []
+    assert seen[0]["digest"] == seen[1]["digest"]
+    for name in ("best", "last"):
+        stored = torch.load(only_run(tmp_path / "outputs") / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert {key.split(".")[0] for key in stored["state_dict"]} == {"network"}
 
 
 def test_a_failing_process_ends_the_other(tiny: list[str], synthetic_root: Path, tmp_path: Path) -> None:

@@ -160,6 +160,27 @@ def test_students_share_their_teacher(tiny: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(SECONDS)
+def test_the_four_methods_and_their_teachers(tiny: list[str], tmp_path: Path) -> None:
+    """Each of the papers' methods with the networks of its own choice; SSD-KD's teacher has one of its own."""
+    output = tmp_path / "outputs"
+    plain = [text for text in tiny if not text.startswith(("backbone", "trainer.max_epochs"))]
+    short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "backbone.pretrained=false"]
+    result = sweep([*plain, *short, f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "4 of 4 jobs finished" in result.stdout
+    folders = runs(output)
+    students, teachers = ["mskd", "ssdkd", "swskd", "tsskd"], ["mskd_teacher", "ssdkd_projection", "supervised"]
+    assert sorted(name.partition("-")[0] for name in folders) == sorted(students + teachers)
+    assert all("test/accuracy" in metrics_of(folder) for folder in folders.values())
+    logs = "".join(path.read_text() for path in (sweep_folder(output) / "logs").iterdir())
+    for name, folder in folders.items():
+        assert logs.splitlines().count(f"training in {folder}") == 1, name
+        taught = name.partition("-")[0] in ("mskd", "ssdkd", "ssdkd_projection")
+        assert ("teacher/test/accuracy" in metrics_of(folder)) == taught
+
+
+@pytest.mark.slow
 def test_jobs_of_two_processes_each(tiny: list[str], tmp_path: Path) -> None:
     """A second rank that ran the sweep's own command line would start the whole sweep again."""
     output = tmp_path / "outputs"

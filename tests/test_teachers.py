@@ -1,11 +1,13 @@
 """The teacher store: which run a student's teacher is, when it is trained, and which teachers are refused."""
 
+import fcntl
 import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import skinkd.train
 from skinkd.build import load_split
+from skinkd.checkpoints import open_checkpoint, read_cards
 from skinkd.errors import UserError
 from skinkd.runs.folder import identity, run_path
 from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_config, teacher_scores
@@ -93,6 +96,78 @@ def test_a_stored_configuration_names_the_same_run_and_teacher(method: str) -> N
     assert identity(resolved(stored)) == identity(resolved(settings))
 
 
+def test_a_teachers_own_learning_rate() -> None:
+    settings = student(
+        "method=kd", "+method.teacher.run.optim.lr=0.01", "+method.teacher.run.optim.schedule.warmup_fraction=0"
+    )
+    own, teacher = resolved(settings)["optim"], teacher_config(settings)["optim"]
+    assert (own["lr"], own["optimizer"]["lr"]) == (0.1, 0.1)
+    assert (teacher["lr"], teacher["optimizer"]["lr"]) == (0.01, 0.01)
+    assert teacher["schedule"] == own["schedule"] | {"warmup_fraction": 0}
+    assert teacher_config(OmegaConf.create(resolved(settings))) == teacher_config(settings)
+    choice = teacher_config(student("method=kd", "+optim@method.teacher.run.optim=adam_plateau", "optim.lr=0.3"))[
+        "optim"
+    ]
+    assert choice["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert choice["optimizer"]["lr"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.image_sze=96", r"method\.teacher\.run\.data\.image_sze is not a setting; did you mean 'image_size'"),
+        ("optm.lr=3", r"method\.teacher\.run\.optm is not a setting; did you mean 'optim'"),
+        ("optim.learning_rate=3", r"method\.teacher\.run\.optim\.learning_rate is not a setting"),
+        ("data.fractions.training=0.5", r"run\.data\.fractions\.training is not a setting; did you mean 'train'"),
+        ("trainer.max_epoch=3", r"run\.trainer\.max_epoch is not a setting; did you mean 'max_epochs'"),
+    ],
+)
+def test_a_misspelt_setting_of_the_teacher_is_refused(change: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        teacher_config(student("method=kd", f"+method.teacher.run.{change}"))
+
+
+def test_a_misspelt_setting_of_a_teachers_teacher_is_refused() -> None:
+    with pytest.raises(UserError, match="image_sze is not a setting"):
+        resolved(student("method=ssdkd", "+method.teacher.run.method.teacher.run.data.image_sze=96"))
+
+
+@pytest.mark.parametrize(
+    "change", ["backbone.options.drop_path_rate=0.1", "trainer.gradient_clip_algorithm=norm", "sampler_target=30"]
+)
+def test_what_is_right_in_a_teachers_recipe_passes(change: str) -> None:
+    teacher_config(student("method=kd", f"+method.teacher.run.{change}"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["evaluation.bootstrap_replicates=10", "evaluation.early_exit_thresholds=[0.5]", "data.near_duplicate_bits=null"],
+)
+@pytest.mark.parametrize("method", ["kd", "ssdkd"])
+def test_what_changes_no_teacher_gives_no_other_one(method: str, change: str) -> None:
+    plain, other = student(f"method={method}"), student(f"method={method}", change)
+    assert run_path(teacher_config(other)) == run_path(teacher_config(plain))
+    # the student's own folder is what it was: its recipe of the teacher says nothing of it
+    name, _, key = change.partition("=")[0].partition(".")
+    assert name not in resolved(other)["method"]["teacher"]["run"]
+    assert resolved(other)[name][key] != resolved(plain)[name][key]
+    assert teacher_config(OmegaConf.create(resolved(other))) == teacher_config(other)
+
+
+def test_what_the_student_says_of_its_teachers_scoring_counts() -> None:
+    settings = student(
+        "method=kd", "evaluation.bootstrap_replicates=10", "+method.teacher.run.evaluation.bootstrap_replicates=10"
+    )
+    assert teacher_config(settings)["evaluation"]["bootstrap_replicates"] == 10
+    assert teacher_config(OmegaConf.create(resolved(settings))) == teacher_config(settings)
+
+
+def test_near_duplicates_that_decide_the_groups_give_another_teacher() -> None:
+    folder = ["method=kd", "data=folder", "data.root=/images"]
+    one, other = (run_path(teacher_config(student(*folder, f"data.near_duplicate_bits={bits}"))) for bits in (32, 16))
+    assert one != other
+
+
 # ---------------------------------------------------------------- given teachers
 
 
@@ -132,6 +207,14 @@ def test_its_test_scores_stand_beside_the_students(
     copied = tmp_path / "alone.ckpt"
     shutil.copy(finished / "checkpoints" / "best.ckpt", copied)
     assert teacher_scores(copied) == {}
+
+
+def test_only_the_best_checkpoint_has_the_runs_test_scores(finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert teacher_scores(finished / "checkpoints" / "best.ckpt")
+    assert capfd.readouterr().out == ""
+    last = finished / "checkpoints" / "last.ckpt"
+    assert teacher_scores(last) == {}
+    assert f"there are no test scores of the teacher in {last}" in capfd.readouterr().out
 
 
 def test_what_is_no_teacher_is_refused(given: Callable[..., DictConfig], tmp_path: Path) -> None:
@@ -185,6 +268,51 @@ def test_one_lesion_or_one_test_image_is_enough(
     load(given(teacher=path))
 
 
+def test_a_copy_of_an_image_is_that_image(given: Callable[..., DictConfig], finished: Path, tmp_path: Path) -> None:
+    table, parts = load_split(resolved(given()))
+    test = table.frame[(parts == "test").to_numpy()].iloc[0]["image_id"]
+    path = changed_card(
+        finished, tmp_path / "a.ckpt", images={"train": [f"{test}#2"], "val": []}, groups={"train": [], "val": []}
+    )
+    with pytest.raises(UserError, match="was trained on 1 of the student's"):
+        load(given(teacher=path))
+    # a student whose own copies are everywhere may learn from a teacher of its own split, though not of another
+    config = resolved(given("protocol=oversampled"))
+    table, parts = load_split(config)
+    card = skinkd.train.card(config, table, parts)
+    load(given("protocol=oversampled", teacher=changed_card(finished, tmp_path / "b.ckpt", **card)))
+    with pytest.raises(UserError, match="was trained on"):
+        load(given("protocol=oversampled", "data.split_seed=1", teacher=tmp_path / "b.ckpt"))
+
+
+@pytest.mark.parametrize("link", ["method.teacher.ckpt", "backbone.weights"])
+def test_a_chain_of_runs_hides_no_image(
+    link: str, given: Callable[..., DictConfig], finished: Path, trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    table, parts = load_split(resolved(given()))
+    frame = table.frame[["image_id", "group"]].assign(part=parts.to_numpy())
+    test = frame[frame["part"] == "test"].iloc[0]
+    images = {"train": ["elsewhere", test["image_id"]], "val": []}
+    first = changed_card(finished, tmp_path / "a.ckpt", images=images, groups={"train": [test["group"]], "val": []})
+    teacher = ["method=kd", "method.teacher.allow_overlap=true"] if link.startswith("method") else ["method=supervised"]
+    trained(*teacher, f"{link}={first}", "trainer.max_epochs=1")
+    second = jobs.only_run(tmp_path / "outputs")
+    card = open_checkpoint(second / "checkpoints" / "best.ckpt", setting="x")["skinkd"]
+    own = frame[frame["part"] == "train"]["image_id"].tolist()
+    assert card["images"]["train"] == [*own, "elsewhere", test["image_id"]]
+    assert test["group"] in card["groups"]["train"]
+    with pytest.raises(UserError, match="was trained on"):
+        load(given(teacher=second))
+
+
+def test_a_card_of_the_same_split_is_the_runs_own(given: Callable[..., DictConfig], finished: Path) -> None:
+    config = resolved(given())
+    table, parts = load_split(config)
+    before = open_checkpoint(finished / "checkpoints" / "best.ckpt", setting="x")["skinkd"]
+    assert skinkd.train.card(config, table, parts, [before]) == skinkd.train.card(config, table, parts) == before
+    assert read_cards([None, finished / "metrics.json", finished / "nothing"]) == []
+
+
 def test_a_teacher_without_a_self_supervision_head(given: Callable[..., DictConfig]) -> None:
     settings = given("method=ssdkd")
     with pytest.raises(Exception, match="self-supervision head"):
@@ -219,6 +347,34 @@ def test_two_students_at_once_train_one_teacher(tiny: list[str], tmp_path: Path)
     assert config["seed"] == 0
     for folder in folders(tmp_path, "kd"):
         assert metrics_of(folder)["teacher/test/accuracy"] == metrics_of(teacher)["test/accuracy"]
+
+
+def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That run holds the folder, and not the lock that students take."""
+    settings = student("method=kd", f"paths.output_dir={tmp_path}", "evaluation.test=false")
+    folder = run_path(teacher_config(settings))
+    folder.mkdir()
+    trained: list[bool] = []
+    monkeypatch.setattr("skinkd.teachers._train", lambda _: trained.append((folder / "over").exists()))
+
+    def finish(*, well: bool) -> None:
+        (folder / "over").touch()
+        if well:
+            (folder / "metrics.json").write_text("{}")
+        lock.close()
+
+    for well in (False, True):  # one that ends unfinished goes on as the teacher's run
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        timer = threading.Timer(1.5, finish, kwargs={"well": well})
+        timer.start()
+        assert find_teacher(settings) == folder / "checkpoints" / "best.ckpt"
+        timer.join()
+        assert f"waiting for the run in {folder}" in capfd.readouterr().out
+        assert trained == [True]
+        (folder / "over").unlink()
 
 
 def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: Path) -> None:

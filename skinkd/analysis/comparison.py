@@ -27,6 +27,9 @@ from skinkd.metrics import Floats
 MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "ece")
 LOWER_IS_BETTER = ("ece", "brier", "loss")
 DEFAULT_BASELINE = "supervised"
+_WEIGHTY = ("backbone.name", "data.name", "protocol", "data.image_size", "trainer.max_epochs", "backbone.pretrained")
+"""Settings to name first where rows differ in more than the method."""
+_NAMED = 4  # settings that such a remark names
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def compare(
     Raises:
         UserError: test sets, classes or evaluation settings differ, or a name is unknown.
     """
+    if not metrics:
+        raise UserError(f"--metrics names no metric; give one or more of {', '.join(METRICS)}")
     for name in metrics:
         check_choice("--metrics", name, METRICS)
     check_comparable(rows, across=across_test_sets)
@@ -105,7 +110,7 @@ def compare(
             progress(f"{row.label} against {baselines[row.label]}")
             tests.append(_tests(row, by_label[baselines[row.label]], protocol))
             _note_difference(row, by_label[baselines[row.label]], notes)
-    notes += _too_few_draws(len(tests), protocol)
+    notes += _too_few_draws(tests, metrics, protocol)
     parts = {}
     for row in ordered:
         scaled = scaled_tables(row)
@@ -178,21 +183,39 @@ def _nearest_row(row: Row, candidates: Sequence[Row]) -> Row | None:
 
 
 def _note_difference(row: Row, baseline: Row, notes: list[str]) -> None:
-    names = ("backbone.name", "data.name", "protocol", "data.image_size", "trainer.max_epochs", "backbone.pretrained")
-    other = [name for name in names if row.settings.get(name) != baseline.settings.get(name)]
+    other = _other_settings(row, baseline)
     if other:
-        notes.append(f"{row.label} and its baseline {baseline.label} also differ in {', '.join(other)}.")
+        more = [f"{len(other) - _NAMED} more settings"] if len(other) > _NAMED + 1 else other[_NAMED:]
+        named = ", ".join([*other[:_NAMED], *more])
+        notes.append(f"{row.label} and its baseline {baseline.label} also differ in {named}.")
     if len(row.runs) != len(baseline.runs):
         notes.append(f"{row.label} has {_count(row)}, its baseline {baseline.label} {_count(baseline)}.")
 
 
-def _too_few_draws(rows: int, protocol: Protocol) -> list[str]:
-    """The least p that R draws can give is 2/(R + 1), and Holm's adjustment multiplies the least of them by the rows."""
-    least = 2 * rows / (protocol.replicates + 1)
-    if least < 1 - protocol.level:
+def _other_settings(row: Row, baseline: Row) -> list[str]:
+    """The settings outside the method in which two rows differ, the weightiest first; an absent one is as null."""
+    names = {name for name in {*row.settings, *baseline.settings} if not name.startswith("method.")}
+    return sorted(
+        (name for name in names if row.settings.get(name) != baseline.settings.get(name)),
+        key=lambda name: (_WEIGHTY.index(name) if name in _WEIGHTY else len(_WEIGHTY), name.count("."), name),
+    )
+
+
+def _too_few_draws(tests: Sequence[pd.DataFrame], metrics: Sequence[str], protocol: Protocol) -> list[str]:
+    """Say for which of the metrics shown Holm's adjustment, the least p times the rows, leaves nothing to be found."""
+    lines = pd.concat(tests) if tests else pd.DataFrame(columns=["test", "metric", "least"])
+    lines = lines[lines["test"] == "paired bootstrap"]
+    hopeless: dict[str, list[str]] = {}
+    for name in dict.fromkeys(metrics):
+        each = lines.loc[lines["metric"] == name, "least"]
+        least = min(1.0, each.min() * len(each)) if len(each) else 0.0
+        if least >= 1 - protocol.level:
+            hopeless.setdefault(f"{least:.2g}", []).append(METRICS[name])
+    if not hopeless:
         return []
+    said = ", and ".join(f"below {least} for {', '.join(names)}" for least, names in hopeless.items())
     return [
-        f"{protocol.replicates:,} draws and {rows} rows leave no adjusted p of the paired bootstrap below {least:.2g}: compare "
+        f"{protocol.replicates:,} draws and {len(tests)} rows leave no adjusted p of the paired bootstrap {said}: compare "
         "fewer rows, or score the runs with more evaluation.bootstrap_replicates."
     ]
 
@@ -218,17 +241,6 @@ def _protocol(rows: Sequence[Row]) -> Protocol:
     )
 
 
-def _paired(row: Row, baseline: Row) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
-    """Test tables of both, one for one: of the same fold, in order of seed, as many as the shorter has."""
-    pairs: tuple[list[pd.DataFrame], list[pd.DataFrame]] = ([], [])
-    for fold in sorted({run.place[0] for run in row.runs}):
-        sides = [[run.test for run in one.runs if run.place[0] == fold] for one in (row, baseline)]
-        for table, other in zip(*sides, strict=False):
-            pairs[0].append(table)
-            pairs[1].append(other)
-    return pairs
-
-
 def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
     tables, others = ([run.test for run in one.runs] for one in (row, baseline))
     differences = paired_bootstrap(
@@ -248,6 +260,7 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
             "low": one.low,
             "high": one.high,
             "p": one.p,
+            "least": one.least,
         }
         for name, one in differences.items()
         if name in METRICS
@@ -263,7 +276,7 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
             "p": areas.p,
         }
     )
-    discordance = mcnemar(*_paired(row, baseline), row.classes)
+    discordance = mcnemar(tables, others, row.classes)
     lines.append(
         {"test": "McNemar", "metric": "accuracy", "statistic": discordance.statistic, "p": discordance.p}
         | {"difference": differences["accuracy"].value}

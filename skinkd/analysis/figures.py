@@ -104,7 +104,10 @@ def draw_differences(comparison: Comparison) -> Figure:
     figure, panels = _forest(comparison, labels)
     for axes, name in panels:
         for place, label in enumerate(labels):
-            one = tests[(tests["row"] == label) & (tests["metric"] == name)].iloc[0]
+            found = tests[(tests["row"] == label) & (tests["metric"] == name)]
+            if found.empty:  # a metric that these test labels leave undefined
+                continue
+            one = found.iloc[0]
             colour = _colour(comparison, label)
             axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
             sure = one["p_holm"] < 1 - comparison.protocol.level

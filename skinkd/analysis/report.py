@@ -39,8 +39,6 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
 
     The same runs give the same bytes, in whatever order they were named.
     """
-    folder = RunFolder(out)
-    folder.path.mkdir(parents=True, exist_ok=True)
     frames = {
         "comparison.csv": wide_scores(comparison),
         "tests.csv": comparison.tests,
@@ -48,13 +46,16 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
         "calibration.csv": comparison.calibration,
         "runs.csv": comparison.runs,
     }
-    for name, frame in frames.items():
-        folder.write_csv(name, frame)
+    # all of it before any is written, so that what cannot be drawn leaves no half of the files
     texts = {
         "comparison.md": markdown(comparison, skipped),
         "comparison.tex": latex(comparison),
         PAGE: html(comparison, skipped),
     }
+    folder = RunFolder(out)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        folder.write_csv(name, frame)
     for name, text in texts.items():
         folder.write_text(name, text)
     return [*frames, *texts]

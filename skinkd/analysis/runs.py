@@ -6,11 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from skinkd.errors import UserError, nearest
-from skinkd.metrics import read_predictions
+from skinkd.metrics import as_scores, read_predictions
+
+_SECTIONS = ("data", "method", "evaluation", "paths")
+_FACTS = ("epochs", "best_epoch", "parameters", "macs")
+"""Numbers of metrics.json that a comparison takes from it as they are."""
+_MOST = 1.001  # of a probability: a softmax in half precision need not add up to exactly 1
 
 
 @dataclass(frozen=True)
@@ -151,22 +157,64 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
     if not (folder / "config.yaml").is_file():
         return Skipped(folder, "not begun")
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = _mapping(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), "config.yaml")
         if "run" in config:
             return Skipped(folder, "an evaluation of a run on other data")
         if config["job_type"] == "teacher" and not explicit:
             return Skipped(folder, "a teacher; name its folder to compare it too")
         if not (folder / "metrics.json").is_file():
             return Skipped(folder, "not finished")
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = _mapping(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), "metrics.json")
         if "test/accuracy" not in metrics:
             return Skipped(folder, "scored on validation alone")
-        test, classes = read_predictions(folder / "predictions" / "test.csv")
+        for name in _SECTIONS:
+            _mapping(config[name], f"{name} of config.yaml")
+        for name in _FACTS:
+            _check_number(metrics.get(name, 0), name)
+        test, classes = _read_table(folder / "predictions" / "test.csv")
         val_path = folder / "predictions" / "val.csv"
-        val = read_predictions(val_path)[0] if val_path.exists() else None
-        history = pd.read_csv(folder / "history.csv")
+        val, val_classes = _read_table(val_path) if val_path.exists() else (None, classes)
+        if val_classes != classes:
+            raise ValueError(f"val.csv has the classes {', '.join(val_classes)}, test.csv {', '.join(classes)}")
+        history = _read_history(folder / "history.csv")
         run = Run(folder, config, metrics, tuple(classes), val, test, history)
-        run.place, run.method, config["paths"], config["evaluation"]["calibration_bins"]
+        run.place, run.method, config["protocol"], config["data"]["name"]
+        for name in ("calibration_bins", "bootstrap_replicates", "interval"):
+            float(config["evaluation"][name])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, UserError) as error:
         return Skipped(folder, f"damaged: {' '.join(str(error).split())[:120]}")
     return run
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} does not hold names with values")
+    return value
+
+
+def _check_number(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} in metrics.json is {value!r} and not a number")
+
+
+def _read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read a prediction table whose every label, prediction and probability can be scored."""
+    table, classes = read_predictions(path)
+    try:
+        probability = as_scores(table, classes).probability
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    broken = ~((probability >= 0) & (probability <= _MOST)).all(axis=1)  # NaN is in no range
+    if broken.any():
+        # as_scores has the images in order of name
+        image = np.sort(table["image_id"].to_numpy(dtype=str))[int(broken.argmax())]
+        raise ValueError(f"{path.name} has a probability of image {image} that is not between 0 and 1")
+    return table, classes
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    history = pd.read_csv(path)
+    for name in ("epoch", *(name for name in history if name == "seconds" or str(name).startswith("val/"))):
+        if len(history) and not pd.api.types.is_numeric_dtype(history[name]):
+            raise ValueError(f"{name} in {path.name} is not a number in every row")
+    return history

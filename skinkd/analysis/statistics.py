@@ -29,12 +29,16 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Difference:
-    """A method less its baseline, with interval and two-sided p-value; NaN where undefined."""
+    """A method less its baseline, with interval and two-sided p-value; NaN where undefined.
+
+    ``least`` is the smallest p that the test can give: above 0 where it counts draws.
+    """
 
     value: float
     low: float
     high: float
     p: float
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,8 @@ def paired_bootstrap(
     both sides is weighed by the same draw. The interval is the middle ``level`` of the replicates, and p is twice the
     smaller of the shares of replicates at or below, and at or above, 0, each with the observed table counted in
     (Davison & Hinkley 1997, section 4.4: (1 + #)/(R + 1)), at most 1: p is below 1 − ``level`` where the interval leaves
-    out 0, but for the counted-in table. The smallest possible p is 2/(R + 1). Of means over classes both are those of
-    ``bootstrap.Widening``, for the lesions of all test sets together.
+    out 0, but for the counted-in table. The smallest possible p is 2/(R + 1). Of means over classes interval and p are
+    those of ``bootstrap.Widening``, for the lesions of all test sets together, and the smallest possible p is larger.
 
     ``ece`` is raised by noise, and by resampling once more. In a difference the part that both sides share goes away; the
     rest is taken from the replicates by shifting them to have the observed difference as their mean (ours).
@@ -111,9 +115,10 @@ def paired_bootstrap(
         defined[np.abs(defined) < _ROUNDING] = 0  # equal scores are no difference, however they were added up
         if len(defined) and np.isfinite(observed[name]):
             low, high = percentiles({name: defined}, level, widening)[name]
-            tail = (1 + min((defined <= 0).sum(), (defined >= 0).sum())) / (1 + len(defined))
-            p = widening.p(tail) if name in CLASS_MEANS else min(1.0, 2 * tail)
-            result[name] = Difference(observed[name], low, high, float(p))
+            beyond = min((defined <= 0).sum(), (defined >= 0).sum())
+            tails = [(1 + number) / (1 + len(defined)) for number in (beyond, 0)]
+            p, least = (widening.p(tail) if name in CLASS_MEANS else min(1.0, 2 * tail) for tail in tails)
+            result[name] = Difference(observed[name], low, high, float(p), float(least))
     return result
 
 

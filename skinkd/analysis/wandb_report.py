@@ -1,15 +1,19 @@
 """The same comparison in Weights & Biases: a report and a saved workspace, built from code.
 
-Both show the runs of the comparison, found by their ids and grouped by method, so that bars and bands are means and
-spreads over seeds. What W&B cannot compute, intervals by lesion and paired tests, stands in the report as tables.
+Both show the runs of the comparison, found by their ids and grouped by the settings that tell its rows apart, so that
+bars and bands are means and spreads over seeds. What W&B cannot compute, intervals by lesion and paired tests, stands in
+the report as tables.
 """
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
+from unicodedata import category
 
 from skinkd.analysis.aggregate import CURVES, METRICS
 from skinkd.analysis.comparison import Comparison
 from skinkd.analysis.report import markdown_tables, remarks
+from skinkd.analysis.rows import Row
 from skinkd.errors import UserError
 
 _IN_REPORT = {"scores": "Test metrics", "tests": "Differences", "calibration": "Calibration", "cost": "Cost"}
@@ -35,21 +39,47 @@ def logged_runs(comparison: Comparison) -> tuple[str | None, str, list[str]]:
     """Entity (None: the account's own), project and W&B ids of the runs, in their order.
 
     Raises:
-        UserError: no run was logged to W&B, or they are in several projects.
+        UserError: a run was not logged to W&B, or not to its end, or they are in several projects.
     """
-    ids, places = [], set()
+    ids, places, missing = [], set(), []
     for run in (run for row in comparison.rows for run in row.runs):
-        path = run.folder / "wandb_run_id"
-        if path.exists():
+        path, logger = run.folder / "wandb_run_id", run.config["logger"]
+        if path.exists() and logger.get("kind") == "wandb":  # of another kind if it was resumed so: W&B has no scores
             ids.append(path.read_text(encoding="utf-8").strip())
-            places.add((run.config["logger"]["entity"], run.config["logger"]["project"]))
+            places.add((logger.get("entity"), logger.get("project")))
+        else:
+            missing.append(run.folder.name)
     if not ids:
-        raise UserError("--wandb: none of these runs was logged to W&B; run them with logger=wandb")
+        raise UserError(
+            "--wandb: none of these runs was logged to W&B to its end; train them again with logger=wandb force=true"
+        )
+    if missing:
+        raise UserError(
+            f"--wandb: {len(missing)} of {len(missing) + len(ids)} runs were not logged to W&B to their end "
+            f"({', '.join(missing)}); leave them out, or train them again with logger=wandb force=true"
+        )
     if len(places) > 1:
         named = ", ".join(sorted(f"{entity or 'own'}/{project}" for entity, project in places))
         raise UserError(f"--wandb: the runs are in several W&B projects ({named}); compare those of one")
     entity, project = places.pop()
     return entity, project, ids
+
+
+def grouping(rows: Sequence[Row]) -> list[str]:
+    """The method's name, and the fewest settings, found greedily, that tell the rows apart; the least deep ones first.
+
+    Rows that differ in their teachers' seeds alone stay together: no single setting of their runs tells them apart.
+    """
+    every = {name for row in rows for name in row.settings if "_target_" not in name}
+    names = sorted(every, key=lambda name: (name.count("."), not name.endswith("name"), name))
+
+    def parts(keys: list[str]) -> int:
+        return len({str([row.settings.get(key) for key in keys]) for row in rows})
+
+    chosen = ["method.name"]
+    while (best := max(names, key=lambda name: parts([*chosen, name]))) and parts([*chosen, best]) > parts(chosen):
+        chosen.append(best)
+    return chosen
 
 
 def build_report(comparison: Comparison, *, entity: str, project: str, ids: list[str]) -> Any:
@@ -59,9 +89,9 @@ def build_report(comparison: Comparison, *, entity: str, project: str, ids: list
     runset = wr.Runset(
         entity=entity,
         project=project,
-        name="runs by method",
+        name="runs by row",
         filters=_filter(ids),
-        groupby=["config.method.name"],
+        groupby=[f"config.{name}" for name in grouping(comparison.rows)],
         pinned_columns=_columns(comparison),
     )
     tables = markdown_tables(comparison)
@@ -73,7 +103,10 @@ def build_report(comparison: Comparison, *, entity: str, project: str, ids: list
             blocks += [wr.H2(text=title), wr.MarkdownBlock(text=tables[name])]
     blocks += [
         wr.H2(text="Panels"),
-        wr.P(text="Means over the runs of a method; they have no intervals by lesion, which are in the tables above."),
+        wr.P(
+            text=f"Means over the runs with the same {', '.join(grouping(comparison.rows))}; they have no intervals by "
+            "lesion, which are in the tables above."
+        ),
         wr.PanelGrid(runsets=[runset], panels=[*_bars(comparison), *_curves(), *_costs()]),
     ]
     return wr.Report(entity=entity, project=project, title=_title(comparison), width="fluid", blocks=blocks)
@@ -86,14 +119,16 @@ def build_workspace(comparison: Comparison, *, entity: str, project: str, ids: l
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=_title(comparison),
+        name=_view_name(comparison),
         sections=[
             ws.Section(name="Test metrics", panels=_bars(comparison), is_open=True),
             ws.Section(name="Training curves", panels=_curves(), is_open=True),
             ws.Section(name="Cost", panels=_costs(), is_open=True),
         ],
         runset_settings=ws.RunsetSettings(
-            filters=_filter(ids), groupby=[ws.Config("method.name")], pinned_columns=_columns(comparison)
+            filters=_filter(ids),
+            groupby=[ws.Config(name) for name in grouping(comparison.rows)],
+            pinned_columns=_columns(comparison),
         ),
     )
 
@@ -126,23 +161,34 @@ def _title(comparison: Comparison) -> str:
     return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
 
 
+def _view_name(comparison: Comparison) -> str:
+    """The title as a view may have it: W&B takes every symbol for an emoji and refuses it, also the = of ``ratio=0.5``."""
+    return "".join(" " if category(letter).startswith(("S", "C")) else letter for letter in _title(comparison))
+
+
 def _filter(ids: list[str]) -> str:
     return f"Metric('ID') in {sorted(ids)!r}"
 
 
 def _columns(comparison: Comparison) -> list[str]:
     names = [f"summary:test/{name}" for name in comparison.metrics]
-    return ["config:method.value.name", "config:seed.value", *names, "summary:parameters", "summary:macs"]
+    settings = [name.partition(".") for name in [*grouping(comparison.rows), "seed"]]
+    return [
+        *(f"config:{top}.value{dot}{rest}" for top, dot, rest in settings),
+        *names,
+        "summary:parameters",
+        "summary:macs",
+    ]
 
 
 def _bars(comparison: Comparison) -> list[Any]:
+    """Bars of the runset's groups: a panel's own ``groupby`` takes one setting only and would replace them."""
     import wandb_workspaces.reports.v2 as wr
 
     return [
         wr.BarPlot(
             title=f"test {METRICS[name]}",
             metrics=[wr.SummaryMetric(f"test/{name}")],
-            groupby=wr.Config("method.name"),
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
         )
@@ -158,7 +204,6 @@ def _curves() -> list[Any]:
             title=f"validation {words}",
             x="trainer/global_step",
             y=[name],
-            groupby=wr.Config("method.name"),
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
         )

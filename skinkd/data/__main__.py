@@ -18,6 +18,7 @@ from skinkd.data.sheets import augment_sheet, class_table, contact_sheet, page, 
 from skinkd.data.splits import make_split, protocol_images, shared_between
 from skinkd.data.table import ImageTable, read_csv, split_column
 from skinkd.data.transforms import train_pipeline
+from skinkd.data.verify import published_problems
 from skinkd.data.verify import verify as verify_table
 from skinkd.errors import UserError, check_whole, nearest
 
@@ -54,7 +55,7 @@ def verify(config: Config) -> None:
         table_settings["on_bad_image"] = "keep"
     try:
         verdict = verify_table(load(config))
-        problems, facts = verdict.problems, verdict.facts
+        problems, facts = verdict.problems + published_problems(table_settings), verdict.facts
     except Exception as error:
         cause = error if isinstance(error, UserError) else error.__cause__
         if not isinstance(cause, UserError):

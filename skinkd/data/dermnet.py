@@ -25,8 +25,8 @@ def load_dermnet(
 ) -> ImageTable:
     """Return DermNet's table: groups of near-duplicates, the official split in ``official_split``.
 
-    The overlap of its train and test folders is measured and told in a warning: test images of which a
-    near-duplicate is in train.
+    The overlap of its train and test folders is measured and always told in a warning: test images of which a
+    near-duplicate is in train, or that none was looked for.
 
     Args:
         root: folder that holds train/ and test/.
@@ -54,12 +54,21 @@ def load_dermnet(
     if len(classes) != CLASSES:
         log.warning("%s has %d classes; the DermNet of the literature has %d", root, len(classes), CLASSES)
     frame = usable_images(frame, name=str(root), on_bad_image=on_bad_image)
-    frame = group_near_duplicates(frame, bits=near_duplicate_bits, memory=Path(memory))
+    frame = group_near_duplicates(
+        frame, bits=near_duplicate_bits, memory=Path(memory), name=str(root), on_bad_image=on_bad_image
+    )
     part, group = frame["official_split"].to_numpy(str), frame["group"].to_numpy(str)
     in_test = np.isin(group, group[part == "test"])
     in_train = np.isin(group, group[part == "train"])
     shared, copies = (part == "test") & in_train, (part == "train") & in_test
-    if shared.any():
+    if near_duplicate_bits is None:
+        log.warning(
+            "the overlap of DermNet's train and test folders is not measured, as data.near_duplicate_bits is null; "
+            "set it, e.g. to 32"
+        )
+    elif not shared.any():
+        log.warning("0 of the %d test images of DermNet have a near-duplicate in train", (part == "test").sum())
+    else:
         log.warning(
             "%d of the %d test images of DermNet (%.1f %%) have a near-duplicate among %d training images%s",
             shared.sum(),

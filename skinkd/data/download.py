@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import shutil
+import textwrap
 import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +20,13 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from skinkd.data.isic2019 import GROUND_TRUTH, METADATA
-from skinkd.data.medmnist import archive_file
+from skinkd.data.medmnist import archive_file, check_set, file_crc
 from skinkd.data.medmnist_sets import SETS
+from skinkd.data.table import read_csv
 from skinkd.errors import UserError
 
 HAM10000_DOI = "doi:10.7910/DVN/DBW86T"
+METADATA_COLUMNS = ("lesion_id", "image_id", "dx")  # that load_ham10000 needs
 HAM10000_FILES = ("HAM10000_images_part_1", "HAM10000_images_part_2", "HAM10000_metadata")
 # of the challenge's own tables; its archive of images has no published checksum, only the CRCs inside it
 ISIC2019_SHA256 = {
@@ -54,44 +58,65 @@ class _WrongAnswerError(Exception):
     """The server's answer cannot be part of the file."""
 
 
-def fetch(url: str, target: Path, *, checksum: str | None, connection: Connection) -> Path:
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    checksum: str | None,
+    connection: Connection,
+    check: Callable[[Path], object] | None = None,
+) -> Path:
     """Download a file, going on from ``<target>.part`` if an earlier try left one; return ``target``.
 
     The server's ETag is kept beside the part, so that a file which changed meanwhile begins anew. ``target``
-    appears only when it is complete and its checksum is right; one that is there already is checked and kept.
+    appears only when it is complete and right; one that is there already is checked, and kept if it is right.
 
     Args:
         url: address.
         target: file to write.
         checksum: "md5:<hexadecimal>" or "sha256:<hexadecimal>", or None where none is published.
         connection: how patiently.
+        check: raises UserError for a file that cannot be the right one, where no checksum tells.
 
     Raises:
-        UserError: the server refuses, or gives up, or what it sends is twice not what the checksum says.
+        UserError: the server refuses, or gives up, or what it sends is twice not the right file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.is_file():
-            if checksum is None or _digest(target, checksum) == checksum:
+            if not _problem(target, checksum, check):
                 return target
             target.unlink()
         part = target.with_name(f"{target.name}.part")
         for _ in range(2):
-            _complete(url, part, connection)
-            if checksum is None or _digest(part, checksum) == checksum:
+            _complete(url, part, checksum, connection)
+            problem = _problem(part, checksum, check)
+            if not problem:
                 os.replace(part, target)
                 _tag(part).unlink(missing_ok=True)
                 return target
             part.unlink()
             _tag(part).unlink(missing_ok=True)
     raise UserError(
-        f"{url} was downloaded twice and is twice not the published file ({checksum}); try again later, or "
+        f"{url} was downloaded twice and is twice not the published file ({problem}); try again later, or "
         f"get {target.name} by hand and put it into {target.parent}"
     )
 
 
-def _complete(url: str, part: Path, connection: Connection) -> None:
+def _problem(path: Path, checksum: str | None, check: Callable[[Path], object] | None) -> str:
+    """Return what a file fails, its checksum or its check, or ""."""
+    if checksum is not None and _digest(path, checksum) != checksum:
+        return checksum
+    try:
+        if check is not None:
+            check(path)
+    except UserError as error:
+        return textwrap.shorten(str(error), 300)  # it may cite a web page that came in the file's place
+    return ""
+
+
+def _complete(url: str, part: Path, checksum: str | None, connection: Connection) -> None:
     """Request the rest of ``part`` until all of it is there."""
     failures, problem = 0, ""
     while failures < connection.attempts:
@@ -100,7 +125,9 @@ def _complete(url: str, part: Path, connection: Connection) -> None:
             _request(url, part, connection.timeout)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing is left of a file of this length: it is not the one we began
+            if error.code == 416:  # nothing is left of a file of this length: all of it, or not the one we began
+                if _is_whole(part, error.headers, checksum):
+                    return
                 part.unlink(missing_ok=True)
             elif error.code not in (408, 429) and error.code < 500:
                 raise UserError(f"{url} answers {error.code} ({error.reason}); see whether it has moved") from error
@@ -118,6 +145,17 @@ def _complete(url: str, part: Path, connection: Connection) -> None:
         f"{url} cannot be downloaded: {problem}; check the connection and give the same command again: it goes "
         "on where it stopped"
     )
+
+
+def _is_whole(part: Path, headers: Message, checksum: str | None) -> bool:
+    """Whether a part that the server has no more bytes for is the whole file: killed just before it got its name."""
+    if not part.exists() or headers.get("Content-Range", "").strip() != f"bytes */{part.stat().st_size}":
+        return False
+    if checksum is not None:
+        return _digest(part, checksum) == checksum
+    tag = _tag(part).read_text() if _tag(part).exists() else ""
+    # a server that names no ETag here has compared ours: a changed file is sent anew, by If-Range
+    return bool(tag) and headers.get("ETag", tag) == tag
 
 
 def _request(url: str, part: Path, timeout: float) -> None:
@@ -176,8 +214,8 @@ def _digest(path: Path, like: str) -> str:
 def unzip(archive: Path, folder: Path) -> int:
     """Unpack an archive's files into ``folder``, with a progress bar; return how many there are.
 
-    Files that are there in full (by size) are kept, so that it can be repeated. Each file's CRC is checked
-    while it is unpacked, and it appears under its name only when whole.
+    Files that are there and right (by size and CRC) are kept, so that it can be repeated. Each file's CRC is
+    checked while it is unpacked, and it appears under its name only when whole.
 
     Raises:
         UserError: the archive is damaged, or would write outside ``folder``.
@@ -191,7 +229,8 @@ def unzip(archive: Path, folder: Path) -> int:
                 target = (home / member.filename).resolve()
                 if not target.is_relative_to(home):
                     raise UserError(f"{archive} wants to write {member.filename} outside {folder}; it is not safe")
-                if target.is_file() and target.stat().st_size == member.file_size:
+                size = target.stat().st_size if target.is_file() else -1
+                if size == member.file_size and file_crc(target) == member.CRC:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -237,6 +276,7 @@ def download_ham10000(root: Path, *, address: str, connection: Connection, say: 
                 root / "HAM10000_metadata.csv",
                 checksum=None if original else _md5(record),
                 connection=connection,
+                check=lambda path: read_csv(path, required=METADATA_COLUMNS),
             )
         else:
             archive = fetch(url, root / f"{name}.zip", checksum=_md5(record), connection=connection)
@@ -259,7 +299,8 @@ def download_isic2019(root: Path, *, address: str, connection: Connection, say: 
 def download_medmnist(
     root: Path, *, flag: str, size: int, address: str, connection: Connection, say: Callable[[str], None]
 ) -> None:
-    """Fetch one file of MedMNIST, by the MD5 that its authors publish."""
+    """Fetch one file of MedMNIST, by the MD5 that its authors publish; one that cannot be used is refused before."""
+    check_set(flag, size)
     target = archive_file(root, flag, size)
     fetch(
         f"{address}/{target.name}",

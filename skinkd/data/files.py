@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,25 +18,32 @@ log = logging.getLogger(__name__)
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-TAIL = 512  # bytes read from the end of a file
+HEAD, TAIL = 4096, 512  # bytes read from the two ends of a file
 CHUNK = 256  # files per thread task
 THREADS = 16  # waiting on a disk or a network drive, not computing
 
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
-    """Return name without ending -> path for the images in ``folders`` of ``root``; an earlier folder wins."""
+    """Return name without ending -> path for the images in ``folders`` of ``root``.
+
+    Of two files of one name the earlier folder's wins, and within a folder the one whose ending comes first in
+    ``IMAGE_ENDINGS``.
+    """
     found: dict[str, str] = {}
     for name in folders:
         folder = root / name
         if not folder.is_dir():
             continue
+        images: list[tuple[int, str, str]] = []
         for entry in os.scandir(folder):
             stem, ending = os.path.splitext(entry.name)
             if ending.lower() in IMAGE_ENDINGS:
-                found.setdefault(stem, entry.path)
+                images.append((IMAGE_ENDINGS.index(ending.lower()), stem, entry.path))
+        for _, stem, path in sorted(images):
+            found.setdefault(stem, path)
     return found
 
 
@@ -54,43 +61,71 @@ def read_image(path: str | Path) -> np.ndarray:
     place = split_path(str(path))
     if place:
         return read_array_image(*place)
-    problem, image = "is missing", None
+    problem, image = "", None
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     else:
         problem = encoding_problem(data) or ""
-        if not problem:
-            image = decode(data)
-    if image is None:
+        image = None if problem else decode(data)
+    if problem:
+        raise UserError(f"{path} {problem}; replace the file, or set data.on_bad_image=skip to leave out such images")
+    if image is None:  # the check of a file's ends, which is what data.on_bad_image goes by, lets it pass
         raise UserError(
-            f"{path} {problem or 'is not an image'}; replace the file, or set data.on_bad_image=skip to "
-            "leave out such images"
+            f"{path} cannot be decoded, though its ends are whole; replace the file, or remove it and set "
+            "data.on_bad_image=skip (python -m skinkd.data verify names all such files)"
         )
     return image
 
 
-def decode(data: bytes) -> np.ndarray | None:
-    """Return the pixels of an encoded image, uint8 RGB (H, W, 3), or None if OpenCV cannot decode it."""
+def decoding_problem(path: str | Path) -> str | None:
+    """Return what is wrong with an image file, or None, decoding all of it; an array file's images need none."""
+    if split_path(str(path)):
+        return None
+    try:
+        return None if decode(Path(path).read_bytes()) is not None else "cannot be decoded"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def decode(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """Return the pixels of an encoded image, uint8 RGB (H, W, 3), or None if OpenCV cannot decode it.
+
+    Other flags of OpenCV's may give it smaller, or grey and then (H, W).
+    """
     if not data:
         return None
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # of a size, say, that OpenCV refuses
         return None
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if image is None or image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def encoding_problem(data: bytes) -> str | None:
-    """Return what is wrong with a file's bytes, or None; JPEG and PNG by their ends, others by decoding."""
+    """Return what is wrong with a file's bytes, or None; JPEG and PNG by their ends, in doubt by decoding."""
     if not data:
         return "is empty"
-    if data.startswith(JPEG_START):
-        return None if _jpeg_ends(data) else "is truncated"
-    if data.startswith(PNG_START):
-        return None if PNG_END in data else "is truncated"
-    return None if decode(data) is not None else "is not an image"
+    if data.startswith(JPEG_START) and not _jpeg_ends(data):
+        return "is truncated"
+    if data.startswith(PNG_START) and PNG_END not in data:
+        return "is truncated"
+    return None if _begins_well(data[:HEAD]) or decode(data) is not None else "is not an image"
+
+
+def _begins_well(head: bytes) -> bool:
+    """Whether a file's first ``HEAD`` bytes are those of a JPEG or PNG; others, and odd ones, are to be decoded."""
+    if head.startswith(PNG_START):
+        return head[12:16] == b"IHDR"
+    at, sized = 2, False
+    while head.startswith(JPEG_START) and at + 4 <= len(head) and head[at] == 0xFF:
+        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
+        if marker == 0xDA:  # the scan
+            return sized
+        sized = sized or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))  # a frame header
+        at += 1 if marker == 0xFF else 2 + length
+    return len(head) == HEAD and at > HEAD - 4  # a profile or a thumbnail goes on beyond the head
 
 
 def _jpeg_ends(data: bytes) -> bool:
@@ -120,11 +155,13 @@ def file_problem(path: str | Path) -> str | None:
         return f"cannot be read ({error.strerror})"
     try:
         size = os.fstat(descriptor).st_size
-        start = os.pread(descriptor, len(PNG_START), 0)
+        start = os.pread(descriptor, HEAD, 0)
         end = os.pread(descriptor, TAIL, max(0, size - TAIL)).rstrip(b"\0")
         whole_jpeg = start.startswith(JPEG_START) and end.endswith(JPEG_END)
-        whole_png = start == PNG_START and end.endswith(PNG_END)
-        return None if whole_jpeg or whole_png else encoding_problem(os.pread(descriptor, size, 0))
+        whole_png = start.startswith(PNG_START) and end.endswith(PNG_END)
+        if (whole_jpeg or whole_png) and _begins_well(start):
+            return None
+        return encoding_problem(os.pread(descriptor, size, 0))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     finally:
@@ -134,8 +171,8 @@ def file_problem(path: str | Path) -> str | None:
 def check_images(paths: Sequence[str]) -> list[tuple[str, str]]:
     """Return (path, problem) for every file that is missing, empty, truncated or no image, in order.
 
-    JPEG and PNG files are judged by their first and last bytes, without decoding: quick enough for every
-    start, but blind to damage in the middle of a file.
+    JPEG and PNG files are judged by their first and last bytes, and decoded only where these are in doubt:
+    quick enough for every start, but blind to damage in the middle of a file.
     """
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -164,23 +201,35 @@ def usable_images(frame: pd.DataFrame, *, name: str, on_bad_image: str) -> pd.Da
         )
     found = frame[(frame["path"] != "").to_numpy()]
     problems = dict(check_images(found["path"].tolist()))
+    return without_damaged(found, problems, name=name, on_bad_image=on_bad_image, missing=len(missing))
+
+
+def without_damaged(
+    frame: pd.DataFrame, problems: Mapping[str, str], *, name: str, on_bad_image: str, missing: int = 0
+) -> pd.DataFrame:
+    """Return the rows whose path has no problem; a warning counts the others and ``missing`` more.
+
+    Raises:
+        UserError: there is a problem and ``on_bad_image`` is "error", or no row is left.
+    """
+    images = len(frame) + missing
     named = listing(f"{path} {problem}" for path, problem in problems.items())
     if problems and on_bad_image == "error":
         raise UserError(
-            f"{len(problems)} of the {len(frame)} images of {name} cannot be used: {named}; replace the "
+            f"{len(problems)} of the {images} images of {name} cannot be used: {named}; replace the "
             "files, or set data.on_bad_image=skip to leave them out"
         )
-    usable = found[~found["path"].isin(list(problems)).to_numpy()]
+    usable = frame[~frame["path"].isin(list(problems)).to_numpy()]
     if usable.empty:
-        raise UserError(f"none of the {len(frame)} images of {name} can be used: {named or 'all are missing'}")
-    if len(usable) < len(frame):
+        raise UserError(f"none of the {images} images of {name} can be used: {named or 'all are missing'}")
+    if len(usable) < images:
         log.warning(
             "%d of the %d images of %s are left out (data.on_bad_image=skip): %d missing, %d damaged%s",
             *(
-                len(frame) - len(usable),
-                len(frame),
+                images - len(usable),
+                images,
                 name,
-                len(missing),
+                missing,
                 len(problems),
                 f": {named}" if named else "",
             ),

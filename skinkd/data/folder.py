@@ -1,16 +1,23 @@
 """Data of one's own: folders named by class, or a CSV that names files, classes and, if known, groups and parts."""
 
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from skinkd.data.files import IMAGE_ENDINGS, usable_images
+from skinkd.data.files import IMAGE_ENDINGS, decoding_problem, usable_images, without_damaged
 from skinkd.data.ham10000 import connected_groups
 from skinkd.data.hashing import image_hashes, near_pairs
 from skinkd.data.table import PART_NAMES, ImageTable, class_labels, listing, read_csv, split_column
 from skinkd.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# of files that usually lie beside images; they are passed over without a word
+SIDE_ENDINGS = (".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".yaml", ".html", ".pdf", ".xlsx", ".db", ".ini")
 
 
 def load_folder(
@@ -18,9 +25,10 @@ def load_folder(
 ) -> ImageTable:
     """Return the table of ``root/<class>/…`` or ``root/<part>/<class>/…``, parts named train, val and test.
 
-    Images (JPEG, PNG) may lie deeper in a class's folder. An image's id is its path under ``root``; the
-    classes are the folders' names, sorted. With parts there is a column ``official_split``, for
-    ``protocol=official``. Images that are near-duplicates are one group, any other is a group of its own.
+    Images (``IMAGE_ENDINGS``) may lie deeper in a class's folder; a warning counts files there that are none,
+    and images outside the class folders. An image's id is its path under ``root``; the classes are the folders'
+    names, sorted. With parts there is a column ``official_split``, for ``protocol=official``. Images that are
+    near-duplicates are one group, any other is a group of its own.
 
     Args:
         root: the folder.
@@ -29,12 +37,15 @@ def load_folder(
         on_bad_image: "error" or "skip", see :func:`skinkd.data.files.usable_images`.
 
     Raises:
-        UserError: no folder, no class folders, fewer than two classes, or an image that cannot be used.
+        UserError: no folder, no class folders, one without an image, fewer than two classes, a folder that
+            cannot be read, or an image that cannot be used.
     """
     root = Path(root).expanduser().absolute()
     frame, classes = scan_classes(root)
     frame = usable_images(frame, name=str(root), on_bad_image=on_bad_image)
-    frame = group_near_duplicates(frame, bits=near_duplicate_bits, memory=Path(memory))
+    frame = group_near_duplicates(
+        frame, bits=near_duplicate_bits, memory=Path(memory), name=str(root), on_bad_image=on_bad_image
+    )
     return ImageTable(root.name, classes, frame)
 
 
@@ -45,7 +56,7 @@ def scan_classes(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
             f"there is no folder {root}; point data.root at a folder that holds one folder of images for each "
             "class, or train/, val/ and test/ with such folders"
         )
-    tops = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+    tops = [folder.name for folder in _listed(root)[0]]
     parts = [name for name in tops if name.lower() in PART_NAMES]
     if parts and len(parts) != len(tops):
         other = [name for name in tops if name not in parts]
@@ -53,15 +64,11 @@ def scan_classes(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
             f"{root} has the parts {listing(parts)} and beside them {listing(other)}; put class folders "
             "either into the parts or directly into the root"
         )
-    rows = []
-    for part in parts or [""]:
-        for folder in sorted((root / part).iterdir()):
-            if folder.is_dir() and folder.name[0] != ".":
-                rows += [(path, folder.name, part) for path in _images(folder)]
+    rows = _scan(root, parts)
     classes = tuple(sorted({name for _, name, _ in rows}))
     if len(classes) < 2:
         raise UserError(
-            f"{root} has images (.jpg, .jpeg, .png) of {len(classes)} classes; it needs one folder of images "
+            f"{root} has images ({', '.join(IMAGE_ENDINGS)}) of {len(classes)} classes; it needs one folder of images "
             "for each of two classes or more"
         )
     ids = [Path(path).relative_to(root).as_posix() for path, _, _ in rows]
@@ -78,23 +85,110 @@ def scan_classes(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     return frame, classes
 
 
-def _images(folder: Path) -> list[str]:
-    return sorted(
-        os.path.join(where, name)
-        for where, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_ENDINGS) and name[0] != "."
-    )
+def _scan(root: Path, parts: list[str]) -> list[tuple[str, str, str]]:
+    """Return path, class and part of every image, and warn of files that are not used."""
+    rows: list[tuple[str, str, str]] = []
+    unused: Counter[str] = Counter()
+    empty = []
+    for part in parts or [""]:
+        folders, files = _listed(root / part)
+        unused += Counter(_ending(file.name) for file in files if file.name.lower().endswith(IMAGE_ENDINGS))
+        for folder in folders:
+            images, others = _images(folder)
+            rows += [(path, folder.name, part) for path in images]
+            unused += others
+            if not images:
+                empty.append(f"{folder}{_counted(others)}")
+    if empty:
+        raise UserError(
+            f"{len(empty)} class folders hold no image ({', '.join(IMAGE_ENDINGS)}): {listing(empty)}; put images there, "
+            "or remove the folder"
+        )
+    if unused:
+        log.warning(
+            "%d files under %s are not used, as they have no ending of an image or lie outside the class folders%s",
+            unused.total(),
+            root,
+            _counted(unused),
+        )
+    return rows
 
 
-def group_near_duplicates(frame: pd.DataFrame, *, bits: int | None, memory: Path) -> pd.DataFrame:
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files in a folder, sorted, without what is hidden or a Mac's."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.name[0] != "." and path.name != "__MACOSX":
+                (folders if path.is_dir() else files).append(path)
+    except OSError as error:
+        raise _unreadable(error) from error
+    return folders, files
+
+
+def _images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Return the images in a class's folder and below, sorted, and the endings of files there that are none."""
+    images: list[str] = []
+    others: Counter[str] = Counter()
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    for where, _, names in os.walk(_encodable(str(folder)), onerror=refuse):
+        for name in names:
+            if name.lower().endswith(IMAGE_ENDINGS) and name[0] != ".":
+                images.append(_encodable(os.path.join(where, name)))
+            elif name[0] != "." and not name.lower().endswith(SIDE_ENDINGS):
+                others[_ending(name)] += 1
+    return sorted(images), others
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"{error.filename} cannot be read ({error.strerror}); change its permissions, or take it away")
+
+
+def _encodable(path: str) -> str:
+    """Return a path if it can be written as UTF-8, as ids, tables and digests need it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the name of {os.fsencode(path)!r} is not UTF-8; rename it, e.g. with convmv -t utf-8"
+        ) from error
+    return path
+
+
+def _ending(name: str) -> str:
+    return ascii(os.path.splitext(name)[1].lower())[1:-1] or "no ending"
+
+
+def _counted(endings: Counter[str]) -> str:
+    """Return the endings and their counts, to stand behind a sentence."""
+    return f" ({listing(f'{ending} {count}' for ending, count in endings.most_common())})" if endings else ""
+
+
+def group_near_duplicates(
+    frame: pd.DataFrame, *, bits: int | None, memory: Path, name: str, on_bad_image: str, join: bool = True
+) -> pd.DataFrame:
     """Return the rows with groups joined wherever images' perceptual hashes differ in at most ``bits`` of 256.
 
-    None returns them as they are.
+    The hashes decode every file. One that cannot be is as bad as one that is truncated, and is dropped, named
+    or kept as ``on_bad_image`` says. Without ``join`` that is all; with ``bits`` of None nothing is looked at.
     """
-    if bits is None or frame.empty:
+    if bits is None or frame.empty or (on_bad_image == "keep" and not join):
         return frame
     hashes = image_hashes(frame["path"].tolist(), memory=memory)
+    if on_bad_image != "keep":
+        # a black image has the hash 0 as well
+        suspects = frame["path"].to_numpy()[~hashes.any(axis=1)]
+        problems = {path: problem for path in suspects if (problem := decoding_problem(path))}
+        if problems:
+            good = ~frame["path"].isin(list(problems)).to_numpy()
+            frame = without_damaged(frame, problems, name=name, on_bad_image=on_bad_image)
+            hashes = hashes[good]
+    if not join:
+        return frame
     ids = frame["image_id"].to_numpy(str)
     pairs = ids[near_pairs(hashes, distance=bits)]
     groups = connected_groups(
@@ -125,7 +219,7 @@ def load_table(
         label_column: column of class names; the classes are its values, sorted.
         id_column: column of image ids, or None: the path is the id.
         group_column: column of lesion or, better, patient; an empty cell makes a group of its own. None: none
-            is known, and near-duplicates are grouped.
+            is known, and near-duplicates are grouped. A column's name is in ``frame.attrs["group_column"]``.
         split_column_name: column with train, val or test, for ``protocol=official``, or None.
         near_duplicate_bits: see :func:`group_near_duplicates`.
         memory: folder to remember the perceptual hashes in.
@@ -136,6 +230,10 @@ def load_table(
     """
     file = Path(file).expanduser().absolute()
     folder = file.parent if root is None else Path(root).expanduser().absolute()
+    path_column, label_column = str(path_column), str(label_column)  # Hydra makes a number of a number
+    id_column, group_column, split_column_name = (
+        None if name is None else str(name) for name in (id_column, group_column, split_column_name)
+    )
     required = [name for name in (path_column, label_column, id_column) if name]
     loose = [name for name in (group_column, split_column_name) if name]
     rows = read_csv(file, required=required, optional_cells=loose)
@@ -156,6 +254,14 @@ def load_table(
         frame["official_split"] = split_column(rows[split_column_name], file)
     table = ImageTable(file.stem, classes, frame)  # an id given twice is reported before the files are read
     usable = usable_images(table.frame, name=str(file), on_bad_image=on_bad_image)
-    if group_column is None:
-        usable = group_near_duplicates(usable, bits=near_duplicate_bits, memory=Path(memory))
+    usable = group_near_duplicates(
+        usable,
+        bits=near_duplicate_bits,
+        memory=Path(memory),
+        name=str(file),
+        on_bad_image=on_bad_image,
+        join=not group_column,
+    )
+    if group_column:
+        usable.attrs["group_column"] = group_column  # what a group is, only its author knows
     return ImageTable(table.name, classes, usable)

@@ -86,10 +86,7 @@ def _hash_file(path: str) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError:
         return nothing
-    if len(data) >= LARGE_FILE:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_4)
-    else:
-        image = decode(data)
+    image = decode(data, cv2.IMREAD_REDUCED_GRAYSCALE_4 if len(data) >= LARGE_FILE else cv2.IMREAD_COLOR)
     return nothing if image is None else perceptual_hash(image)
 
 

@@ -1,10 +1,14 @@
 """MedMNIST's 2-D sets from their official ``.npz`` files: Yang et al., Scientific Data 10:41 (2023)."""
 
+import contextlib
+import json
+import logging
 import os
 import shutil
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,25 +19,24 @@ from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError, check_choice
 
+log = logging.getLogger(__name__)
+
+_BLOCK = 1 << 20
+_MARKER = "checked.json"  # size and modification time of each unpacked array when its CRC was last seen to be right
+
 
 def load_medmnist(root: str | Path, *, flag: str, size: int, unpacked: str | Path) -> ImageTable:
     """Return the table of ``<flag>.npz`` (28 px) or ``<flag>_<size>.npz`` in ``root``, with its official split.
 
     The arrays of the archive are unpacked once, checked by its CRCs, into ``unpacked`` (a folder named by
     the archive's content), and memory-mapped from there. Images are named ``<part>_<row>``; MedMNIST says
-    nothing of lesions or patients, so each image is a group of its own.
+    nothing of lesions or patients, so each image is a group of its own, and a warning tells of DermaMNIST's leak.
 
     Raises:
         UserError: an unknown flag or size, a multi-label set, no such file, or one that is damaged or not
             MedMNIST's.
     """
-    check_choice("data.flag", flag, SETS)
-    if size not in SIZES:
-        raise UserError(f"data.size={size} is not a size of MedMNIST; use one of {', '.join(map(str, SIZES))}")
-    if SETS[flag].task.startswith("multi-label"):
-        raise UserError(
-            f"data.flag={flag} has several labels for an image, and the methods here need one; use another set"
-        )
+    check_set(flag, size)
     archive = archive_file(Path(root).expanduser().absolute(), flag, size)
     if not archive.is_file():
         raise UserError(
@@ -42,7 +45,23 @@ def load_medmnist(root: str | Path, *, flag: str, size: int, unpacked: str | Pat
         )
     folder = unpack(archive, Path(unpacked).expanduser().absolute())
     frames = [_part(folder, part, archive, len(SETS[flag].classes)) for part in PARTS]
+    if flag == "dermamnist":
+        log.warning(
+            "34.6 % of DermaMNIST's test images share a lesion with its training part, which flatters test figures; "
+            "data=ham10000 protocol=dermamnist trains on that split with the lesions known"
+        )
     return ImageTable(flag if size == 28 else f"{flag}_{size}", SETS[flag].classes, pd.concat(frames))
+
+
+def check_set(flag: str, size: int) -> None:
+    """Raise UserError unless MedMNIST has the set in this size, with one label for an image."""
+    check_choice("data.flag", flag, SETS)
+    if size not in SIZES:
+        raise UserError(f"data.size={size} is not a size of MedMNIST; use one of {', '.join(map(str, SIZES))}")
+    if SETS[flag].task.startswith("multi-label"):
+        raise UserError(
+            f"data.flag={flag} has several labels for an image, and the methods here need one; use another set"
+        )
 
 
 def archive_file(root: Path, flag: str, size: int) -> Path:
@@ -51,10 +70,11 @@ def archive_file(root: Path, flag: str, size: int) -> Path:
 
 
 def unpack(archive: Path, unpacked: Path) -> Path:
-    """Return the folder of the archive's ``<part>_images.npy`` and ``<part>_labels.npy``, unpacking if need be.
+    """Return the folder of the archive's ``<part>_images.npy`` and ``<part>_labels.npy``, unpacking what need be.
 
-    Written to a folder of this process and moved into place at the end: safe when two processes do it at
-    once or one is killed.
+    Arrays that are there are kept if they are the archive's: by their size at every opening, and by their CRC
+    unless their size and modification time are those noted when it was last right. Each array appears under
+    its name only when whole: safe when two processes do it at once or one is killed.
     """
     names = [f"{part}_{what}.npy" for part in PARTS for what in ("images", "labels")]
     try:
@@ -64,25 +84,60 @@ def unpack(archive: Path, unpacked: Path) -> Path:
                 raise UserError(f"{archive} has no array {absent[0].removesuffix('.npy')}; is it MedMNIST's?")
             checksums = ",".join(f"{name}:{file.getinfo(name).CRC}" for name in names)
             folder = unpacked / f"{archive.stem}-{zlib.crc32(checksums.encode()):08x}"
-            if folder.is_dir():
-                return folder
-            temporary = unpacked / f".{folder.name}.{os.getpid()}"
-            temporary.mkdir(parents=True, exist_ok=True)
-            try:
-                for name in names:
-                    # the end of a member checks its CRC
-                    with file.open(name) as source, (temporary / name).open("wb") as target:
-                        shutil.copyfileobj(source, target, 1 << 20)
-                try:
-                    os.replace(temporary, folder)
-                except OSError:
-                    if not folder.is_dir():  # else another process was quicker
-                        raise
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            known = _read_marker(folder)
+            stamps = {name: _whole_member(file, name, folder, known.get(name)) for name in names}
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive} is damaged ({error}); download it again") from error
+    if stamps != known:
+        # it only saves time: a folder that is another's to write is as good without
+        with contextlib.suppress(OSError):
+            temporary = folder / f".{_MARKER}.{os.getpid()}"
+            temporary.write_text(json.dumps(stamps))
+            os.replace(temporary, folder / _MARKER)
     return folder
+
+
+def _read_marker(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _MARKER).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _whole_member(file: zipfile.ZipFile, name: str, folder: Path, known: Any) -> list[int]:
+    """See to it that ``folder`` has the archive's array ``name``; return the [size, modification time] it has."""
+    member, path = file.getinfo(name), folder / name
+    if path.is_file():
+        stamp = _stamp(path)  # before the reading: a change meanwhile is seen next time
+        if stamp[0] == member.file_size and (stamp == known or file_crc(path) == member.CRC):
+            return stamp
+        log.warning("%s is not what %s holds; it is unpacked again", path, file.filename)
+    temporary = folder / f".{name}.{os.getpid()}"
+    try:
+        # the end of a member checks its CRC
+        with file.open(member) as source, temporary.open("wb") as target:
+            shutil.copyfileobj(source, target, _BLOCK)
+        stamp = _stamp(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return stamp
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def file_crc(path: Path) -> int:
+    """Return a file's CRC-32, as a ZIP archive has it of its members."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _part(folder: Path, part: str, archive: Path, classes: int) -> pd.DataFrame:

@@ -22,6 +22,7 @@ class AT(Taught):
 
     term_names = ("ce", "at")
     distillation_terms = ("at",)
+    logit_terms = ("ce",)
 
     network: Backbone
 

@@ -31,6 +31,7 @@ class DiverseKD(Taught):
 
     term_names = ("ce", "kd", "rkd_distance", "rkd_angle", "channel_relation")
     distillation_terms = term_names[1:]
+    logit_terms = ("ce", "kd")
 
     network: Backbone
 

@@ -27,6 +27,7 @@ class FitNet(Taught):
 
     term_names = ("ce", "hint")
     distillation_terms = ("hint",)
+    logit_terms = ("ce",)
 
     network: Backbone
 

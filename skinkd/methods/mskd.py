@@ -30,6 +30,7 @@ class MSKD(Taught):
 
     term_names = ("intermediate", "logit", "classification")
     distillation_terms = ("intermediate", "logit")
+    logit_terms = ("classification", "logit")
     trains_exits = True
     network: HybridStudent
 
@@ -44,7 +45,8 @@ class MSKD(Taught):
                 "by method=mskd_teacher, or set the weight to 0"
             )
         if not self.uses("intermediate"):
-            network.freeze_exits()  # no loss would reach them
+            network.freeze_exits()  # no loss would reach them, unless through the final classifier
+        self.exits_learn = self.uses("intermediate") or network.fusion == "logits"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
@@ -64,4 +66,5 @@ class MSKD(Taught):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)
-        return {"": features.logits, **features.exits}
+        # an exit that nothing trained would be scored as a random classifier
+        return {"": features.logits, **(features.exits if self.exits_learn else {})}

@@ -61,4 +61,6 @@ class MSKDTeacher(Method):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)
-        return {"": features.logits, **features.exits}
+        # an exit that nothing trained would be scored as a random classifier
+        trained = {name for term, names in self.members.items() if self.uses(term) for name in names}
+        return {"": features.logits} | {name: z for name, z in features.exits.items() if name in trained}

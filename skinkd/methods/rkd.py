@@ -19,6 +19,7 @@ class RKD(Taught):
 
     term_names = ("ce", "rkd_distance", "rkd_angle")
     distillation_terms = ("rkd_distance", "rkd_angle")
+    logit_terms = ("ce",)
 
     network: Backbone
 

@@ -42,6 +42,7 @@ class SSDKD(Taught):
     views: ClassVar[str] = "four_rotations"
     term_names = ("ce", "kd", "kd_rotated", "ss", "rkd_distance", "rkd_angle", "channel_relation")
     distillation_terms = term_names[1:]
+    logit_terms = ("ce", "kd", "kd_rotated")
 
     network: Backbone
 

@@ -26,7 +26,7 @@ class SSDKDProjection(Taught):
         projector_width: width of both linear layers; None: that of the pooled features, as published.
 
     Raises:
-        UserError: the teacher's network is another than ``network``.
+        UserError: the teacher's network is another than ``network``, or was trained at another image size.
     """
 
     views: ClassVar[str] = "four_rotations"
@@ -41,13 +41,18 @@ class SSDKDProjection(Taught):
         except RuntimeError as error:
             raise UserError(
                 "backbone: the self-supervision head is trained on the teacher's own network, and backbone is another; "
-                "give backbone the name and options that the teacher in method.teacher was trained with"
+                "give backbone the name and options, and data.image_size the "
+                f"{self.teacher.image_size} px, that the teacher in method.teacher was trained with"
             ) from error
+        if network.stage_shapes != self.teacher.stage_shapes:
+            raise self._other_size("this run has another")
         network.requires_grad_(False)
         width = projector_width or network.feature_dim
         self.projector = Projector(network.feature_dim, hidden_width=width, out_width=width)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if batch.image.shape[-1] != self.teacher.image_size:  # sizes so close that all stages are of one shape
+            raise self._other_size(f"this run's is {batch.image.shape[-1]}")
         pooled = self.teacher(batch.image.flatten(0, 1)).pooled
         return self.combine(retrieval=rotation_retrieval_loss(self.projector(pooled)))
 
@@ -57,3 +62,12 @@ class SSDKDProjection(Taught):
         pooled = self.network.pool(torch.stack(turned, dim=1).flatten(0, 1))
         loss = rotation_retrieval_loss(self.projector(pooled))
         self.log("val/retrieval_loss", loss, batch_size=len(batch.label), sync_dist=True)
+
+    def _other_size(self, found: str) -> UserError:
+        """The head would learn from features at the teacher's size, and be used and judged at the run's."""
+        size = self.teacher.image_size
+        return UserError(
+            f"method.teacher: the self-supervision head is trained at the image size of its teacher, which is {size}, and "
+            f"{found}; give data.image_size={size}, or +method.teacher.run.data.image_size={size} where this run is "
+            "itself the teacher of method=ssdkd"
+        )

@@ -1,9 +1,10 @@
 """What the methods with a teacher share: holding it outside the module tree."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from skinkd.errors import UserError
 from skinkd.methods.base import Method
 from skinkd.models.teacher import Teacher
 
@@ -18,7 +19,13 @@ class Taught(Method):
         network: the student, which alone is deployed.
         teacher: the frozen teacher.
         teacher_state: weights of the teacher's checkpoint that are not its network's, by name.
+
+    Raises:
+        UserError: all of ``logit_terms`` are off.
     """
+
+    logit_terms: ClassVar[tuple[str, ...]] = ()
+    """Those of ``term_names`` that reach the student's logits; without one its classifier would stay at random."""
 
     teacher: Teacher
 
@@ -26,6 +33,11 @@ class Taught(Method):
         self, network: nn.Module, *, teacher: Teacher, teacher_state: dict[str, Tensor], **protocol: Any
     ) -> None:
         super().__init__(network, **protocol)
+        if self.logit_terms and not any(self.uses(term) for term in self.logit_terms):
+            raise UserError(
+                f"method.loss_weights: {', '.join(f'{term}=0' for term in self.logit_terms)} leaves the student's classifier "
+                f"untrained, since no other term reaches its logits; set method.loss_weights.{self.logit_terms[0]} above 0"
+            )
         self.__dict__["teacher"] = teacher
         self.teacher_state = teacher_state
 

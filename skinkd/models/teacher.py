@@ -21,7 +21,8 @@ class Teacher(nn.Module):
         network: offers ``features(image)`` and ``num_classes``.
         image_size: height and width the teacher was trained at; images of another size are resized (bilinear,
             antialiased) before its pass. Its normalisation is inside ``network``.
-        bf16: run the pass in bfloat16 autocast, whatever the student's precision.
+        bf16: run the pass in bfloat16 autocast, whatever the student's precision; pooled features and logits are float32
+            again, stages and exits, which only losses read, stay in bfloat16.
     """
 
     def __init__(self, network: Backbone, *, image_size: int, bf16: bool) -> None:
@@ -66,4 +67,8 @@ class Teacher(nn.Module):
         # without bf16 of its own it follows the precision of the training step
         precision = torch.autocast(image.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
         with precision:
-            return self.network.features(image)
+            features = self.network.features(image)
+        if not self.bf16:
+            return features
+        # a projector on them runs in the student's precision; losses widen the stages, which are large, themselves
+        return features._replace(pooled=features.pooled.float(), logits=features.logits.float())

@@ -85,6 +85,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert "no folder and no sweep" in error_of(capsys, tmp_path / "absent", "--out", out)
     assert "--across-test-sets" in error_of(capsys, one.parent, "--out", out)
     assert "did you mean 'accuracy'" in error_of(capsys, one, "--metrics", "acuracy", "--out", out)
+    assert "--metrics names no metric" in error_of(capsys, one, "--metrics", " ,", "--out", out)
     assert "no row and no method" in error_of(capsys, one, "--baseline", "tsskd", "--out", out)
     assert "is a run folder" in error_of(capsys, one, "--out", other)
     assert "wandb login" in error_of(capsys, one, "--out", out, "--wandb")
@@ -93,6 +94,30 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert "--out" in error_of(capsys, one, "--out", out)
     main([str(one.parent), "--across-test-sets", "--out", str(tmp_path / "across")])
     assert "nothing is tested" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y", "file/below", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(
+    place: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = make_run("supervised")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("skinkd.compare.compare", lambda *a, **k: pytest.fail("computed first"))
+    text = error_of(capsys, one, "--out", tmp_path / place)
+    assert "cannot be written" in text and "--out" in text
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_found_first(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**settings: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    one = make_run("supervised")
+    monkeypatch.setattr("skinkd.compare.TemporaryFile", refuse)  # root may write everywhere
+    monkeypatch.setattr("skinkd.compare.compare", lambda *a, **k: pytest.fail("computed first"))
+    assert "cannot be written (Permission denied)" in error_of(capsys, one, "--out", tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_trained_runs_in_a_process_of_its_own(

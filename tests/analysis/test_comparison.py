@@ -15,6 +15,7 @@ from skinkd.analysis.calibration import apply_temperature, fit_temperature
 from skinkd.analysis.comparison import Comparison, compare, find_baselines
 from skinkd.analysis.rows import group_rows
 from skinkd.analysis.runs import Run, read_runs
+from skinkd.analysis.statistics import mcnemar
 from skinkd.bootstrap import bootstrap_intervals
 from skinkd.errors import UserError
 from skinkd.metrics import evaluate
@@ -208,15 +209,58 @@ def test_a_row_that_differs_in_more_than_the_method_is_said(make_run: MakeRun) -
     assert "kd has 2 runs, its baseline supervised 1 run." in notes
 
 
+def test_any_setting_outside_the_method_is_such_a_difference(make_run: MakeRun) -> None:
+    make_run("supervised")
+    make_run("kd", method__ratio=0.5)
+    make_run("at", optim__lr=0.2)
+    folder = make_run("rkd", trainer__max_epochs=9, augment={"a": 1, "b": 2, "c": 3, "d": {"e": 4}}, optim__lr=0.3)
+    notes = comparison_of(folder.parent).notes
+    assert not any("kd and" in note for note in notes if not note.startswith("rkd"))
+    assert "at and its baseline supervised also differ in optim.lr." in notes
+    assert (
+        "rkd and its baseline supervised also differ in trainer.max_epochs, augment.a, augment.b, augment.c, "
+        "2 more settings." in notes
+    )
+
+
+def test_mcnemar_counts_every_run_where_their_numbers_differ(make_run: MakeRun) -> None:
+    make_run("supervised", seed=0)
+    for seed in range(3):
+        folder = make_run("kd", skill=1.0 + 0.5 * seed, seed=seed)
+    runs = runs_of(folder.parent)
+    sides = [[run.test for run in runs if run.method == method] for method in ("kd", "supervised")]
+    assert [len(side) for side in sides] == [3, 1]
+    line = comparison_of(folder.parent).tests.query("test == 'McNemar'").iloc[0]
+    expected = mcnemar(*sides, CLASSES)
+    assert (line["statistic"], line["p"]) == (expected.statistic, expected.p)
+    assert expected != mcnemar(sides[0][:1], sides[1], CLASSES)
+
+
 def test_too_few_draws_for_so_many_rows_are_said(make_run: MakeRun) -> None:
     """The least p of 60 draws is 2/61, so Holm's adjustment over two rows leaves nothing below 0.05."""
     make_run("supervised")
     folder = make_run("kd", skill=3.0)
-    assert not any("draws" in note for note in comparison_of(folder.parent).notes)
+    assert not any("draws" in note for note in comparison_of(folder.parent, metrics=["accuracy"]).notes)
     make_run("swskd", skill=3.0)
     comparison = comparison_of(folder.parent)
     assert any("60 draws" in note for note in comparison.notes)
     assert comparison.tests.query("test == 'paired bootstrap'")["p_holm"].min() > 0.05
+
+
+def test_too_few_draws_for_means_over_classes_alone_are_said(make_run: MakeRun) -> None:
+    """What p of a mean over classes can be least is more than 2/(R + 1): with few lesions of a class, far more."""
+    draws = {"evaluation__bootstrap_replicates": 120}
+    make_run("supervised", skill=0.0, **draws)
+    for method in ("kd", "at"):
+        folder = make_run(method, skill=9.0, **draws)
+    comparison = comparison_of(folder.parent)
+    tests = comparison.tests.query("test == 'paired bootstrap'")
+    least = tests.groupby("metric")["p_holm"].min()
+    assert least["accuracy"] == 2 * 2 / 121 and least["balanced_accuracy"] > 0.05  # as different as can be
+    (note,) = [note for note in comparison.notes if "draws" in note]
+    assert f"below {least['balanced_accuracy']:.2g} for balanced accuracy, F1 (macro), AUROC (macro):" in note
+    assert "for accuracy" not in note and "precision" not in note
+    assert not any("draws" in note for note in comparison_of(folder.parent, metrics=["accuracy", "ece"]).notes)
 
 
 def test_across_test_sets_nothing_is_tested(make_run: MakeRun) -> None:
@@ -238,6 +282,8 @@ def test_runs_evaluated_otherwise_are_refused(make_run: MakeRun) -> None:
         comparison_of(folder.parent)
     with pytest.raises(UserError, match="--metrics=acuracy"):
         comparison_of(folder, metrics=["acuracy"])
+    with pytest.raises(UserError, match="--metrics names no metric; give one or more of accuracy, "):
+        comparison_of(folder, metrics=[])
 
 
 def test_a_class_without_test_images_is_undefined_and_not_zero(make_run: MakeRun) -> None:

@@ -1,9 +1,11 @@
 """Run folders are found, left out with a reason, gathered into rows, and refused where they cannot be compared."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from run_factory import CLASSES, MakeRun, image_rows
@@ -15,6 +17,22 @@ from skinkd.errors import UserError
 
 def read(*places: Path) -> Found:
     return read_runs(places, output_dir=places[0].parent)
+
+
+def change_metric(folder: Path, name: str, value: object) -> None:
+    path = folder / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+
+
+def change_column(path: Path, column: str, value: str) -> None:
+    """Overwrite one value in the middle of a table."""
+    table = pd.read_csv(path, dtype=str)
+    table.loc[2, column] = value
+    table.to_csv(path, index=False)
+
+
+def rename_class(path: Path) -> None:
+    path.write_text(path.read_text().replace("mel", "other"))
 
 
 def test_a_folder_of_runs_is_read_whole(study: Path) -> None:
@@ -42,6 +60,24 @@ def test_a_run_that_is_named_twice_counts_once(study: Path) -> None:
         (lambda folder: (folder / "config.yaml").write_text("seed: [0"), "damaged"),
         (lambda folder: (folder / "config.yaml").write_text("just a word"), "damaged"),
         (lambda folder: (folder / "config.yaml").write_text("run: outputs/other"), "an evaluation"),
+        (lambda folder: (folder / "config.yaml").write_text("a word and a run"), "damaged: config.yaml"),
+        (lambda folder: (folder / "metrics.json").write_text('"test/accuracy"'), "damaged: metrics.json"),
+        (lambda folder: (folder / "metrics.json").write_text("[]"), "damaged: metrics.json"),
+        (lambda folder: change_metric(folder, "macs", None), "damaged: macs in metrics.json is None"),
+        (lambda folder: change_metric(folder, "parameters", "many"), "damaged: parameters"),
+        (lambda folder: change_column(folder / "predictions" / "test.csv", "prediction", "wart"), "damaged: test.csv"),
+        (
+            lambda folder: change_column(folder / "predictions" / "test.csv", "p_mel", ""),
+            "damaged: cannot read predictions",
+        ),
+        (
+            lambda folder: change_column(folder / "predictions" / "test.csv", "p_mel", "nan"),
+            "probability of image test_",
+        ),
+        (lambda folder: change_column(folder / "predictions" / "test.csv", "p_mel", "7"), "probability of image test_"),
+        (lambda folder: change_column(folder / "predictions" / "val.csv", "p_mel", "inf"), "probability of image val_"),
+        (lambda folder: rename_class(folder / "predictions" / "val.csv"), "damaged: val.csv has the classes"),
+        (lambda folder: change_column(folder / "history.csv", "seconds", "long"), "damaged: seconds in history.csv"),
     ],
 )
 def test_what_cannot_be_compared_is_left_out_by_name(make_run: MakeRun, spoil: object, reason: str) -> None:
@@ -51,9 +87,18 @@ def test_what_cannot_be_compared_is_left_out_by_name(make_run: MakeRun, spoil: o
     found = read(other.parent)
     assert [run.method for run in found.runs] == ["supervised"]
     (skipped,) = found.skipped
-    assert skipped.folder == other and reason in skipped.reason
+    assert skipped.folder == other and re.search(reason, skipped.reason)
     with pytest.raises(UserError, match=f"{other.name}.*{reason}"):
         read(other)
+
+
+def test_costs_that_a_run_does_not_know_are_no_damage(make_run: MakeRun) -> None:
+    folder = make_run("kd")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(
+        json.dumps({name: value for name, value in metrics.items() if name not in ("macs", "parameters")})
+    )
+    assert not read(folder).skipped
 
 
 def test_teachers_are_no_rows_unless_they_are_named(make_run: MakeRun) -> None:

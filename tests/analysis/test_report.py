@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
-from run_factory import MakeRun
+from run_factory import CLASSES, MakeRun, image_rows
 
 from skinkd.analysis.comparison import Comparison, compare
 from skinkd.analysis.report import html, latex, markdown, markdown_tables, print_comparison, write_outputs
@@ -174,6 +174,29 @@ def test_the_same_runs_in_any_order_give_the_same_bytes(study: Path, tmp_path: P
         written.append({name: (out / name).read_bytes() for name in names})
     assert written[0] == written[1]
     assert b"\r" not in b"".join(written[0].values())
+
+
+def test_test_parts_of_one_class_leave_a_report_without_what_is_undefined(make_run: MakeRun, tmp_path: Path) -> None:
+    rows = image_rows(CLASSES, images=60, fold=None).assign(label="mel")
+    for method in ("supervised", "kd"):
+        folder = make_run(method, rows=rows)
+    comparison = compare(group_rows(read_runs([folder.parent], output_dir=folder).runs))
+    assert "auroc_macro" not in set(comparison.tests.query("test == 'paired bootstrap'")["metric"])
+    names = write_outputs(comparison, [], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(names)
+    assert 'id="differences-' in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_what_cannot_be_drawn_leaves_no_half_of_the_files(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> str:
+        raise IndexError("no line")
+
+    monkeypatch.setattr("skinkd.analysis.report.html", fail)
+    with pytest.raises(IndexError):
+        write_outputs(comparison, [], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_csv_has_every_digit(comparison: Comparison, tmp_path: Path) -> None:

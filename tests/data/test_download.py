@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from skinkd.data import download
+from skinkd.data.__main__ import VERBS
 from skinkd.data.download import Connection, fetch, unzip
+from skinkd.data.medmnist_sets import SETS
 from skinkd.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
@@ -33,6 +37,8 @@ class Server:
     wrong_range: bool = False
     refuse: list[int] = field(default_factory=list)  # status codes of the next answers
     etag: str = '"1"'
+    names_length: bool = True  # says how long the file is where it has no more bytes of it
+    tells_etag: bool = True  # also then
     asked: list[tuple[str, str]] = field(default_factory=list)  # path, Range header
     address: str = ""
 
@@ -54,7 +60,13 @@ def handler(state: Server) -> type[BaseHTTPRequestHandler]:
             if span and state.ranges and same:
                 begin = int(span.removeprefix("bytes=").rstrip("-"))
                 if begin >= len(data):
-                    self.send_error(416)
+                    self.send_response(416)
+                    if state.names_length:
+                        self.send_header("Content-Range", f"bytes */{len(data)}")
+                    if state.tells_etag:
+                        self.send_header("ETag", state.etag)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
                     return
                 self.send_response(206)
                 told = begin + 7 if state.wrong_range else begin
@@ -151,6 +163,28 @@ def test_a_wrong_part_is_thrown_away(server: Server, tmp_path: Path, part: bytes
     only(tmp_path / "file.bin")
 
 
+@pytest.mark.parametrize(("checksum", "etag", "tells"), [(MD5, "", True), (None, '"1"', True), (None, '"1"', False)])
+def test_a_whole_part_is_taken(server: Server, tmp_path: Path, checksum: str | None, etag: str, tells: bool) -> None:
+    """Killed between the last byte and the renaming."""
+    (tmp_path / "file.bin.part").write_bytes(DATA)
+    (tmp_path / "file.bin.part.etag").write_text(etag)
+    server.tells_etag = tells
+    assert get(server, tmp_path / "file.bin", checksum).read_bytes() == DATA
+    assert server.asked == [("/file", f"bytes={len(DATA)}-")]
+    only(tmp_path / "file.bin")
+
+
+@pytest.mark.parametrize(("etag", "length"), [("", len(DATA)), ('"1"', len(DATA) + 5), ('"0"', len(DATA))])
+def test_a_part_that_may_not_be_whole_is_not_taken(server: Server, tmp_path: Path, etag: str, length: int) -> None:
+    (tmp_path / "file.bin.part").write_bytes(b"x" * length)
+    (tmp_path / "file.bin.part.etag").write_text(etag)
+    assert get(server, tmp_path / "file.bin", None).read_bytes() == DATA
+    server.names_length = False
+    (tmp_path / "other.bin.part").write_bytes(b"x" * length)
+    (tmp_path / "other.bin.part.etag").write_text('"1"')
+    assert get(server, tmp_path / "other.bin", None).read_bytes() == DATA
+
+
 def test_a_server_that_lies_about_the_range(server: Server, tmp_path: Path) -> None:
     server.drops, server.wrong_range = 1, True
     assert get(server, tmp_path / "file.bin").read_bytes() == DATA
@@ -198,6 +232,10 @@ def test_unzip(tmp_path: Path) -> None:
     (tmp_path / "out/in/b.jpg").write_bytes(b"b")  # unpacked half-way
     assert unzip(path, tmp_path / "out") == 2 and (tmp_path / "out/in/b.jpg").read_bytes() == b"bb"
     assert not (tmp_path / "out/__MACOSX").exists()
+    kept = (tmp_path / "out/in/a.jpg").stat().st_mtime_ns
+    (tmp_path / "out/in/b.jpg").write_bytes(b"bx")  # of the right size
+    assert unzip(path, tmp_path / "out") == 2 and (tmp_path / "out/in/b.jpg").read_bytes() == b"bb"
+    assert (tmp_path / "out/in/a.jpg").stat().st_mtime_ns == kept
     data = path.read_bytes()
     path.write_bytes(data.replace(b"aaa", b"aba"))
     with pytest.raises(UserError, match="is damaged"):
@@ -207,6 +245,9 @@ def test_unzip(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not safe"):
         unzip(path, tmp_path / "safe")
     assert not (tmp_path / "outside.jpg").exists()
+
+
+METADATA = b"lesion_id,image_id,dx\nHAM_1,ISIC_1,nv\nHAM_2,ISIC_2,mel\n"
 
 
 def dataverse(server: Server, files: dict[str, bytes], *, tabular: bool) -> None:
@@ -229,7 +270,7 @@ def test_ham10000_comes_out_in_its_own_layout(server: Server, tmp_path: Path, ta
     files = {
         "HAM10000_images_part_1.zip": archive({"ISIC_1.jpg": b"one"}),
         "HAM10000_images_part_2.zip": archive({"ISIC_2.jpg": b"two"}),
-        "HAM10000_metadata.tab" if tabular else "HAM10000_metadata.csv": b"lesion_id,image_id,dx\n",
+        "HAM10000_metadata.tab" if tabular else "HAM10000_metadata.csv": METADATA,
         "ISIC2018_Task3_Test_GroundTruth.csv": b"other",
     }
     dataverse(server, files, tabular=tabular)
@@ -245,6 +286,89 @@ def test_ham10000_comes_out_in_its_own_layout(server: Server, tmp_path: Path, ta
     dataverse(server, files, tabular=tabular)
     with pytest.raises(UserError, match="lists no HAM10000_images_part_2"):
         download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=said.append)
+
+
+PAGE = b'<html lang="en">\n<p>Sign in, please</html>' + b"x" * 9999
+
+
+@pytest.mark.parametrize("before", [None, PAGE, b"image_id,dx\nISIC_1,nv\n", b""])
+def test_metadata_without_a_checksum_are_read_before_they_are_kept(
+    server: Server, tmp_path: Path, before: bytes | None
+) -> None:
+    files = {f"HAM10000_images_part_{part}.zip": archive({f"ISIC_{part}.jpg": b"one"}) for part in (1, 2)}
+    dataverse(server, files | {"HAM10000_metadata.tab": METADATA}, tabular=True)
+    path, table = "/api/access/datafile/2?format=original", tmp_path / "HAM10000_metadata.csv"
+    if before is not None:
+        table.write_bytes(before)
+    server.files[path] = PAGE
+    with pytest.raises(
+        UserError, match=r"twice not the published file \(.* get HAM10000_metadata\.csv by hand"
+    ) as error:
+        download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 800
+    assert not table.exists() and not list(tmp_path.glob("*.part*"))
+    assert sum(asked == path for asked, _ in server.asked) == 2
+    server.files[path] = METADATA
+    download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+    assert table.read_bytes() == METADATA
+    if before is not None:
+        table.write_bytes(before)
+        download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+        assert table.read_bytes() == METADATA
+
+
+@pytest.mark.parametrize(
+    ("flag", "size", "words"),
+    [
+        ("dermamnst", 28, "did you mean 'dermamnist'"),
+        ("dermamnist", 32, r"data\.size=32 .* use one of 28, 64, 128, 224"),
+        ("chestmnist", 28, "several labels"),
+    ],
+)
+def test_a_set_that_cannot_be_used_is_not_fetched(
+    server: Server, tmp_path: Path, flag: str, size: int, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        download.download_medmnist(
+            tmp_path, flag=flag, size=size, address=server.address, connection=QUICK, say=lambda _: None
+        )
+    assert not server.asked and not list(tmp_path.iterdir())
+
+
+def verb(*overrides: str) -> None:
+    """Run ``python -m skinkd.data download`` on the configuration that the overrides compose."""
+    with initialize_config_module("skinkd.conf", version_base="1.3"):
+        settings = OmegaConf.to_container(compose("data_verbs", list(overrides)), resolve=True)
+    VERBS["download"](settings)  # type: ignore[arg-type]
+
+
+def test_the_closing_hint_is_a_command_that_composes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dermamnist_64.npz").write_bytes(DATA)  # there already: nothing is asked for
+    monkeypatch.setitem(SETS["dermamnist"].md5, 64, MD5.removeprefix("md5:"))
+    verb("data=medmnist", f"data.root={tmp_path}", "data.size=64")
+    assert capsys.readouterr().out.endswith("verify data=medmnist data.flag=dermamnist data.size=64\n")
+    monkeypatch.setattr(download, "download_ham10000", lambda *_, **__: None)
+    verb("data=ham10000", f"data.root={tmp_path}", "data.name=mine")
+    assert capsys.readouterr().out.endswith("verify data=ham10000\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["data=table", "data.file=x.csv"],
+            "data=table is not downloaded; use ham10000, isic2019, medmnist or dermnet",
+        ),
+        (["data=folder", "data.root=/data"], "data=folder is not downloaded"),
+        (["data=isic2019", "data.root=null"], r"data\.root=None is no folder to download into"),
+        (["data=medmnist", "data.flag=foo"], r"data\.flag=foo is not a valid value"),
+    ],
+)
+def test_what_the_verb_cannot_download_is_one_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        verb(*words)
 
 
 def test_the_others_are_checked_against_published_sums(

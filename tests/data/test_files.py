@@ -1,4 +1,6 @@
 import logging
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,10 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinkd.data.files import check_images, encoding_problem, file_problem, read_image, usable_images
+from skinkd.data.files import (
+    check_images,
+    decoding_problem,
+    encoding_problem,
+    file_problem,
+    find_images,
+    read_image,
+    usable_images,
+)
 from skinkd.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def huge_png(side: int = 60000) -> bytes:
+    """Return a small PNG, whole at its ends, whose header claims more pixels than OpenCV takes."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"0")),
+        (b"IEND", b""),
+    )
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def encode(ending: str, *options: int) -> bytes:
@@ -33,7 +56,11 @@ WHOLE = {
     "thumbnail and appended": THUMBNAIL + b"maker's own bytes" * 50,
     "png": PNG,
     "png appended": PNG + b"text",
+    "jpeg with a profile beyond the head": JPEG[:2] + b"\xff\xe2\xff\xff" + bytes(65533) + JPEG[2:],
+    "jpeg with bytes between its segments": JPEG[:20] + b"\0\0" + JPEG[20:],
     "bmp": encode(".bmp"),
+    "tiff": encode(".tiff"),
+    "webp": encode(".webp"),
 }
 BROKEN = {
     "empty": (b"", "is empty"),
@@ -43,6 +70,10 @@ BROKEN = {
     "jpeg of zeros": (JPEG[:300] + bytes(2000), "is truncated"),
     "cut after the thumbnail": (THUMBNAIL[: len(JPEG) + 200], "is truncated"),
     "half a png": (PNG[: len(PNG) // 2], "is truncated"),
+    "rubbish between a jpeg's ends": (b"\xff\xd8" + b"rubbish" * 900 + b"\xff\xd9", "is not an image"),
+    "a jpeg's ends alone": (b"\xff\xd8\xff\xd9", "is not an image"),
+    "a jpeg without a frame": (b"\xff\xd8\xff\xda\0\x02\0\xff\xd9", "is not an image"),
+    "rubbish between a png's ends": (PNG[:8] + b"rubbish" * 9 + PNG[-8:], "is not an image"),
     "half a bmp": (encode(".bmp")[:30], "is not an image"),
 }
 
@@ -96,6 +127,23 @@ def test_pixels_are_rgb_whatever_the_file_holds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), np.full((4, 5, 3), 77))
     cv2.imwrite(str(path), np.full((4, 5, 3), 257 * 9, np.uint16))  # 16 bits
     np.testing.assert_array_equal(read_image(path), np.full((4, 5, 3), 9))
+
+
+def test_an_image_that_only_decoding_shows_to_be_bad_gets_advice_that_helps(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    path.write_bytes(huge_png())
+    assert file_problem(path) is None
+    assert decoding_problem(path) == "cannot be decoded" and decoding_problem("a.npy#0,8,8,3") is None
+    assert "cannot be read" in (decoding_problem(tmp_path) or "")
+    with pytest.raises(UserError, match=r"huge\.png cannot be decoded, .* remove it"):
+        read_image(path)
+
+
+def test_a_files_ending_decides_between_two_of_one_name(tmp_path: Path) -> None:
+    for ending in ("bmp", "JPG", "webp", "gif"):
+        (tmp_path / f"a.{ending}").touch()
+    (tmp_path / "b.TIF").touch()
+    assert find_images(tmp_path, [""]) == {"a": str(tmp_path / "a.JPG"), "b": str(tmp_path / "b.TIF")}
 
 
 def test_check_images_keeps_the_order_over_many_chunks(tmp_path: Path) -> None:

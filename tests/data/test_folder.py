@@ -1,4 +1,5 @@
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from skinkd.data.folder import load_folder, load_table
 from skinkd.data.splits import PARTS, make_split, measure_leak
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError
+from tests.data.test_files import huge_png
 
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
 
@@ -83,6 +85,102 @@ def test_wrong_folders(tmp_path: Path, paths: list[str], words: str) -> None:
         folder(tmp_path / "data")
 
 
+def test_every_ending_that_a_table_takes(tmp_path: Path) -> None:
+    for k, ending in enumerate(("jpg", "JPEG", "png", "bmp", "tif", "TIFF", "webp")):
+        put(tmp_path / "data" / "ab"[k % 2] / f"{k}.{ending}", k)
+    assert len(folder(tmp_path / "data")) == 7
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_a_class_folder_without_an_image_does_not_vanish(tmp_path: Path, part: str) -> None:
+    root = tmp_path / "data"
+    put(root / part / "a" / "0.jpg", 0)
+    put(root / part / "b" / "0.jpg", 1)
+    (root / part / "c" / "deeper").mkdir(parents=True)
+    for choice in ("error", "skip", "keep"):
+        with pytest.raises(UserError, match=r"1 class folders hold no image .*/c; put images there"):
+            folder(root, on_bad_image=choice)
+    (root / part / "c" / "deeper" / "1.heic").touch()
+    with pytest.raises(UserError, match=r"c \(\.heic 1\); put"):
+        folder(root)
+
+
+def test_files_that_are_not_used_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "data"
+    for name in ("a/0.jpg", "b/0.jpg"):
+        put(root / name, len(name) + ord(name[0]))
+    for name in ("a/Thumbs.db", "a/notes.txt", "b/.hidden.gif", "README", "labels.csv", "__MACOSX/x.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert folder(root).classes == ("a", "b")
+    assert not caplog.records
+    for name in ("a/1.GIF", "a/2.gif", "b/3", "loose.jpg"):
+        (root / name).touch()
+    with caplog.at_level(logging.WARNING):
+        assert len(folder(root)) == 2
+    (record,) = caplog.records
+    assert f"4 files under {root} are not used" in record.message
+    assert record.message.endswith("(.gif 2, .jpg 1, no ending 1)")
+
+
+@pytest.mark.parametrize("name", ["data", "b", "deeper"])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    put(tmp_path / "data" / "a" / "0.jpg", 0)
+    put(tmp_path / "data" / "b" / "deeper" / "0.jpg", 1)
+
+    def refuse(real: Any) -> Any:
+        def call(path: Any) -> Any:
+            if Path(path).name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        return call
+
+    monkeypatch.setattr(os, "scandir", refuse(os.scandir))  # root may read everything, so no mode would do
+    monkeypatch.setattr(os, "listdir", refuse(os.listdir))
+    with pytest.raises(UserError, match=f"/{name} cannot be read \\(Permission denied"):
+        folder(tmp_path / "data")
+
+
+@pytest.mark.parametrize("place", [b"a/M\xfcller.jpg", b"M\xfcller/0.jpg"])
+def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path, place: bytes) -> None:
+    put(tmp_path / "data" / "a" / "0.jpg", 0)
+    put(tmp_path / "data" / "b" / "0.jpg", 1)
+    odd = os.path.join(os.fsencode(tmp_path / "data"), place)
+    os.makedirs(os.path.dirname(odd), exist_ok=True)
+    shutil.copy(os.fsencode(tmp_path / "data" / "a" / "0.jpg"), odd)
+    with pytest.raises(UserError, match=r"M\\xfcller.* is not UTF-8; rename it"):
+        folder(tmp_path / "data")
+
+
+def test_what_only_decoding_shows_to_be_bad_is_left_out_or_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    for k in range(4):
+        put(root / "ab"[k % 2] / f"{k}.png", k)
+    (root / "a" / "huge.png").write_bytes(huge_png())
+    (root / "a" / "rubbish.jpg").write_bytes(b"\xff\xd8" + b"rubbish" * 900 + b"\xff\xd9")
+    assert cv2.imwrite(str(root / "a" / "black.png"), np.zeros((30, 30, 3), np.uint8))  # its hash is 0 as well
+    with caplog.at_level(logging.WARNING):
+        table = folder(root, on_bad_image="skip")
+    assert table.frame["image_id"].tolist() == ["a/0.png", "a/2.png", "a/black.png", "b/1.png", "b/3.png"]
+    assert "huge.png cannot be decoded" in caplog.text and "rubbish.jpg is not an image" in caplog.text
+    (root / "a" / "rubbish.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of the 6 images .*huge\.png cannot be decoded; replace"):
+        folder(root)
+    assert len(folder(root, on_bad_image="keep")) == 6
+
+    rows = [f"{path.relative_to(root)},{path.parent.name},1" for path in sorted(root.rglob("*.png"))]
+    (root / "ours.csv").write_text("\n".join(["path,label,2", *rows]))
+    for column in (None, "2", 2):
+        assert len(table_of(root / "ours.csv", group_column=column, on_bad_image="skip")) == 5
+        assert len(table_of(root / "ours.csv", group_column=column, on_bad_image="keep")) == 6
+        with pytest.raises(UserError, match=r"1 of the 6 images .*huge\.png cannot be decoded; replace"):
+            table_of(root / "ours.csv", group_column=column)
+
+
 def dermnet(root: Path, *, drop: bool = False, bits: int | None = 32) -> ImageTable:
     return load_dermnet(
         root,
@@ -125,6 +223,17 @@ def test_dermnet_overlap_is_measured_and_removable(dermnet_folder: Path, caplog:
     assert clean.frame["image_id"].str.startswith("test/").sum() == 14
     parts = make_split(clean, protocol="official", fractions=FRACTIONS, seed=0, fold=None, folds=None)
     assert measure_leak(clean.frame, parts).shared_groups == 0
+
+
+def test_dermnet_always_speaks_of_its_overlap(dermnet_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        dermnet(dermnet_folder, bits=None)
+    assert "is not measured, as data.near_duplicate_bits is null" in caplog.text
+    for name in ("07.jpg", "08.jpg"):
+        (dermnet_folder / "test" / "Eczema Photos" / name).unlink()
+    with caplog.at_level(logging.WARNING):
+        dermnet(dermnet_folder)
+    assert "0 of the 12 test images of DermNet have a near-duplicate in train" in caplog.text
 
 
 def test_wrong_dermnet(dermnet_folder: Path) -> None:

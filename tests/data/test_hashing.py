@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from skinkd.data.arrays import image_path
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.ham10000 import load_ham10000, load_synthetic
-from skinkd.data.hashing import file_digests, image_hashes, near_pairs, perceptual_hash
+from skinkd.data.hashing import LARGE_FILE, file_digests, image_hashes, near_pairs, perceptual_hash
 from skinkd.data.table import ImageTable
+from tests.data.test_files import huge_png
 
 
 def differing_bits(a: np.ndarray, b: np.ndarray) -> int:
@@ -88,6 +89,12 @@ def test_hashes_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image_hashes(paths, memory=memory)[0], perceptual_hash(lesion(5)))
     assert not np.array_equal(file_digests(paths, memory=None)[0], file_digests(paths, memory=None)[1])
     assert file_digests(paths, memory=memory)[2] == b""
+
+
+@pytest.mark.parametrize("padding", [0, LARGE_FILE])
+def test_an_image_of_a_size_that_opencv_refuses_has_no_hash(tmp_path: Path, padding: int) -> None:
+    (tmp_path / "huge.png").write_bytes(huge_png() + bytes(padding))
+    assert not image_hashes([str(tmp_path / "huge.png")], memory=None).any()
 
 
 def test_images_in_array_files_are_hashed_alike(tmp_path: Path) -> None:

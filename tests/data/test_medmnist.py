@@ -1,3 +1,4 @@
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skinkd.data import medmnist
 from skinkd.data.files import read_image
 from skinkd.data.medmnist import load_medmnist
 from skinkd.data.medmnist_sets import SETS
@@ -66,6 +68,67 @@ def test_the_official_split_is_taken_and_the_archive_unpacked_once(tmp_path: Pat
     write(tmp_path / "dermamnist.npz", other)
     load_medmnist(tmp_path, **settings)
     assert len(list((tmp_path / "cache").iterdir())) == 2  # another content, another folder
+
+
+def unpacked_arrays(cache: Path) -> dict[str, np.ndarray]:
+    (folder,) = cache.iterdir()
+    return {path.stem: np.load(path) for path in folder.glob("*.npy")}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "removed", "flipped, no marker", "html"])
+@pytest.mark.parametrize("name", ["train_images", "val_labels"])
+def test_a_damaged_unpacked_array_is_unpacked_again(tmp_path: Path, damage: str, name: str) -> None:
+    values = arrays(28, 7, grey=False)
+    write(tmp_path / "dermamnist.npz", values)
+    settings: dict[str, Any] = {"flag": "dermamnist", "size": 28, "unpacked": tmp_path / "cache"}
+    table = load_medmnist(tmp_path, **settings)
+    (folder,) = (tmp_path / "cache").iterdir()
+    file = folder / f"{name}.npy"
+    data, stamp = file.read_bytes(), file.stat().st_mtime_ns
+    if damage.startswith("flipped"):
+        file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    elif damage == "truncated":
+        file.write_bytes(data[:-1])
+        os.utime(file, ns=(stamp, stamp))  # seen by its size alone
+    elif damage == "html":
+        file.write_text("<html>")
+    else:
+        file.unlink()
+    if damage.endswith("no marker"):  # as an earlier version left it
+        (folder / "checked.json").unlink()
+    assert load_medmnist(tmp_path, **settings).frame.equals(table.frame)
+    found = unpacked_arrays(tmp_path / "cache")
+    assert found.keys() == values.keys()
+    assert all(np.array_equal(found[one], values[one]) for one in values)
+    assert not list(folder.glob(".*"))
+
+
+def test_whole_unpacked_arrays_are_not_read_at_every_opening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "dermamnist.npz", arrays(28, 7, grey=False))
+    settings: dict[str, Any] = {"flag": "dermamnist", "size": 28, "unpacked": tmp_path / "cache"}
+    read: list[str] = []
+    crc = medmnist.file_crc
+    monkeypatch.setattr(medmnist, "file_crc", lambda path: read.append(path.name) or crc(path))
+    load_medmnist(tmp_path, **settings)
+    load_medmnist(tmp_path, **settings)
+    assert read == []
+    (folder,) = (tmp_path / "cache").iterdir()
+    os.utime(folder / "test_images.npy", ns=(1, 1))
+    for marker in (None, "[]", "{"):  # a changed time, then markers that say nothing
+        if marker:
+            (folder / "checked.json").write_text(marker)
+        load_medmnist(tmp_path, **settings)
+        load_medmnist(tmp_path, **settings)
+    assert read[:1] == ["test_images.npy"] and len(read) == 1 + 6 + 6
+    assert (folder / "test_images.npy").stat().st_mtime_ns == 1  # read, not written
+
+
+def test_dermamnist_warns_of_its_leak(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for flag in ("bloodmnist", "dermamnist"):
+        write(tmp_path / f"{flag}.npz", arrays(28, 7, grey=False))
+        load_medmnist(tmp_path, flag=flag, size=28, unpacked=tmp_path / "cache")
+    (message,) = caplog.messages
+    assert "34.6 % of DermaMNIST's test images" in message and "data=ham10000 protocol=dermamnist" in message
 
 
 def broken(kind: str, path: Path) -> None:

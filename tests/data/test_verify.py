@@ -1,18 +1,22 @@
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from skinkd.data import verify as verify_module
 from skinkd.data.arrays import image_path
+from skinkd.data.folder import load_folder, load_table
 from skinkd.data.ham10000 import load_ham10000
 from skinkd.data.sheets import augment_sheet, class_table, contact_sheet, page, png, table_picture
 from skinkd.data.splits import make_split
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline
-from skinkd.data.verify import Verdict, verify
+from skinkd.data.verify import Verdict, published_problems, verify
 
 Folder = Callable[..., Path]
 LESIONS = {"nv": 4, "mel": 3, "vasc": 3}
@@ -73,11 +77,82 @@ def test_copies_of_a_file(ham_folder: Folder) -> None:
         names = [root / (PART_2 if k % 2 else PART_1) / f"ISIC_90{k:05d}.jpg" for k in (first, second)]
         shutil.copy(names[0], names[1])
     verdict = check(root)
-    assert len(verdict.problems) == 2 and "3 images are byte-identical copies" in verdict.facts[3]
+    assert len(verdict.problems) == 2
+    assert verdict.facts[3] == (
+        "3 images are byte-identical copies of another: ISIC_9000000 = ISIC_9000002, ISIC_9000008 = ISIC_9000014, "
+        "ISIC_9000016 = ISIC_9000017"
+    )
     assert verdict.problems[0] == (
         "the same file in different groups: ISIC_9000000 (HAM_0000000), ISIC_9000002 (HAM_0000001)"
     )
     assert verdict.problems[1] == "the same file with different labels: ISIC_9000008 (mel), ISIC_9000014 (vasc)"
+
+
+def test_copies_of_one_lesion_are_no_problem_of_ham10000_whatever_dermamnist_does(ham_folder: Folder) -> None:
+    root = ham_folder(lesions=LESIONS)
+    shutil.copy(root / PART_1 / "ISIC_9000016.jpg", root / PART_2 / "ISIC_9000017.jpg")
+    rows = [f"ISIC_90{k:05d},{'test' if k % 2 else 'train'}" for k in range(20)]
+    (root / "dermamnist_split.csv").write_text("\n".join(["image_id,split", *rows]))
+    assert check(root).problems == []
+
+
+def own_images(root: Path) -> Path:
+    for part, label, name in (("train", "a", "0"), ("train", "b", "1"), ("test", "a", "2"), ("test", "b", "3")):
+        path = root / part / label / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.random.default_rng(int(name)).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    return root
+
+
+@pytest.mark.parametrize("bits", [None, 32])
+def test_copies_across_the_parts_of_an_own_split_are_named(tmp_path: Path, bits: int | None) -> None:
+    root = own_images(tmp_path / "data")
+    shutil.copy(root / "train" / "a" / "0.png", root / "train" / "a" / "again.png")  # within a part: a fact
+    shutil.copy(root / "train" / "b" / "1.png", root / "test" / "b" / "1.png")
+    settings: dict[str, Any] = {"near_duplicate_bits": bits, "memory": tmp_path, "on_bad_image": "keep"}
+    verdict = verify(load_folder(root, **settings))
+    assert verdict.problems[0] == "the same file in different parts: test/b/1.png (test), train/b/1.png (train)"
+    assert len(verdict.problems) == 1
+    assert "2 images are byte-identical copies of another: test/b/1.png = train/b/1.png, train/a/0" in verdict.facts[3]
+
+
+def test_a_patient_may_have_two_diagnoses_but_near_duplicates_may_not(tmp_path: Path) -> None:
+    root = own_images(tmp_path / "data")
+    shutil.copy(root / "train" / "b" / "1.png", root / "near.bmp")
+    assert cv2.imwrite(str(root / "near.bmp"), cv2.imread(str(root / "train" / "b" / "1.png")))
+    rows = ["train/a/0.png,a,7", "train/b/1.png,b,7", "test/a/2.png,a,8", "near.bmp,a,8"]
+    (root / "ours.csv").write_text("\n".join(["path,label,patient", *rows]))
+
+    def verdict(group_column: str | None) -> Verdict:
+        columns: dict[str, Any] = {"path_column": "path", "label_column": "label", "id_column": None}
+        columns |= {"group_column": group_column, "split_column_name": None, "near_duplicate_bits": 32}
+        return verify(load_table(root / "ours.csv", root=None, memory=tmp_path, on_bad_image="keep", **columns))
+
+    assert verdict("patient").problems == []
+    assert verdict("patient").facts[-1] == "1 groups of the column 'patient' have images of different labels"
+    (problem,) = verdict(None).problems
+    assert "has different labels: near.bmp (a), train/b/1.png (b)" in problem
+
+
+def test_published_checksums_are_compared_where_the_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    isic = {"_target_": "skinkd.data.isic2019.load_isic2019", "root": tmp_path}
+    assert published_problems(isic) == []  # none is there
+    right = hashlib.sha256(b"right").hexdigest()
+    monkeypatch.setattr(verify_module, "ISIC2019_SHA256", {"one.csv": right, "two.csv": right})
+    (tmp_path / "one.csv").write_bytes(b"right")
+    (tmp_path / "two.csv").write_bytes(b"wrong")
+    (problem,) = published_problems(isic)
+    assert problem.startswith(f"{tmp_path / 'two.csv'} is not the published file (sha256:{right})")
+    medmnist = {
+        "_target_": "skinkd.data.medmnist.load_medmnist",
+        "root": str(tmp_path),
+        "flag": "bloodmnist",
+        "size": 28,
+    }
+    (tmp_path / "bloodmnist.npz").write_bytes(b"wrong")
+    (problem,) = published_problems(medmnist)
+    assert "bloodmnist.npz is not the published file (md5:7053d0359d879ad8a5505303e11de1dc)" in problem
+    assert published_problems({"_target_": "skinkd.data.folder.load_table", "root": None}) == []
 
 
 def test_unreadable_and_empty_files_and_arrays(ham_folder: Folder, tmp_path: Path) -> None:

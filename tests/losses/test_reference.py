@@ -1,13 +1,18 @@
 """The papers' whole losses, put together from our functions, against the numbers of tests/reference."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from skinkd.batch import Batch
 from skinkd.losses.feature import attention_map_distance, channel_relation
 from skinkd.losses.logit import class_temperature_kl, kl_divergence, rectify, soft_cross_entropy
 from skinkd.losses.relational import rkd_angle, rkd_distance
 from skinkd.losses.rotation import keep_mask, rotated_index, rotation_similarity
+from skinkd.methods.mskd_teacher import MSKDTeacher
+from skinkd.models.hybrid import HybridFeatures, HybridTeacher
 
 TSSKD = [f"tsskd_{classes}classes_seed{seed}" for classes in (2, 7, 8) for seed in (0, 1, 2)]
 TSSKD_SETTINGS = [(4, 0.1), (4, 1), (4, 0.5), (2, 2), (8, 0.25)]
@@ -146,16 +151,71 @@ def test_mskd_student(reference, match, match_gradient, name):
     match_gradient(logits, data["grad_student"])
 
 
+def hybrid_teacher() -> HybridTeacher:
+    """A teacher of two exits a branch, as in the files, of seven classes."""
+    return HybridTeacher(
+        name="mskd_teacher",
+        num_classes=7,
+        image_size=16,
+        attention_branch="small_vit",
+        conv_branch="convmixer",
+        small_vit={
+            "patch_size": 8,
+            "depth": 2,
+            "embed_dim": 8,
+            "num_heads": 2,
+            "class_token": False,
+            "global_pool": "avg",
+        },
+        convmixer={"patch_size": 4, "depth": 2, "dim": 8, "kernel_size": 3},
+        pretrained=False,
+        weights=None,
+        fusion_width=8,
+        drop_rate=0.0,
+    )
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_mskd_teacher(reference, match, seed):
-    # nothing of ours: it pins the weights of the teacher's loss, and that n counts the exits of one kind
+    """The method's own step, with the file's logits for those of its network; the file has the total alone."""
     data = reference(f"mskd_teacher_seed{seed}")
-
-    def ce(logits):
-        return F.cross_entropy(logits, data["target"])
-
-    exits = sum(
-        0.5 / len(data[kind]) * ce(logits) for kind in ("attention_exits", "conv_exits") for logits in data[kind]
+    exits = {
+        f"{kind}_{k}": logits
+        for kind in ("attention_exit", "conv_exit")
+        for k, logits in enumerate(data[f"{kind}s"], start=1)
+    }
+    exits |= {kind: data[kind] for kind in ("attention_branch", "conv_branch")}
+    network = hybrid_teacher()
+    assert set(network.exit_names) == set(exits)
+    network.features = lambda image: HybridFeatures(stages=(), pooled=image, logits=data["combined"], exits=exits)
+    method = MSKDTeacher(
+        network,
+        criterion=F.cross_entropy,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        schedule=lambda optimizer, epochs, steps_per_epoch: {},
+        loss_weights={"attention_exits": 0.5, "conv_exits": 0.5, "branches": 0.3, "combined": 0.4},
+        warmup_epochs=0,
+        calibration_bins=15,
     )
-    branches = 0.3 * (ce(data["attention_branch"]) + ce(data["conv_branch"]))
-    match(exits + branches + 0.4 * ce(data["combined"]), data["total"])
+    logged = {}
+    method._trainer = SimpleNamespace(global_step=0)
+    method.log_dict = logged.update
+    method.log = lambda name, value, **_: logged.update({name: value})
+    size = len(data["target"])
+    batch = Batch(image=torch.zeros(size, 1, 3, 16, 16), label=data["target"], index=torch.arange(size))
+    match(method.training_step(batch, 0), data["total"])
+
+    def ce(*several):
+        rows = [(z.logsumexp(dim=1) - z[torch.arange(size), data["target"]]).sum() / size for z in several]
+        return torch.stack(rows)
+
+    expected = {
+        "train/attention_exits": ce(*data["attention_exits"]).mean(),
+        "train/conv_exits": ce(*data["conv_exits"]).mean(),
+        "train/branches": ce(data["attention_branch"], data["conv_branch"]).sum(),
+        "train/combined": ce(data["combined"]).sum(),
+        "train/loss": data["total"],
+    }
+    assert set(logged) == set(expected)
+    for key, value in expected.items():
+        match(logged[key], value)

@@ -105,6 +105,40 @@ def test_an_unknown_or_negative_weight_is_refused(name: str) -> None:
 
 
 @every_taught
+def test_a_teacher_in_bf16_and_a_student_in_float32(name: str) -> None:
+    exact, _ = one_step(make_method(name, "method.warmup_epochs=0"), make_batch(make_method(name)))
+    method = make_method(name, "method.warmup_epochs=0")
+    method.teacher.bf16 = True
+    rounded, gradients = one_step(method, make_batch(method))
+    assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.1)
+    assert rounded != exact
+    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients.values())
+
+
+@every_taught
+def test_each_term_that_reaches_the_logits_is_enough(name: str) -> None:
+    off = {term: f"method.loss_weights.{term}=0" for term in make_method(name).term_names}
+    for term in make_method(name).logit_terms or off:
+        others = [text for other, text in off.items() if other != term]
+        method = make_method(name, *others, f"method.loss_weights.{term}=1", "method.warmup_epochs=0")
+        terms, gradients = one_step(method, make_batch(method))
+        assert set(terms) == {term, "loss"}
+        assert [key for key, gradient in gradients.items() if gradient is None] == []
+
+
+@every_taught
+def test_without_a_term_that_reaches_the_logits_it_is_refused(name: str) -> None:
+    needed = make_method(name).logit_terms
+    if not needed:
+        pytest.skip(f"every term of {name} trains what it is for")
+    off = [f"method.loss_weights.{term}=0" for term in needed]
+    with pytest.raises(Exception, match="classifier untrained") as refused:
+        make_method(name, *off)
+    assert isinstance(refused.value.__cause__, UserError)
+    assert f"set method.loss_weights.{needed[0]} above 0" in str(refused.value.__cause__)
+
+
+@every_taught
 def test_the_teacher_stays_as_it_is(name: str) -> None:
     method = make_method(name)
     teacher = method.teacher

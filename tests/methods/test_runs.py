@@ -143,6 +143,18 @@ def test_exits_are_scored_and_give_a_curve(settings_of: Callable[..., DictConfig
     assert last["accuracy"] == pytest.approx(metrics["test/accuracy"])
 
 
+def test_exits_that_nothing_trained_are_not_scored(settings_of: Callable[..., DictConfig]) -> None:
+    """mskd_teacher without its attention exits: what they say is random and belongs in no number."""
+    folder = train(settings_of("mskd_teacher", "method.loss_weights.attention_exits=0", "trainer.max_epochs=1"))
+    trained = ["attention_branch", "conv_exit_1", "conv_exit_2", "conv_branch"]
+    scored = {name.split("/")[1] for name in jobs.metrics_of(folder) if name.endswith("/accuracy")} - {"accuracy"}
+    assert scored == set(trained)
+    curve = pd.read_csv(folder / "predictions" / "early_exit.csv")
+    shares = [column for column in curve if column.startswith("share_")]
+    assert shares == [f"share_{name}" for name in (*trained, "final")]
+    np.testing.assert_allclose(curve[shares].sum(axis=1), 1)
+
+
 @pytest.mark.slow
 def test_a_compiled_teacher_teaches_the_same(settings_of: Callable[..., DictConfig]) -> None:
     plain = pd.read_csv(train(settings_of("kd")) / "history.csv")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from world import make_batch, make_method, one_step, passes
 
+from skinkd.errors import UserError
+
 CLOSE = {"rel": 2e-4, "abs": 1e-6}
 
 
@@ -160,6 +162,20 @@ def test_ssdkd_projection_deploys_the_teacher_unchanged() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_ssdkd_projection_refuses_a_teacher_of_another_image_size() -> None:
+    """The teacher's features at its size and the network's at the run's would be mixed in one head."""
+    with pytest.raises(Exception, match="image size") as refused:
+        make_method("ssdkd_projection", "+method.teacher.run.data.image_size=96")
+    assert isinstance(refused.value.__cause__, UserError)
+    assert "+method.teacher.run.data.image_size=96" in str(refused.value.__cause__)
+
+
+def test_ssdkd_projection_tells_sizes_apart_that_give_stages_of_one_shape() -> None:
+    method = make_method("ssdkd_projection", "+method.teacher.run.data.image_size=63")
+    with pytest.raises(UserError, match=r"is 63, and this run's is 64; .*\+method\.teacher\.run\.data\.image_size=63"):
+        one_step(method, make_batch(method))
+
+
 @pytest.mark.parametrize(("keep_rotated", "keep_ss"), [(1.0, 0.75), (0.5, 0.25), (0.0, 0.0)])
 def test_ssdkd(keep_rotated: float, keep_ss: float) -> None:
     method = make_method("ssdkd", f"method.keep_wrong_rotated={keep_rotated}", f"method.keep_wrong_ss={keep_ss}")
@@ -240,6 +256,26 @@ def test_single_stage_mskd_trains_no_exit_that_is_not_needed(fusion: str) -> Non
     assert "intermediate" not in terms
     assert all(gradient is not None for gradient in gradients.values())
     assert any(name.startswith("network.exit_1") for name in gradients) == (fusion == "logits")
+
+
+@pytest.mark.parametrize(
+    ("fusion", "intermediate", "scored"),
+    [("logits", 0, ["exit_1", "exit_2"]), ("features", 0, []), ("features", 0.3, ["exit_1", "exit_2"])],
+)
+def test_mskd_scores_the_exits_that_something_trains(fusion: str, intermediate: float, scored: list[str]) -> None:
+    weights = f"method.loss_weights.intermediate={intermediate}"
+    method = make_method("mskd", weights, f"backbone.fusion={fusion}").eval()
+    with torch.no_grad():
+        assert list(method.predict(make_batch(method).image[:, 0])) == ["", *scored]
+
+
+@pytest.mark.parametrize("term", ["attention_exits", "conv_exits", "branches"])
+def test_mskd_teacher_scores_the_exits_that_something_trains(term: str) -> None:
+    method = make_method("mskd_teacher", f"method.loss_weights.{term}=0").eval()
+    left = [name for name in method.network.exit_names if name not in method.members[term]]
+    assert len(left) == 4
+    with torch.no_grad():
+        assert list(method.predict(make_batch(method).image[:, 0])) == ["", *left]
 
 
 def test_mskd_teacher() -> None:

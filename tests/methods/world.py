@@ -64,11 +64,12 @@ def make_teacher(config: dict[str, Any], *, seed: int = 7) -> tuple[Teacher, dic
     torch.manual_seed(seed)
     backbone = config["method"]["teacher"]["run"].get("backbone", config["backbone"])
     network = instantiate(backbone, num_classes=CLASSES, _convert_="all")
+    size = backbone["image_size"]
     for _ in range(3):
-        network(torch.rand(4, 3, SIZE, SIZE))
+        network(torch.rand(4, 3, size, size))
     projector = Projector(network.feature_dim, hidden_width=6, out_width=4)
     state = {f"projector.{key}": value for key, value in projector.state_dict().items()}
-    return Teacher(network, image_size=SIZE, bf16=False), state
+    return Teacher(network, image_size=size, bf16=False), state
 
 
 def make_method(name: str, *overrides: str, counts: tuple[int, ...] = (5, 4, 3, 2, 1)) -> Method:

@@ -1,0 +1,55 @@
+"""``make study``: its commands are valid, and docs/results.md has been written by it as it is now."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from skinkd.analysis.aggregate import METRICS
+from skinkd.cli import check_overrides, hold_back
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks" / "study.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+STUDY = load()
+
+
+@pytest.mark.parametrize("group", list(STUDY.SWEEPS))
+def test_every_sweep_is_a_valid_command_that_the_page_gives(group: str) -> None:
+    words = STUDY.command(group)
+    check_overrides("train", hold_back(words[3:]))
+    assert f"\n{' '.join(words)}\n" in PAGE
+
+
+def test_the_page_compares_the_sweeps_of_the_study_by_its_claims() -> None:
+    folders = " ".join(f"outputs/sweeps/{group}" for group in STUDY.MAIN)
+    assert f"\npython -m skinkd.compare {folders}\n" in PAGE
+    assert all(claim in PAGE and set(metrics) <= set(METRICS) for _, claim, metrics in STUDY.CLAIMS)
+
+
+def test_what_the_page_calls_settled_is_so_in_its_table_of_tests() -> None:
+    """Verdicts and tables are written by two ways from the same runs."""
+    tests = {
+        (metric, label.replace("\\_", "_")): float(holm.removeprefix("< "))
+        for metric, label, holm in re.findall(
+            r"^\| ([^|,]+) \| (.+?) \(against [^|]*\| .* \| ([<\d. ]+) \|$", PAGE, re.M
+        )
+    }
+    judged = 0
+    for label, cells in re.findall(r"^\| [^|]* \| `([^`]+)` \| [\d.]+ \| (.*) \|$", PAGE, re.M):
+        for metric, verdict in re.findall(r"(?:^|<br>)([^<]+?) [+−][\d.]+ \([^)]*\): (\*\*\w+\*\*|not settled)", cells):
+            if (metric, label) in tests:
+                judged += 1
+                assert (tests[metric, label] < 0.05) == verdict.startswith("**"), (metric, label)
+    assert judged > 2 * len(STUDY.CLAIMS)
