@@ -363,7 +363,7 @@ more than what training has seen):
 
 ## Commands
 
-Each with `{settings(every)}` in our runs, which changes no result but by rounding.
+Our runs had `{settings(every)}` beside these, which changes results by rounding at most.
 
 ```sh
 {commands}

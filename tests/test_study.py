@@ -49,7 +49,7 @@ def test_what_the_page_calls_settled_is_so_in_its_table_of_tests() -> None:
     judged = 0
     for label, cells in re.findall(r"^\| [^|]* \| `([^`]+)` \| [\d.]+ \| (.*) \|$", PAGE, re.M):
         for metric, verdict in re.findall(r"(?:^|<br>)([^<]+?) [+−][\d.]+ \([^)]*\): (\*\*\w+\*\*|not settled)", cells):
-            if (metric, label) in tests:
+            if tests.get((metric, label), 0.05) != 0.05:  # rounded there; 0.050 may be either
                 judged += 1
                 assert (tests[metric, label] < 0.05) == verdict.startswith("**"), (metric, label)
     assert judged > 2 * len(STUDY.CLAIMS)
