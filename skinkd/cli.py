@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from typing import Any
 
 import hydra
@@ -44,7 +45,7 @@ _NO_CHECK = (
 def main(verb: Callable[[DictConfig], None], config_name: str) -> None:
     """Run ``verb`` on the configuration that the command line composes; the body of every ``python -m skinkd.<verb>``."""
     with sentences():
-        sys.argv[1:] = hold_back(flag_first(sys.argv[1:]))
+        sys.argv[1:] = hold_back(flag_first(stored_sweep(sys.argv[1:])))
         check_overrides(config_name, sys.argv[1:])
 
     def guarded(config: DictConfig) -> None:
@@ -88,6 +89,22 @@ class sentences:  # noqa: N801  (reads as a phrase: with sentences(): …)
             raise SystemExit(2) from None
 
 
+def stored_sweep(arguments: list[str]) -> list[str]:
+    """Return the command line with ``sweep=<name>`` as what that file sweeps, but for what the rest of the line says itself.
+
+    So a stored sweep takes the same settings as one that is typed, also those inside the methods that it sweeps.
+    """
+    names = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
+    file = files(CONF) / "sweep" / f"{names[0]}.yaml" if len(names) == 1 else None
+    if file is None or not file.is_file() or {"--cfg", "-c"} & set(arguments):
+        return arguments  # check_overrides says what is wrong; --cfg shows one configuration
+    swept = OmegaConf.create(file.read_text()).hydra.sweeper.params
+    rest = [argument for argument in arguments if not argument.startswith("sweep=")]
+    given = {argument.lstrip("+~").split("=")[0] for argument in rest}
+    flag = [] if {"-m", "--multirun"} & set(rest) else ["-m"]
+    return [*flag, *(f"{key}={values}" for key, values in swept.items() if key not in given), *rest]
+
+
 def flag_first(arguments: list[str]) -> list[str]:
     """Return the command line with ``-m`` or ``--multirun`` first: between two overrides Hydra's own parser refuses it."""
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
@@ -122,6 +139,8 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     """Raise UserError for the first override that names no group, choice or key, or whose value has the wrong type."""
     if any(argument.split("=")[0] in _NO_CHECK for argument in arguments):
         return
+    if {"-m", "--multirun"} & set(arguments) and {"--cfg", "-c"} & set(arguments):
+        raise UserError("--cfg shows one configuration; leave -m out and give each setting one value")
     texts = [argument for argument in arguments if _is_override(argument)]
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):

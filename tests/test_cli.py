@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.cli import check_overrides, flag_first, hold_back
+from skinkd.cli import check_overrides, flag_first, hold_back, stored_sweep
 from skinkd.errors import UserError
 
 
@@ -83,6 +83,40 @@ def test_a_setting_inside_a_swept_group_comes_with_the_jobs() -> None:
     with pytest.raises(UserError, match=r"backbone@method\.teacher"):
         check_overrides("train", [*around[:3], inside[0]])
     check_overrides("train", hold_back([*around[:5], inside[0]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expanded"),
+    [
+        (["sweep=seeds", "data=synthetic"], ["-m", "seed=0,1,2", "data=synthetic"]),
+        (["data=synthetic", "sweep=seeds", "seed=4,5"], ["-m", "data=synthetic", "seed=4,5"]),
+        (["-m", "sweep=folds", "data.folds=3"], ["data.fold=0,1,2,3,4", "-m", "data.folds=3"]),
+        (["sweep=seedz"], ["sweep=seedz"]),
+        (["sweep=seeds", "--cfg", "job"], ["sweep=seeds", "--cfg", "job"]),
+        (["sweep=seeds,folds"], ["sweep=seeds,folds"]),
+        (["seed=1"], ["seed=1"]),
+    ],
+)
+def test_a_stored_sweep_is_what_it_sweeps_but_for_what_is_given(arguments: list[str], expanded: list[str]) -> None:
+    assert stored_sweep(arguments) == expanded
+
+
+def test_one_configuration_is_shown_at_a_time() -> None:
+    with pytest.raises(UserError, match=r"^--cfg shows one configuration; leave -m out"):
+        check_overrides("train", ["-m", "seed=0,1", "--cfg", "job"])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("ablation_swskd", "method.target_stage=last"),
+        ("four_methods", "method.warmup_epochs=1"),
+        ("temperature_tsskd", "method.loss_weights.kd=0.5"),
+        ("methods", "optim.lr=0.1"),
+    ],
+)
+def test_a_stored_sweep_takes_settings_of_the_methods_it_sweeps(name: str, setting: str) -> None:
+    check_overrides("train", hold_back(flag_first(stored_sweep([f"sweep={name}", setting]))))
 
 
 @pytest.mark.parametrize("methods", ["swskd,supervised", "supervised,swskd"])
