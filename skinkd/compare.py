@@ -44,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "runs", nargs="+", type=Path, help="run folders, folders of run folders, sweep folders or sweep names"
     )
     parser.add_argument("--baseline", help="row or method to test against (default: supervised)")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: <folder or sweep>/comparison)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write to (default: <folder or sweep>/comparison, of several outputs/comparisons/…)",
+    )
     parser.add_argument(
         "--metrics", default=",".join(MAIN_METRICS), help="metrics to show, with commas between (default: %(default)s)"
     )
@@ -63,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
         check_wandb()
     found = read_runs(options.runs, output_dir=output_dir)
     rows = group_rows(found.runs)
-    out = options.out or _default_out(find_place(options.runs[0], output_dir), rows, output_dir)
+    out = options.out or _default_out(options.runs, rows, output_dir)
     status = Console(stderr=True).status("comparing")
     with _output_folder(out), status:
         comparison = compare(
@@ -113,9 +117,10 @@ def _writing(out: Path) -> Iterator[None]:
         ) from None
 
 
-def _default_out(first: Path, rows: Sequence[Row], output_dir: Path) -> Path:
-    """Beside the runs, in the folder or sweep that was given; never inside a run."""
-    if not (first / "config.yaml").is_file():
+def _default_out(places: Sequence[Path], rows: Sequence[Row], output_dir: Path) -> Path:
+    """Beside the runs, in the one folder or sweep that was given; never inside a run, nor in one sweep of several."""
+    first = find_place(places[0], output_dir)
+    if len(places) == 1 and not (first / "config.yaml").is_file():
         return first / "comparison"
     names = sorted(run.folder.name for row in rows for run in row.runs)
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]

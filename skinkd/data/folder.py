@@ -40,7 +40,7 @@ def load_folder(
         UserError: no folder, no class folders, one without an image, fewer than two classes, a folder that
             cannot be read, or an image that cannot be used.
     """
-    root = Path(root).expanduser().absolute()
+    root = Path(str(root)).expanduser().absolute()
     frame, classes = scan_classes(root)
     frame = usable_images(frame, name=str(root), on_bad_image=on_bad_image)
     frame = group_near_duplicates(
@@ -228,8 +228,8 @@ def load_table(
     Raises:
         UserError: the CSV, a column, an image or a second class is missing or wrong.
     """
-    file = Path(file).expanduser().absolute()
-    folder = file.parent if root is None else Path(root).expanduser().absolute()
+    file = Path(str(file)).expanduser().absolute()
+    folder = file.parent if root is None else Path(str(root)).expanduser().absolute()
     path_column, label_column = str(path_column), str(label_column)  # Hydra makes a number of a number
     id_column, group_column, split_column_name = (
         None if name is None else str(name) for name in (id_column, group_column, split_column_name)

@@ -1,6 +1,7 @@
 """``python -m skinkd.compare`` on folders of random runs and on two that were trained."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -51,6 +52,23 @@ def test_a_folder_of_runs_leaves_the_report_beside_them_and_the_runs_alone(
     assert {name: digest for name, (_, digest) in state(study / "comparison").items()} == {
         name: digest for name, (_, digest) in first.items()
     }
+
+
+def test_several_folders_are_compared_in_none_of_them(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A sweep's own comparison is not written over by one with others, and their order makes no other place."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKINKD_OUTPUT_DIR", str(tmp_path / "results"))
+    folders = []
+    for method in ("supervised", "kd"):
+        folders.append(tmp_path / f"of_{method}")
+        shutil.copytree(make_run(method), folders[-1] / method)
+    main([str(folder) for folder in folders])
+    main([str(folder) for folder in reversed(folders)])
+    (out,) = (tmp_path / "results" / "comparisons").iterdir()
+    assert {path.name for path in out.iterdir()} == FILES
+    assert not any((folder / "comparison").exists() for folder in folders)
 
 
 def test_named_runs_are_compared_outside_their_folders(

@@ -116,6 +116,8 @@ def test_prepare_describe_and_augment(data: Path) -> None:
         (["describe", "data=synthetic", "sheet.images_of_class=0"], "sheet.images_of_class=0 is out of range"),
         (["augment", "data=synthetic", "seed=-1"], "seed=-1 is out of range"),
         (["prepare", "data=synthetic", "data.cache_size=abc"], "data.cache_size=abc is out of range"),
+        (["split", "data=folder", "data.root=2019"], "2019"),  # Hydra makes a number of it
+        (["split", "data=table", "data.file=2019"], "2019"),
         (["prepare", "data=synthetic", "data.cache_size=0"], "data.cache_size=0 is out of range"),
     ],
 )
