@@ -41,6 +41,11 @@ NOT_IDENTITY = (
 )
 """Settings that change no number of a run, and so not its folder."""
 
+ADDED_SETTINGS: dict[str, Any] = {}
+"""Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting.
+At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
+holds nothing else."""
+
 
 def identity(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of everything in the resolved configuration that can change a number.
@@ -55,14 +60,32 @@ def identity(config: dict[str, Any]) -> str:
 
 def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
     if isinstance(node, dict):
-        inner = {key: (f"{name}.{key}" if name else key) for key in node}
-        return {key: _identity(node[key], full, places) for key, full in inner.items() if full not in NOT_IDENTITY}
+        full = {key: (f"{name}.{key}" if name else key) for key in node}
+        kept = {
+            key: value
+            for key, value in node.items()
+            if full[key] not in NOT_IDENTITY and not _holds_added_defaults(value, full[key])
+        }
+        return {key: _identity(value, full[key], places) for key, value in kept.items()}
     if isinstance(node, list):
         return [_identity(value, name, places) for value in node]
     for place_name, place in places:
         if isinstance(node, str) and (node == str(place) or node.startswith(f"{place}/")):
             return f"<{place_name}>{node.removeprefix(str(place))}"
     return node
+
+
+def _holds_added_defaults(value: Any, name: str) -> bool:
+    """Whether a setting came later and has the value at which it changes nothing, or is a mapping of such settings."""
+    if name in ADDED_SETTINGS:
+        default = ADDED_SETTINGS[name]
+        # True == 1 in Python, and they are different settings
+        return value == default and isinstance(value, bool) == isinstance(default, bool)
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(_holds_added_defaults(inner, f"{name}.{key}") for key, inner in value.items())
+    )
 
 
 def run_path(config: dict[str, Any]) -> Path:

@@ -54,6 +54,28 @@ def test_what_changes_a_number_changes_the_folder(name: str, value: Any) -> None
     assert run_path(config(**{name: value})) != run_path(config())
 
 
+@pytest.mark.parametrize("added", [{"loss.smoothing": 0.0}, {"augment.mix.name": "none", "augment.mix.alpha": 0.2}])
+def test_a_setting_that_came_later_leaves_earlier_runs_their_folders(
+    added: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = identity(config(loss={"name": "focal"}, augment={"flip": True}))
+    monkeypatch.setattr("skinkd.runs.folder.ADDED_SETTINGS", added)
+
+    def now(changes: dict[str, Any]) -> str:
+        grown: dict[str, Any] = config(loss={"name": "focal"}, augment={"flip": True})
+        for name, value in (added | changes).items():
+            *groups, key = name.split(".")
+            node = grown
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[key] = value
+        return identity(grown)
+
+    assert now({}) == before
+    assert now({next(iter(added)): 0.1}) != before
+    assert now({next(iter(added)): False}) != before  # which equals 0, and is another setting
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
