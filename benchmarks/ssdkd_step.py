@@ -17,13 +17,13 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
-import skinkd.cli  # noqa: F401  (registers the launcher that the configuration names)
+import skinkd.config.cli  # noqa: F401  (registers the launcher that the configuration names)
 from skinkd.batch import Batch
-from skinkd.build import build_method
+from skinkd.build.objects import build_method
+from skinkd.config.resolve import resolved
 from skinkd.methods.base import Method
 from skinkd.models.heads import Projector
 from skinkd.models.teacher import Teacher
-from skinkd.teachers import resolved
 
 CLASSES = 8
 

@@ -22,8 +22,8 @@ from skinkd.analysis.report import markdown_tables
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import read_runs
 from skinkd.analysis.tables import all_tables, amount
-from skinkd.bootstrap import Widening, draw_groups, percentiles, weighted_metrics
-from skinkd.metrics import as_scores, evaluate
+from skinkd.scoring.bootstrap import Widening, draw_groups, percentiles, weighted_metrics
+from skinkd.scoring.metrics import as_scores, evaluate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -14,12 +14,12 @@ from tempfile import TemporaryFile
 
 from rich.console import Console
 
-from skinkd import cli
 from skinkd.analysis.comparison import MAIN_METRICS, compare
 from skinkd.analysis.report import print_comparison, write_outputs
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import find_place, read_runs
 from skinkd.analysis.wandb_report import check_wandb, publish
+from skinkd.config.user_errors import user_errors
 from skinkd.errors import UserError
 
 _EPILOG = """\
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--wandb", action="store_true", help="also make a W&B report and workspace of these runs")
     options = parser.parse_args(arguments)
-    with cli.sentences():
+    with user_errors():
         _run(options)
 
 

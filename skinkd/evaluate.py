@@ -13,23 +13,25 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from skinkd import cli
-from skinkd.bootstrap import bootstrap_intervals
-from skinkd.build import load_split
-from skinkd.checkpoints import find_checkpoint, open_checkpoint, rebuild
+from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
+from skinkd.build.objects import load_split
+from skinkd.build.seen import Seen, run_config, seen_images
+from skinkd.config import cli
+from skinkd.config.identity import identity
+from skinkd.config.resolve import read_config
 from skinkd.data.datamodule import start_worker
 from skinkd.data.dataset import SkinDataset
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError, check_choice, nearest
-from skinkd.metrics import evaluate as score
-from skinkd.metrics import per_class, prediction_table
 from skinkd.models.backbone import Backbone
 from skinkd.runs.console import say
-from skinkd.runs.folder import RunFolder, identity
+from skinkd.runs.folder import RunFolder
 from skinkd.runs.plots import plot_confusion
 from skinkd.runs.tables import print_results
-from skinkd.seen import Seen, read_config, run_config, seen_images
+from skinkd.scoring.bootstrap import bootstrap_intervals
+from skinkd.scoring.metrics import evaluate as score
+from skinkd.scoring.metrics import per_class, prediction_table
 
 
 class ClassTable(NamedTuple):

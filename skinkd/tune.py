@@ -16,14 +16,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from skinkd import cli
+from skinkd.build.teachers import find_teacher
+from skinkd.config import cli
+from skinkd.config.identity import identity, run_path
+from skinkd.config.overrides import CONF, check_overrides
+from skinkd.config.resolve import resolved
+from skinkd.config.user_errors import user_errors
 from skinkd.errors import UserError, check_choice, check_positive
-from skinkd.runs.folder import identity, run_path
 from skinkd.runs.tracking import check_tracker
-from skinkd.teachers import find_teacher, resolved
 
 if TYPE_CHECKING:
-    from skinkd.search import Search  # needs optuna, which may not be installed
+    from skinkd.search.study import Search  # needs optuna, which may not be installed
 
 _OF_THE_SEARCH = ("tune", "tune_space", "hydra", "evaluation.test")
 _UNSEEN = "evaluation.test=false"
@@ -38,15 +41,15 @@ def tune(settings: DictConfig) -> None:
             raise UserError(f"{name}={settings[name]} fits one run, not the trials of a search; leave it out")
     given = list(HydraConfig.get().overrides.task)
     GlobalHydra.instance().clear()  # the trials' configurations are composed below
-    from skinkd.search import search
+    from skinkd.search.study import search
 
     search(_plan(settings, [one for one in given if not _is_of_the_search(_name(one))]))
 
 
 def _plan(settings: DictConfig, base: list[str]) -> "Search":
     """What ``search`` needs to know: the study, its space, and how parameters become a run of ``skinkd.train``."""
-    from skinkd.search import Search
-    from skinkd.search_space import override, parse_space
+    from skinkd.search.space import override, parse_space
+    from skinkd.search.study import Search
 
     options: dict[str, Any] = OmegaConf.to_container(settings.tune, resolve=True)  # type: ignore[assignment]
     _check_options(options)
@@ -128,12 +131,12 @@ def _check_settings(base: list[str], space: dict[str, Any], where: str) -> None:
     values = {
         name: list(one.choices) if hasattr(one, "choices") else [one.low, one.high] for name, one in space.items()
     }
-    from skinkd.search_space import override
+    from skinkd.search.space import override
 
     for number in range(max(map(len, values.values()))):
         chosen = [override(name, every[min(number, len(every) - 1)]) for name, every in values.items()]
         try:
-            cli.check_overrides("train", [*(one for one in base if _name(one) not in space), *chosen])
+            check_overrides("train", [*(one for one in base if _name(one) not in space), *chosen])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -144,7 +147,7 @@ def _values(plain: DictConfig, names: list[str]) -> dict[str, Any]:
 
 
 def _composed(overrides: list[str]) -> DictConfig:
-    with initialize_config_module(version_base="1.3", config_module=cli.CONF):
+    with initialize_config_module(version_base="1.3", config_module=CONF):
         return compose("train", overrides=overrides)
 
 
@@ -157,7 +160,7 @@ def _is_of_the_search(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    with cli.sentences():
+    with user_errors():
         for argument in sys.argv[1:]:
             if argument in ("-m", "--multirun") or argument.startswith("sweep="):
                 raise UserError(f"{argument} makes many runs of one command, as a search does itself; leave it out")

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
+import train_process
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from skinkd.config.identity import run_path
+from skinkd.config.resolve import stored_settings
 from skinkd.data.synthetic import generate
-from skinkd.runs.folder import run_path
-from skinkd.train import stored_settings, train
+from skinkd.train import train
 
 IMAGES, HEIGHT, WIDTH = 120, 48, 64
 
@@ -74,7 +75,7 @@ def train_tiny(tiny: list[str]) -> Trained:
 def trained(train_tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """As ``train_tiny``, into the test's own folder and without the pictures, which take half the time."""
     for picture in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(f"skinkd.scoring.{picture}", lambda *_, **__: None)
+        monkeypatch.setattr(f"skinkd.scoring.run.{picture}", lambda *_, **__: None)
 
     def run(*overrides: str, output: Path | None = None) -> Path:
         return train_tiny(output or tmp_path / "outputs", *overrides)
@@ -89,12 +90,12 @@ def finished(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def job(tiny: list[str], tmp_path: Path) -> Callable[..., jobs.Result]:
+def job(tiny: list[str], tmp_path: Path) -> Callable[..., train_process.Result]:
     """Runs ``python -m skinkd.train`` in a process of its own; ``output`` is where its run folders go."""
 
-    def run(*overrides: str, output: Path | None = None, **settings: Any) -> jobs.Result:
+    def run(*overrides: str, output: Path | None = None, **settings: Any) -> train_process.Result:
         where = f"paths.output_dir={output or tmp_path / 'outputs'}"
-        return jobs.run([*tiny, where, *overrides], folder=tmp_path / "job", **settings)
+        return train_process.run([*tiny, where, *overrides], folder=tmp_path / "job", **settings)
 
     return run
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from jobs import metrics_of, only_run
 from lightning import Trainer
+from train_process import metrics_of, only_run
 
-from skinkd.build import build_data, build_method, build_trainer, load_split
-from skinkd.metrics import evaluate
+from skinkd.build.objects import build_data, build_method, build_trainer, load_split
+from skinkd.scoring.metrics import evaluate
 
 WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)
 

@@ -15,8 +15,9 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from skinkd.build import load_split
-from skinkd.checkpoints import find_checkpoint, open_checkpoint
+from skinkd.build.checkpoints import find_checkpoint, open_checkpoint
+from skinkd.build.objects import load_split
+from skinkd.build.seen import seen_images
 from skinkd.data.files import read_image
 from skinkd.data.ham10000 import CLASSES as HAM
 from skinkd.data.ham10000 import load_ham10000
@@ -25,8 +26,7 @@ from skinkd.data.medmnist_sets import SETS
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError
 from skinkd.evaluate import evaluate, match_classes, unseen_rows
-from skinkd.seen import seen_images
-from skinkd.train import card as card_of
+from skinkd.training.run import card as card_of
 from tests.data.conftest import make_ham_folder
 
 MAP = {

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jobs
 import pytest
+import train_process
 import yaml
-from jobs import metrics_of
+from train_process import metrics_of
 from wandb_file import WandbFile
 
-from skinkd.cli import check_overrides
+from skinkd.config.overrides import check_overrides
 from skinkd.errors import UserError
 
 SECONDS = 900
@@ -232,7 +232,7 @@ def test_submitit_runs_the_same_jobs(tiny: list[str], finished: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
 
 
-def refusal(result: jobs.Result, output: Path) -> str:
+def refusal(result: train_process.Result, output: Path) -> str:
     """The sentence that a sweep was refused with, before it left anything."""
     assert result.code == 2 and "Traceback" not in result.err, result.err
     assert not list(output.glob("sweeps/*/logs")) and not runs(output)
@@ -252,7 +252,7 @@ def refusal(result: jobs.Result, output: Path) -> str:
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_starts(
-    job: Callable[..., jobs.Result], tmp_path: Path, overrides: tuple[str, ...], said: str
+    job: Callable[..., train_process.Result], tmp_path: Path, overrides: tuple[str, ...], said: str
 ) -> None:
     assert said in refusal(job(*overrides, "-m"), tmp_path / "outputs")
 
@@ -261,8 +261,10 @@ def hide_submitit() -> None:
     sys.modules["submitit"] = None  # type: ignore[assignment]  # so that importing it fails
 
 
-def test_without_submitit_one_sentence_says_what_to_install(job: Callable[..., jobs.Result], tmp_path: Path) -> None:
-    hide = jobs.Act("skinkd.runs.sweep:distinct", 1, hide_submitit)
+def test_without_submitit_one_sentence_says_what_to_install(
+    job: Callable[..., train_process.Result], tmp_path: Path
+) -> None:
+    hide = train_process.Act("skinkd.jobs.sweep:distinct", 1, hide_submitit)
     said = refusal(job("hydra/launcher=submitit_slurm", "-m", act=hide), tmp_path / "outputs")
     assert "pip install 'skinkd[submitit]'" in said
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from jobs import Act, Result, metrics_of, only_run
 from torch import Tensor
+from train_process import Act, Result, metrics_of, only_run
 
 from skinkd.methods.base import Method
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import jobs
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import train_process
 import yaml
-from jobs import metrics_of, only_run
 from sklearn import metrics as sk
+from train_process import metrics_of, only_run
 
 from skinkd.data.ham10000 import CLASSES
 from skinkd.errors import UserError
@@ -184,7 +184,7 @@ def test_run_dir_of_a_finished_run_of_another_configuration_is_not_taken_for_thi
 
 
 def test_a_second_process_on_the_same_folder_is_refused(
-    job: Callable[..., jobs.Result], finished: Path, tmp_path: Path
+    job: Callable[..., train_process.Result], finished: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "outputs" / finished.name
     first = RunFolder(path)
@@ -256,7 +256,7 @@ def test_the_leaky_protocol_says_what_it_leaks(trained: Trained, capsys: pytest.
 
 
 def test_a_process_prints_the_table_and_ends_with_the_run_folder(
-    job: Callable[..., jobs.Result], tmp_path: Path
+    job: Callable[..., train_process.Result], tmp_path: Path
 ) -> None:
     result = job("trainer.enable_progress_bar=true", "method=swskd")
     assert result.code == 0, result.err

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jobs
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import train_process
 import yaml
-from jobs import Act, Result
+from train_process import Act, Result
 
 KILL = partial(signal.raise_signal, signal.SIGKILL)
 SPACE = "tune.space={optim.lr: {low: 1e-3, high: 0.3, log: true}, augment: [none, basic]}"
@@ -79,7 +79,7 @@ def _main(arguments: list[str], folder: Path, act: Act | None) -> None:
     # the trials alone: a teacher is trained in a process as ever
     subprocess.Popen = lambda command, **kw: (Forked if "evaluation.test=false" in command else real)(command, **kw)  # type: ignore
     if act is not None:
-        jobs._arm(act)
+        train_process._arm(act)
     sys.argv = ["skinkd.tune", *arguments]
     runpy.run_module("skinkd.tune", run_name="__main__", alter_sys=True)
 
@@ -94,7 +94,7 @@ def tune(tiny: list[str]) -> Tune:
     def run(output: Path, *overrides: str, act: Act | None = None, base: list[str] = tiny) -> Result:
         output.mkdir(parents=True, exist_ok=True)
         arguments = [*base, f"paths.output_dir={output}", *overrides]
-        process = jobs._context.Process(target=_main, args=(arguments, output, act))
+        process = train_process._context.Process(target=_main, args=(arguments, output, act))
         process.start()
         process.join(250)
         assert process.exitcode is not None, (output / "stdout.txt").read_text()
@@ -165,9 +165,9 @@ def test_the_best_is_kept_shown_and_its_command_scores_the_test_part(
     assert [line for line in lines if line.startswith("trial ") and "  best   " in line]
     words = shlex.split(lines[-1])
     assert words[:3] == ["python", "-m", "skinkd.train"] and "evaluation.test=false" not in words
-    again = jobs.run([*words[3:], f"paths.output_dir={tmp_path / 'again'}"], folder=tmp_path / "job")
+    again = train_process.run([*words[3:], f"paths.output_dir={tmp_path / 'again'}"], folder=tmp_path / "job")
     assert again.code == 0, again.err
-    numbers = jobs.metrics_of(jobs.only_run(tmp_path / "again"))
+    numbers = train_process.metrics_of(train_process.only_run(tmp_path / "again"))
     assert numbers["val/auroc_macro"] == pytest.approx(row["value"], rel=1e-6)  # history.csv is of float32
     assert "test/auroc_macro" in numbers
 
@@ -186,7 +186,7 @@ def test_the_same_command_has_nothing_to_do(tune: Tune, whole: tuple[Path, Resul
 MOMENTS = {
     "while a trial trains": Act("optuna.trial._trial:Trial.report", 3, KILL),
     "while settings are chosen": Act("optuna.trial._trial:Trial.suggest_categorical", 2, KILL),
-    "after a trial": Act("skinkd.search:_write", 1, KILL),
+    "after a trial": Act("skinkd.search.study:_write", 1, KILL),
     "as a trial ends": Act("optuna.study.study:Study.tell", 2, KILL),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from jobs import metrics_of, only_run
+from train_process import metrics_of, only_run
 from wandb_file import WandbFile
 
 from skinkd.data.datamodule import SkinDataModule

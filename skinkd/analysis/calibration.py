@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
 from skinkd.errors import check_positive
-from skinkd.metrics import (
+from skinkd.scoring.metrics import (
     Floats,
     Scores,
     as_scores,

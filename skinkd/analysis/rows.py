@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from skinkd.analysis.runs import Run
+from skinkd.config.identity import NOT_IDENTITY, identity
 from skinkd.errors import UserError
-from skinkd.runs.folder import NOT_IDENTITY, identity
 
 _FIRST = ("backbone.name", "data.name", "protocol", "data.image_size", "data.split_seed")
 """Settings that tell rows apart before any other does; the first three are then said of every row."""

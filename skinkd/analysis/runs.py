@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from skinkd.errors import UserError, nearest
-from skinkd.metrics import as_scores, read_predictions
+from skinkd.scoring.metrics import as_scores, read_predictions
 
 _SECTIONS = ("data", "method", "evaluation", "paths")
 _FACTS = ("epochs", "best_epoch", "parameters", "macs")

@@ -1,6 +1,6 @@
 """Whether methods differ: intervals and tests that are paired by image and resampled, or clustered, by lesion.
 
-A method is a sequence of prediction tables (see :mod:`skinkd.metrics`), one for each of its runs. Runs of several seeds
+A method is a sequence of prediction tables (see :mod:`skinkd.scoring.metrics`), one for each of its runs. Runs of several seeds
 share one test set; runs of several folds have one each. Everywhere the unit of chance is the lesion, by its name, in
 whichever tables it appears. What is said is of these trained networks on other lesions: the spread between seeds is
 reported beside it, as a standard deviation, and is in no interval and no p-value.
@@ -19,9 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
-from skinkd.bootstrap import CLASS_MEANS, Widening, bin_gaps, draw_groups, percentiles, weighted_metrics
 from skinkd.errors import UserError
-from skinkd.metrics import Floats, Ints, Scores, as_scores
+from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bin_gaps, draw_groups, percentiles, weighted_metrics
+from skinkd.scoring.metrics import Floats, Ints, Scores, as_scores
 
 _CELLS = 2_000_000  # replicates × images held at a time: 16 MB an array
 _ROUNDING = 1e-12

@@ -10,7 +10,8 @@ import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from skinkd import cli
+from skinkd.config import cli
+from skinkd.config.user_errors import user_errors
 from skinkd.data import download as sources
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
@@ -181,7 +182,7 @@ VERBS: dict[str, Callable[[Config], None]] = {
 
 def main() -> None:
     """Take the verb off the command line and let Hydra compose the rest."""
-    with cli.sentences():
+    with user_errors():
         word = sys.argv[1] if len(sys.argv) > 1 else ""
         if word not in VERBS and not word.startswith("-"):
             raise UserError(f"{word!r} is not a verb of skinkd.data{nearest(word, VERBS)}")

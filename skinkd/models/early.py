@@ -15,7 +15,7 @@ def early_exit(network: HybridStudent, image: Tensor, *, threshold: float) -> tu
 
     The small CNN sees every image (output 0: ``exit_1``), the large branch only those whose highest probability stays below
     ``threshold`` there, and of them those below it at ``exit_2`` (output 1) go on to the final classifier (output 2).
-    ``skinkd.early_exit`` gives accuracy and cost of a whole table at many thresholds.
+    ``skinkd.scoring.early_exit`` gives accuracy and cost of a whole table at many thresholds.
 
     Args:
         network: a student in eval mode.

@@ -5,7 +5,6 @@ Colours are Okabe & Ito's, which colour-blind readers can tell apart; from the e
 too.
 """
 
-import os
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -17,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from skinkd.metrics import confusion_matrix
+from skinkd.runs.files import written_atomically
+from skinkd.scoring.metrics import confusion_matrix
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
@@ -149,13 +149,9 @@ def _shorten(name: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG beside its place and move it there, so that a killed process leaves no half picture."""
+    """Write a figure as PNG, in one step."""
     FigureCanvasAgg(figure)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_atomically(path) as temporary:
         # no date or version inside: the same run gives the same file
         figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from run_factory import CLASSES, MakeRun, image_rows, predictions
 
-from skinkd.metrics import evaluate
-from skinkd.runs.folder import RunFolder, run_path
+from skinkd.config.identity import run_path
+from skinkd.runs.folder import RunFolder
+from skinkd.scoring.metrics import evaluate
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from skinkd.analysis.comparison import Comparison, compare, find_baselines
 from skinkd.analysis.rows import group_rows
 from skinkd.analysis.runs import Run, read_runs
 from skinkd.analysis.statistics import mcnemar
-from skinkd.bootstrap import bootstrap_intervals
 from skinkd.errors import UserError
-from skinkd.metrics import evaluate
+from skinkd.scoring.bootstrap import bootstrap_intervals
+from skinkd.scoring.metrics import evaluate
 
 
 def runs_of(folder: Path) -> tuple[Run, ...]:

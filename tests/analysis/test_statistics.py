@@ -13,9 +13,9 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from skinkd.analysis.statistics import Difference, delong, holm, mcnemar, mean_intervals, paired_bootstrap
-from skinkd.bootstrap import CLASS_MEANS, Widening, bootstrap_intervals, draw_groups
 from skinkd.errors import UserError
-from skinkd.metrics import evaluate, probability_columns
+from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bootstrap_intervals, draw_groups
+from skinkd.scoring.metrics import evaluate, probability_columns
 
 RULES = {"replicates": 60, "seed": 3, "level": 0.9, "calibration_bins": 10}
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import train_process
 import yaml
 from hydra import compose, initialize_config_module
 from lightning.pytorch.callbacks import Callback
@@ -19,9 +19,11 @@ from test_contract import METHODS
 from world import networks_of
 
 import skinkd.train
-from skinkd.build import build_data, build_method, build_trainer, load_split
-from skinkd.runs.folder import run_path
-from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_config
+import skinkd.training.run
+from skinkd.build.objects import build_data, build_method, build_trainer, load_split
+from skinkd.build.teachers import find_teacher, load_teacher
+from skinkd.config.identity import run_path
+from skinkd.config.resolve import resolved, teacher_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -104,11 +106,11 @@ def test_a_run_of_the_method(
 
     # crashed in its second epoch and given again, it ends as it would have
     whole = last_state(folder)
-    callbacks = skinkd.train.fit_callbacks
-    monkeypatch.setattr(skinkd.train, "fit_callbacks", lambda *args: [*callbacks(*args), Crash()])
+    callbacks = skinkd.training.run.fit_callbacks
+    monkeypatch.setattr(skinkd.training.run, "fit_callbacks", lambda *args: [*callbacks(*args), Crash()])
     settings.force = True
     assert ended_by(settings) == "crashed"
-    monkeypatch.setattr(skinkd.train, "fit_callbacks", callbacks)
+    monkeypatch.setattr(skinkd.training.run, "fit_callbacks", callbacks)
     settings.force = False
     assert ended_by(settings) == ""
     resumed = last_state(folder)
@@ -129,7 +131,7 @@ def ended_by(settings: DictConfig) -> str:
 
 def test_exits_are_scored_and_give_a_curve(settings_of: Callable[..., DictConfig]) -> None:
     folder = train(settings_of("mskd"))
-    metrics = jobs.metrics_of(folder)
+    metrics = train_process.metrics_of(folder)
     for exit in ("exit_1", "exit_2"):
         assert 0 <= metrics[f"test/{exit}/accuracy"] <= 1
         assert 0 <= metrics[f"val/{exit}/balanced_accuracy"] <= 1
@@ -147,7 +149,9 @@ def test_exits_that_nothing_trained_are_not_scored(settings_of: Callable[..., Di
     """mskd_teacher without its attention exits: what they say is random and belongs in no number."""
     folder = train(settings_of("mskd_teacher", "method.loss_weights.attention_exits=0", "trainer.max_epochs=1"))
     trained = ["attention_branch", "conv_exit_1", "conv_exit_2", "conv_branch"]
-    scored = {name.split("/")[1] for name in jobs.metrics_of(folder) if name.endswith("/accuracy")} - {"accuracy"}
+    scored = {name.split("/")[1] for name in train_process.metrics_of(folder) if name.endswith("/accuracy")} - {
+        "accuracy"
+    }
     assert scored == set(trained)
     curve = pd.read_csv(folder / "predictions" / "early_exit.csv")
     shares = [column for column in curve if column.startswith("share_")]
@@ -173,7 +177,7 @@ def test_two_processes(
     """DDP refuses parameters that no loss reaches, and every process holds the same teacher."""
     train(settings_of(name))  # leaves the teachers in the store
     plain = [text for text in tiny if not text.startswith(("backbone", "strategy"))]
-    result = jobs.run(
+    result = train_process.run(
         [*plain, f"paths.output_dir={output}", f"method={name}", *networks_of(name), "backbone.pretrained=false",
          "trainer.limit_train_batches=2", "strategy=ddp_cpu", f"run_dir={tmp_path / 'run'}"],
         folder=tmp_path / "job",

@@ -9,7 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 import skinkd.train
-from skinkd import cli
+import skinkd.training.run
+from skinkd.config import cli
 
 
 class Watch(Callback):
@@ -37,6 +38,6 @@ class Watch(Callback):
 
 
 if __name__ == "__main__":
-    plain = skinkd.train.fit_callbacks
-    skinkd.train.fit_callbacks = lambda *args: [*plain(*args), Watch()]
+    plain = skinkd.training.run.fit_callbacks
+    skinkd.training.run.fit_callbacks = lambda *args: [*plain(*args), Watch()]
     cli.main(skinkd.train.train, "train")

@@ -13,13 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-import skinkd.cli  # noqa: F401  (registers the launcher that conf/train.yaml names)
 from skinkd.batch import Batch
-from skinkd.build import build_method
+from skinkd.build.objects import build_method
+from skinkd.config.resolve import resolved
 from skinkd.methods.base import Method
 from skinkd.models.heads import Projector
 from skinkd.models.teacher import Teacher
-from skinkd.teachers import resolved
 
 torch.set_num_threads(1)  # more only contend over networks this small
 CLASSES, SIZE = 5, 64

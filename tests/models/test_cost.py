@@ -12,11 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from skinkd.early_exit import early_exit_curve
 from skinkd.models.backbone import Backbone
 from skinkd.models.cost import exit_macs, network_macs
 from skinkd.models.early import early_exit
 from skinkd.models.hybrid import HybridStudent, HybridTeacher
+from skinkd.scoring.early_exit import early_exit_curve
 
 SIZE = 32
 K = 3

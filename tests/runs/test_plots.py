@@ -12,8 +12,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from skinkd.metrics import prediction_table
 from skinkd.runs.plots import plot_confusion, plot_curves
+from skinkd.scoring.metrics import prediction_table
 
 
 def make_history(epochs: int, terms: int) -> pd.DataFrame:

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from skinkd.config.identity import identity, run_path
 from skinkd.errors import UserError
-from skinkd.runs.folder import RunFolder, identity, run_path
+from skinkd.runs.folder import RunFolder
 
 SPLITS = pd.DataFrame({"image_id": ["a", "b", "c"], "group": ["1", "1", "2"], "split": ["train", "train", "test"]})
 
@@ -59,7 +60,7 @@ def test_a_setting_that_came_later_leaves_earlier_runs_their_folders(
     added: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = identity(config(loss={"name": "focal"}, augment={"flip": True}))
-    monkeypatch.setattr("skinkd.runs.folder.ADDED_SETTINGS", added)
+    monkeypatch.setattr("skinkd.config.identity.ADDED_SETTINGS", added)
 
     def now(changes: dict[str, Any]) -> str:
         grown: dict[str, Any] = config(loss={"name": "focal"}, augment={"flip": True})

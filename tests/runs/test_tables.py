@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from skinkd.bootstrap import bootstrap_intervals
-from skinkd.metrics import evaluate, per_class, prediction_table
 from skinkd.runs.tables import print_results
+from skinkd.scoring.bootstrap import bootstrap_intervals
+from skinkd.scoring.metrics import evaluate, per_class, prediction_table
 
 FOLDER = Path("/a/long/place") / ("deep/" * 20) / "swskd-ham10000-resnet18-seed0-1a2b3c4d [bold]"
 HAM = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]

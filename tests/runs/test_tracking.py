@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import pandas as pd
 import pytest
-from jobs import Act, Result, metrics_of, only_run
+from train_process import Act, Result, metrics_of, only_run
 from wandb_file import WandbFile
 
 from skinkd.errors import UserError

@@ -1,0 +1,132 @@
+"""Which images of a dataset a run was trained or selected on: by name, by place and by content."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from skinkd.config.resolve import read_config
+from skinkd.data.hashing import image_hashes, near_pairs
+from skinkd.data.splits import protocol_images
+from skinkd.data.table import ImageTable
+from skinkd.errors import check_range
+
+
+class Seen(NamedTuple):
+    """Which of the data's N images a run was trained or selected on.
+
+    Attributes:
+        known: (N,) bool, by name where names say so, and by place.
+        copies: (N,) bool, the others that are near-copies, or share a lesion with one; None: not compared.
+        gap: why content was not compared with every image of the run's; "" if it was.
+    """
+
+    known: np.ndarray
+    copies: np.ndarray | None
+    gap: str
+
+
+def run_config(checkpoint: Path) -> dict[str, Any] | None:
+    """The configuration of the run that a checkpoint lies in; None for a checkpoint by itself."""
+    file = checkpoint.parent.parent / "config.yaml"
+    return read_config(file) if checkpoint.parent.name == "checkpoints" and file.is_file() else None
+
+
+def naming(table: Mapping[str, Any]) -> str | None:
+    """Where the ids and groups of a dataset (its ``data.table``) mean the same images, wherever the files lie.
+
+    None for names that say nothing outside their folder or file, such as ``mel/000.png`` or patient 1.
+    """
+    loader = str(table.get("_target_")).rpartition(".")[2]
+    if loader in ("load_ham10000", "load_isic2019"):
+        return "ISIC archive"
+    keys = {"load_medmnist": ("flag",), "load_synthetic": ("images", "height", "width", "seed")}.get(loader)
+    return " ".join([loader, *(str(table.get(key)) for key in keys)]) if keys else None
+
+
+def own_images(
+    run: dict[str, Any] | None, card: dict[str, Any], paths: Mapping[str, Any]
+) -> tuple[pd.DataFrame | None, str]:
+    """The run's own image table, read again, with a column ``seen``: trained or selected on, or of such a lesion.
+
+    Returns:
+        The rows, None if they cannot be had; and what is lacking, "" if nothing is.
+    """
+    if run is None:
+        return None, "there is no config.yaml beside its checkpoint to say where they are"
+    places: list[dict[str, Any]] = [run["data"]["table"]]
+    if naming(places[0]):  # else what lies at the same place below another folder may be other data
+        places.append(_below(places[0], run["paths"], paths))
+    if str(places[0]["_target_"]).endswith(".load_synthetic"):
+        del places[0]  # it would be drawn anew where the run's outputs once were
+    problem = ""
+    for place in places:
+        settings = place | ({"on_bad_image": "skip"} if "on_bad_image" in place else {})
+        try:
+            frame = protocol_images(instantiate(settings, _convert_="all"), run["protocol"]).frame
+        except InstantiationException as error:
+            problem = problem or str(error.__cause__ or error).split("; ")[0]
+            continue
+        images, found = _names(card["images"]), set(frame["image_id"])
+        lacking = len(images - found)
+        gap = f"{lacking} of the {len(images)} are no longer in its data" if lacking else ""
+        return frame.assign(seen=_named(frame, card)), gap
+    return None, f"its data cannot be read ({problem})"
+
+
+def _names(parts: Mapping[str, Sequence[str]]) -> set[str]:
+    return {name for part in parts.values() for name in part}
+
+
+def _named(frame: pd.DataFrame, card: dict[str, Any]) -> np.ndarray:
+    """Which rows the card of a run names, by image or by group."""
+    by_image, by_group = (
+        frame[column].isin(_names(card[key])) for column, key in (("image_id", "images"), ("group", "groups"))
+    )
+    return (by_image | by_group).to_numpy(bool)
+
+
+def _below(node: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
+    """Settings in which every place below one of the ``old`` paths is below the ``new`` path of that name."""
+    if isinstance(node, dict):
+        return {key: _below(value, old, new) for key, value in node.items()}
+    for name, path in sorted(old.items(), key=lambda item: -len(str(item[1]))):
+        if isinstance(node, str) and name in new and (node == str(path) or node.startswith(f"{path}/")):
+            return str(new[name]) + node.removeprefix(str(path))
+    return node
+
+
+def seen_images(table: ImageTable, card: dict[str, Any], run: dict[str, Any] | None, config: dict[str, Any]) -> Seen:
+    """Find the images that the run has seen: by name where names are good for that, by place, and by content.
+
+    Args:
+        table: the images to score.
+        card: of the run's checkpoint.
+        run: the run's configuration; None if it is not known: then names are all there is, and are believed.
+        config: of this evaluation.
+    """
+    frame = table.frame
+    own, gap = own_images(run, card, config["paths"])
+    names = naming(config["data"]["table"])
+    known = np.zeros(len(frame), bool)
+    if run is None or (names is not None and names == naming(run["data"]["table"])):
+        known |= _named(frame, card)
+    if own is not None:
+        places = {os.path.realpath(path) for path in own["path"][own["seen"]]}
+        known |= np.array([os.path.realpath(path) in places for path in frame["path"]])
+    bits, memory = config["data"]["near_duplicate_bits"], Path(config["paths"]["cache_dir"])
+    if bits is None:
+        return Seen(known, None, "data.near_duplicate_bits=null")
+    check_range("data.near_duplicate_bits", bits, 0, 256)
+    if own is None:
+        return Seen(known, None, gap)
+    # of the whole table, as training's audit took them: they are remembered by table
+    of_run = image_hashes(own["path"].tolist(), memory=memory)[own["seen"].to_numpy()]
+    near = near_pairs(image_hashes(frame["path"].tolist(), memory=memory), distance=bits, others=of_run)[:, 0]
+    copies = frame["group"].isin(frame["group"].iloc[np.unique(near)]).to_numpy(bool)
+    return Seen(known, copies & ~known, gap)

@@ -1,0 +1,84 @@
+"""The name of a run: which settings make two runs the same run, wherever its data and outputs lie."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+NOT_IDENTITY = (
+    "config",
+    "force",
+    "group",
+    "job_type",
+    "run_dir",
+    "sweep",
+    "paths",
+    "logger",
+    "data.num_workers",
+    "evaluation.test",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+)
+"""Settings that change no number of a run, and so not its folder."""
+
+ADDED_SETTINGS: dict[str, Any] = {}
+"""Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting.
+At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
+holds nothing else."""
+
+
+def identity(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of everything in the resolved configuration that can change a number.
+
+    A file or folder below one of ``paths`` counts by its place below it, so that data and outputs may move; one given
+    anywhere else counts as it is.
+    """
+    places = sorted(config["paths"].items(), key=lambda item: -len(str(item[1])))
+    text = json.dumps(_identity(config, "", places), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
+    if isinstance(node, dict):
+        full = {key: (f"{name}.{key}" if name else key) for key in node}
+        kept = {
+            key: value
+            for key, value in node.items()
+            if full[key] not in NOT_IDENTITY and not _holds_added_defaults(value, full[key])
+        }
+        return {key: _identity(value, full[key], places) for key, value in kept.items()}
+    if isinstance(node, list):
+        return [_identity(value, name, places) for value in node]
+    for place_name, place in places:
+        if isinstance(node, str) and (node == str(place) or node.startswith(f"{place}/")):
+            return f"<{place_name}>{node.removeprefix(str(place))}"
+    return node
+
+
+def _holds_added_defaults(value: Any, name: str) -> bool:
+    """Whether a setting came later and has the value at which it changes nothing, or is a mapping of such settings."""
+    if name in ADDED_SETTINGS:
+        default = ADDED_SETTINGS[name]
+        # True == 1 in Python, and they are different settings
+        return value == default and isinstance(value, bool) == isinstance(default, bool)
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(_holds_added_defaults(inner, f"{name}.{key}") for key, inner in value.items())
+    )
+
+
+def run_path(config: dict[str, Any]) -> Path:
+    """``run_dir`` if it is set, else ``<output_dir>/<method>-<data>-<backbone>-seed<seed>-<identity>``."""
+    if config["run_dir"]:
+        return Path(config["run_dir"])
+    parts = [
+        config["method"]["name"],
+        config["data"]["name"],
+        config["backbone"]["name"],
+        f"seed{config['seed']}",
+    ]
+    if config["data"]["fold"] is not None:
+        parts.append(f"fold{config['data']['fold']}")
+    name = "-".join([*(str(part).replace("/", "_") for part in parts), identity(config)])
+    return Path(config["paths"]["output_dir"]) / name

@@ -1,0 +1,221 @@
+"""The command line's overrides: what they mean for a sweep, and whether each names something that exists.
+
+A mistake is one sentence that names the nearest valid words.
+"""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from skinkd.config.user_errors import first_line
+from skinkd.errors import UserError, nearest
+
+CONF = "skinkd.conf"
+_MAY_BE_NULL = ("data.near_duplicate_bits",)  # null switches the search for near-duplicates off
+_TEACHER = "method.teacher.run."
+_NO_CHECK = (
+    "-h",
+    "--help",
+    "--hydra-help",
+    "-sc",
+    "--shell-completion",
+    "-i",
+    "--info",
+    "-cd",
+    "--config-dir",
+)
+
+
+def stored_sweep(arguments: list[str]) -> list[str]:
+    """Return the command line with ``sweep=<name>`` replaced by the overrides that the file sweeps.
+
+    An override that the rest of the line gives replaces the file's. So a stored sweep takes the same settings as a typed
+    sweep, also settings inside the methods that it sweeps.
+    """
+    names = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
+    file = files(CONF) / "sweep" / f"{names[0]}.yaml" if len(names) == 1 else None
+    if file is None or not file.is_file() or {"--cfg", "-c"} & set(arguments):
+        return arguments  # check_overrides says what is wrong; --cfg shows one configuration
+    swept = OmegaConf.create(file.read_text()).hydra.sweeper.params
+    rest = [argument for argument in arguments if not argument.startswith("sweep=")]
+    given = {argument.lstrip("+~").split("=")[0] for argument in rest}
+    flag = [] if {"-m", "--multirun"} & set(rest) else ["-m"]
+    return [*flag, *(f"{key}={values}" for key, values in swept.items() if key not in given), *rest]
+
+
+def flag_first(arguments: list[str]) -> list[str]:
+    """Return the command line with ``-m`` or ``--multirun`` first: between two overrides Hydra's own parser refuses it."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
+def hold_back(arguments: list[str]) -> list[str]:
+    """Return the command line with each setting inside a swept group as a sweep of that one value.
+
+    Hydra composes a sweep once without all that is swept. Settings of the swept choices, such as the teacher's of
+    ``method=kd,ssdkd``, do not exist there and would be refused; a sweep of one value comes with the jobs.
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides([text for text in arguments if _is_override(text)])
+    except HydraException:
+        return arguments  # check_overrides says what is wrong
+    inside = tuple(f"{override.key_or_group}." for override in overrides if override.is_sweep_override())
+    result = {
+        override.input_line: f"{_group(override)}=choice({override.get_value_element_as_str()})"
+        for override in overrides
+        if (override.package or override.key_or_group).startswith(inside)
+        and override.type is OverrideType.CHANGE
+        and not override.is_sweep_override()
+    }
+    return [result.get(argument, argument) for argument in arguments]
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not argument.startswith("-")
+
+
+def check_overrides(config_name: str, arguments: list[str]) -> None:
+    """Raise UserError for the first override that names no group, choice or key, or whose value has the wrong type."""
+    if any(argument.split("=")[0] in _NO_CHECK for argument in arguments):
+        return
+    if {"-m", "--multirun"} & set(arguments) and {"--cfg", "-c"} & set(arguments):
+        raise UserError("--cfg shows one configuration; leave -m out and give each setting one value")
+    texts = [argument for argument in arguments if _is_override(argument)]
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
+            raise UserError(f"{argument!r} is no override; write group=choice or key=value, or see --help")
+    try:
+        overrides = OverridesParser.create().parse_overrides(texts)
+    except HydraException as error:
+        raise UserError(f"the command line cannot be read: {first_line(error)}") from None
+    with initialize_config_module(version_base="1.3", config_module=CONF):
+        loader = GlobalHydra.instance().config_loader()
+        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
+        chosen = [override for override in overrides if override.key_or_group in groups]
+        for override in chosen:
+            for choice in _values(override):
+                if choice is not None and choice not in groups[override.key_or_group]:
+                    options = groups[override.key_or_group]
+                    raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
+        settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
+        for choices in _each_choice(chosen):
+            config = _compose(config_name, choices)
+            swept = [text for text, override in zip(choices, chosen, strict=True) if override.is_sweep_override()]
+            for override in settings:
+                _check_key(override, config, groups, f" with {' '.join(swept)}" if swept else "")
+        # last, all of it together: whatever Hydra itself would refuse
+        plain = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
+        _compose(config_name, [line for line in plain if not line.lstrip("+~").startswith("hydra")])
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    try:
+        return compose(config_name, overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"the configuration cannot be composed: {first_line(error)}") from None
+
+
+def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
+    """The group choices as overrides without a sweep: the first value of each, then every other value of one of them."""
+    names = [f"{'+' if override.is_add() else ''}{_group(override)}" for override in chosen]
+    values = [_values(override) or [None] for override in chosen]
+    texts = [["null" if value is None else str(value) for value in of_one] for of_one in values]
+    first = [f"{name}={of_one[0]}" for name, of_one in zip(names, texts, strict=True)]
+    yield first
+    for place, (name, of_one) in enumerate(zip(names, texts, strict=True)):
+        for text in of_one[1:]:
+            yield [*first[:place], f"{name}={text}", *first[place + 1 :]]
+
+
+def _check_key(override: Override, config: DictConfig, groups: dict[str, list[str]], where: str) -> None:
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add():
+        return
+    keys = list(_keys(config))
+    if key not in keys and not key.rpartition(".")[2].startswith("_"):
+        raise UserError(
+            f"{key} is not a setting{where}{_teacher_hint(key, keys) or nearest_key(key, [*keys, *groups])}"
+        )
+    if override.is_delete():
+        return
+    default = OmegaConf.to_container(config, resolve=False)
+    for name in key.split("."):
+        default = default[name]  # type: ignore[index,call-overload]
+    if isinstance(default, str) and "${" in default:
+        return
+    for value in _values(override):
+        _check_type(key, value, default)
+
+
+def _teacher_hint(key: str, keys: list[str]) -> str:
+    """The end of a sentence on a setting that the teacher takes from the student, and that is added to have it differ."""
+    name = key.removeprefix(_TEACHER)
+    if name == key or name.startswith("method.") or "method.teacher.run" not in keys:
+        return ""
+    if name in keys:
+        return f" that this teacher has of its own; add it with +{key}=<value>"
+    if key.rpartition(".")[0] in keys:  # misspelt, among what it has of its own
+        return ""
+    return nearest_key(f"+{key}", [f"+{_TEACHER}{one}" for one in keys if not one.startswith("method.")])
+
+
+def _check_type(key: str, value: Any, default: Any) -> None:
+    kinds: dict[type, tuple[tuple[type, ...], str]] = {
+        bool: ((bool,), "true or false"),
+        int: ((int,), "a whole number"),
+        float: ((int, float), "a number"),
+        dict: ((dict,), "a mapping, {name: value, …}"),
+        list: ((list,), "a list, [value, …]"),
+    }
+    if type(default) not in kinds:
+        return
+    if value is None and key in _MAY_BE_NULL:
+        return
+    allowed, words = kinds[type(default)]
+    is_bool_for_number = isinstance(value, bool) and bool not in allowed
+    if not isinstance(value, allowed) or is_bool_for_number:
+        example = str(default).lower() if isinstance(default, bool) else default
+        raise UserError(f"{key}={value} must be {words}, such as {key}={example}")
+
+
+def nearest_key(key: str, keys: list[str]) -> str:
+    """Like ``errors.nearest``, but lists only the neighbours of a dotted key, not every setting there is."""
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in keys if name.rpartition(".")[0] == parent] or [n for n in keys if "." not in n]
+    same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    if same_leaf:
+        return f"; did you mean {' or '.join(repr(name) for name in same_leaf[:3])}?"
+    return nearest(key, siblings)
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    plain: dict[str, Any] = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config  # type: ignore[assignment]
+    for name, value in plain.items():
+        if name.startswith("_"):
+            continue
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def _values(override: Override) -> list[Any]:
+    """The values an override sweeps over, or its one value, as plain Python."""
+    if override.is_sweep_override():
+        if not override.is_choice_sweep():
+            return []  # range and glob sweeps are Hydra's own to check
+        parser = OverridesParser.create()
+        lines = [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
+        return [parsed.value() for parsed in parser.parse_overrides(lines)]
+    return [override.value()]
+
+
+def _group(override: Override) -> str:
+    """The group with the place it is put at, if one is given: ``backbone@method.teacher.run.backbone``."""
+    return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group

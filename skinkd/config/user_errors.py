@@ -1,0 +1,61 @@
+"""What a user sees of an error: one sentence, without a traceback, and exit code 2."""
+
+import errno
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from skinkd.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """End the process with one sentence and exit code 2 for every error that a user can mend.
+
+    Any other error passes with its traceback. A run that SIGTERM ends has exit code 143.
+    """
+    try:
+        yield
+    except BaseException as error:  # Lightning ends a run that gets SIGTERM by a subclass of SystemExit
+        if _is(error, "lightning.pytorch.utilities.exceptions", "SIGTERMException"):
+            raise SystemExit(128 + signal.SIGTERM) from None  # else it would end with 0, as if the run had finished
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        sys.stdout.flush()
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def _sentence(error: BaseException) -> str | None:
+    if _is(error, "hydra.errors", "InstantiationException"):
+        error = error.__cause__ or error  # the constructor's own error
+    if isinstance(error, UserError):
+        return str(error)
+    if _is(error, "omegaconf.errors", "OmegaConfBaseException"):
+        missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+        if missing:
+            return f"{missing[1]} has no value and needs one; give {missing[1]}=<value>"
+        return f"the configuration cannot be resolved: {first_line(error)}"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{where}; free space or set paths.output_dir, then give the same command again"
+    if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
+        isinstance(error, OSError) and error.errno == errno.EROFS
+    ):
+        return f"{error.filename} cannot be written or read ({error.strerror}); set paths.output_dir to a place you own"
+    return None
+
+
+def _is(error: BaseException, module: str, name: str) -> bool:
+    """Whether the error is of a class in a module that is slow to import: not imported, it raised nothing."""
+    return module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    return str(error).strip().splitlines()[0]

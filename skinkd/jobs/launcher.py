@@ -1,0 +1,128 @@
+"""A Hydra launcher that gives each job of a multirun a fresh process, on this machine or on a cluster.
+
+Inside Hydra's process, a job that starts further ranks would start the whole sweep again in each rank. A job would also
+find what the job before it left behind, such as a tracker's run or a process group. A fresh process runs
+``python -m skinkd.train <overrides>``, the command that a user could type, and lands in the same run folder.
+
+Every verb imports this module at its start, so other parts of the project are imported by ``launch`` alone.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+class FreshProcessLauncher(Launcher):
+    """Runs each job in a process of its own; a failed one does not stop the others.
+
+    Args:
+        **queue: what each job asks of a cluster, for ``hydra/launcher=submitit_slurm`` or ``submitit_local``; with
+            ``hydra/launcher=skinkd`` the jobs run here, on the devices of ``sweep.devices``.
+    """
+
+    # Hydra accepts a launcher only under this name; there is no such package
+    __module__ = "hydra_plugins.skinkd"
+
+    def __init__(self, **queue: Any) -> None:
+        self.queue: dict[str, Any] = {
+            name: OmegaConf.to_object(one) if OmegaConf.is_config(one) else one for name, one in queue.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what ``launch`` needs."""
+        self.config, self.loader = config, hydra_context.config_loader
+        _, _, self.cluster = config.hydra.runtime.choices["hydra/launcher"].partition("submitit_")
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run every job, show how far they are, print their results; end the process with code 1 if any failed."""
+        from skinkd.config.user_errors import user_errors
+        from skinkd.jobs.places import find_places
+        from skinkd.jobs.pool import run_sweep
+        from skinkd.jobs.processes import LocalProcesses
+        from skinkd.jobs.sweep import distinct, group_name
+
+        with user_errors():
+            every = [list(filter_overrides(overrides)) for overrides in job_overrides]
+            given = [self._job(list(overrides)) for overrides in job_overrides]
+            devices = self._devices([job.config for job in given])
+            jobs = distinct(given)
+            group = self.config.group or group_name(every)
+            output = Path(self.config.paths.output_dir)
+            about = {"group": group, "output": output, "metric": jobs[0].config["monitor"]["metric"]}
+            configs = [job.config for job in jobs]
+            if not self.cluster:
+                places = find_places(devices, configs, gpus=_visible_gpus(), cores=_cores())
+                with LocalProcesses() as processes:
+                    failed = run_sweep(jobs, places=places, start=processes.start, **about)
+            else:
+                failed = self._on_cluster(self.cluster, jobs, devices, **about)
+            if failed:
+                sys.exit(1)
+        return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in every]
+
+    def _job(self, overrides: list[str]) -> Any:
+        """The job with its configuration, and so the run folders that it trains."""
+        from skinkd.config.identity import run_path
+        from skinkd.config.resolve import resolved, stored_settings, teacher_config
+        from skinkd.errors import UserError
+        from skinkd.jobs.sweep import Job, stage_of
+
+        if self.config.hydra.job.config_name != "train":
+            verb = self.config.hydra.job.config_name
+            raise UserError(f"python -m skinkd.{verb} has no -m; give it one command for each value")
+        settings = self.loader.load_sweep_config(self.config, overrides)
+        with open_dict(settings):
+            del settings["hydra"]  # as Hydra does before it calls the verb
+        settings = stored_settings(settings)
+        config = resolved(settings)
+        teachers: list[Any] = []
+        student = config
+        while "teacher" in student["method"] and student["method"]["teacher"]["ckpt"] == "auto":
+            student = teacher_config(OmegaConf.create(student))
+            teachers.insert(0, stage_of(run_path(student), student))
+        return Job(list(filter_overrides(overrides)), config, stage_of(run_path(config), config), teachers)
+
+    def _devices(self, configs: list[dict[str, Any]]) -> Any:
+        from skinkd.errors import UserError
+
+        devices = configs[0]["sweep"]["devices"]
+        if any(config["sweep"]["devices"] != devices for config in configs):
+            given = ",".join(dict.fromkeys(str(config["sweep"]["devices"]) for config in configs))
+            raise UserError(f"sweep.devices={given} runs each job once for each value; write 'sweep.devices=[{given}]'")
+        return devices
+
+    def _on_cluster(self, name: str, jobs: list[Any], devices: Any, **about: Any) -> int:
+        from skinkd.jobs.cluster import Cluster
+        from skinkd.jobs.places import find_places
+        from skinkd.jobs.pool import run_sweep
+
+        at_once = len(jobs) if devices == "auto" else devices
+        places = find_places(at_once, [], gpus=[], cores=1)
+        cluster = Cluster(name, about["output"] / "sweeps" / ".submitit", **self.queue)
+        return run_sweep(jobs, places=places, start=cluster.start, **about)
+
+
+def register_launcher() -> None:
+    """Make the launcher known to Hydra, whose own discovery finds no plugin of an editable installation."""
+    Plugins.instance().register(FreshProcessLauncher)
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs that CUDA shows this process, by the names that CUDA_VISIBLE_DEVICES gives them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""Files that several processes share: written in one step, and locked."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what is written there takes the place of ``path`` at the end, in one step.
+
+    After an error, or a kill at any moment, ``path`` is what it was. The content is on the disk before the name is.
+
+    Raises:
+        OSError: the file cannot be written; ``filename`` is set.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Lock:
+    """A file that one process at a time can hold.
+
+    The lock is gone once the process ends, however it ends. The file stays.
+
+    Args:
+        path: of the file; its folder must be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+
+    def take(self) -> bool:
+        """Return whether this process holds the lock now; do not wait for it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        file = self.path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def wait(self) -> None:
+        """Take the lock as soon as no other process holds it."""
+        self._file = self.path.open("a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "Lock":
+        self.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock; False for a file that is not there or cannot be read."""
+    with contextlib.suppress(OSError), path.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""From predictions to numbers: metrics, bootstrap intervals, early exits, and the scores of a run."""

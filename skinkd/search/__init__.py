@@ -1,0 +1,1 @@
+"""A search over settings: an Optuna study whose trials are runs."""

@@ -1,0 +1,313 @@
+"""An Optuna study whose trials are runs of ``python -m skinkd.train``, one after another.
+
+Everything that decides is in the study's SQLite file and in the run folders, so that a search that is killed goes on where
+it was: its running trial's run is resumed, and the trials after it are those that it would have had undisturbed. For that,
+each draw is seeded by the study's seed and the trial's number, and pruning looks at one epoch after the other.
+"""
+
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import Trial, TrialState
+from rich.console import Console
+
+from skinkd.errors import UserError
+from skinkd.runs.files import Lock
+from skinkd.runs.folder import RunFolder
+from skinkd.search.trial import follow, history_of, reason
+from skinkd.search.view import plot_search, print_end, trial_line
+
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+_ENOUGH = 10  # complete trials, for importances
+
+
+@dataclass(frozen=True)
+class Search:
+    """A study and how its parameters become runs.
+
+    Attributes:
+        name: of the study.
+        folder: where study.db, trials.csv, best.yaml, history.png and logs are.
+        parts: what the study is a search of; it is refused to go on with another.
+        space: setting -> distribution.
+        metric, mode: column of history.csv, and whether "min" or "max" of it is best.
+        epochs: of a whole trial.
+        seed: of the sampler.
+        options: ``tune`` of the configuration.
+        overrides: parameters -> overrides of ``skinkd.train`` that give this run.
+        extra: overrides of each trial beside these.
+        run_folder: parameters -> the trial's run folder.
+    """
+
+    name: str
+    folder: Path
+    parts: dict[str, Any]
+    space: dict[str, BaseDistribution]
+    metric: str
+    mode: str
+    epochs: int
+    seed: int
+    options: dict[str, Any]
+    overrides: Callable[[dict[str, Any]], list[str]]
+    extra: list[str]
+    run_folder: Callable[[dict[str, Any]], Path]
+
+
+def search(plan: Search) -> None:
+    """Run trials until the study has ``tune.trials``; end the process with code 1 if none of them came to an end."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = Console(highlight=False)
+    total = plan.options["trials"]
+    with _held(plan), _ended_by_sigterm():
+        study = _open(plan)
+        done = sum(one.state.is_finished() for one in study.get_trials(deepcopy=False))
+        console.print(
+            f"{'maximise' if plan.mode == 'max' else 'minimise'} {plan.metric} over {', '.join(plan.space)}: "
+            f"{total} trials{f', of which {done} are done' if done else ''}\n{plan.folder}",
+            soft_wrap=True,
+            markup=False,
+        )
+        failures = 0
+        try:
+            while failures < plan.options["max_failures"] and (trial := _next(plan, study)) is not None:
+                state = _run(plan, study, trial, console)
+                failures = failures + 1 if state == TrialState.FAIL else 0
+                table = _write(plan, study)
+                console.print(
+                    trial_line(table, trial.number, total, plan.space, plan.mode), soft_wrap=True, markup=False
+                )
+        except (KeyboardInterrupt, SystemExit):
+            console.print(f"stopped before the end; the same command goes on in {plan.folder}", soft_wrap=True)
+            raise
+        table = _write(plan, study)
+    finished = bool((table["state"] == "complete").any())
+    if failures >= plan.options["max_failures"]:
+        console.print(
+            f"stopped: the last {failures} trials failed; their logs are in {plan.folder / 'logs'}", soft_wrap=True
+        )
+    if finished:
+        best = study.best_trial
+        print_end(
+            table,
+            plan.space,
+            metric=plan.metric,
+            mode=plan.mode,
+            importances=_importances(study),
+            command=_command(plan, best.params),
+            folder=plan.folder,
+            console=console,
+        )
+    if not finished:
+        console.print("no trial came to its end; mend that and give tune.study=<another name>", soft_wrap=True)
+    if not finished or failures >= plan.options["max_failures"]:
+        sys.exit(1)
+
+
+@contextmanager
+def _held(plan: Search) -> Iterator[None]:
+    """Hold the study: two processes would both go on with its running trial."""
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(plan.folder / ".lock")
+        taken = lock.take()
+    except OSError as error:
+        raise UserError(
+            f"{plan.folder} cannot be written ({error.strerror}); set paths.output_dir to a place you own"
+        ) from None
+    if not taken:
+        raise UserError(f"another process is searching in {plan.folder}; wait for it, or give tune.study another name")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind as Ctrl-C does, so that the running trial's process is told to stop."""
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open(plan: Search) -> optuna.Study:
+    path = plan.folder / "study.db"
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{path.resolve()}",
+            study_name=plan.name,
+            direction="maximize" if plan.mode == "max" else "minimize",
+            pruner=_pruner(plan),
+            load_if_exists=True,
+        )
+    except Exception as error:
+        # optuna and the database below it have no common error
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} cannot be read as a study ({first}); give tune.study another name") from None
+    begun = study.user_attrs.get("parts")
+    if begun is None:
+        study.set_user_attr("parts", plan.parts)
+    elif other := [name for name, value in plan.parts.items() if begun[name] != value]:
+        raise UserError(
+            f"the study {plan.name} in {plan.folder} was begun with another {' and another '.join(other)}; give tune.study "
+            "another name, or none: it then follows from what is searched"
+        )
+    return study
+
+
+def _pruner(plan: Search) -> BasePruner:
+    settings = plan.options["pruner"]
+    if settings["name"] == "median":
+        return MedianPruner(n_startup_trials=settings["startup_trials"], n_warmup_steps=settings["min_epochs"])
+    if settings["name"] == "hyperband":
+        return HyperbandPruner(
+            min_resource=settings["min_epochs"],
+            max_resource=max(plan.epochs, settings["min_epochs"]),
+            reduction_factor=settings["reduction_factor"],
+        )
+    return NopPruner()
+
+
+def _sampler(plan: Search, number: int, place: int) -> BaseSampler:
+    seed = int(np.random.SeedSequence([plan.seed, number, place]).generate_state(1)[0])
+    settings = plan.options["sampler"]
+    if settings["name"] == "tpe":
+        return TPESampler(n_startup_trials=settings["startup_trials"], seed=seed)
+    return RandomSampler(seed=seed)
+
+
+def _next(plan: Search, study: optuna.Study) -> Trial | None:
+    """The trial to run, its parameters chosen: the one that an earlier process left, or a new one; None at the end."""
+    trials = study.get_trials(deepcopy=False)
+    left = [one for one in trials if one.state == TrialState.RUNNING]
+    if not left and len(trials) >= plan.options["trials"]:
+        return None
+    number = left[0].number if left else len(trials)
+    study.sampler = _sampler(plan, number, 0)
+    trial = Trial(study, left[0]._trial_id) if left else study.ask()
+    # what is drawn jointly is drawn here, and each of the others from a state of its own: so a trial that a killed process
+    # left with half of its parameters gets the other half that it would have had
+    _ = trial.relative_params
+    for place, (name, one) in enumerate(plan.space.items(), start=1):
+        study.sampler = _sampler(plan, number, place)
+        if isinstance(one, CategoricalDistribution):
+            trial.suggest_categorical(name, one.choices)
+        elif isinstance(one, IntDistribution):
+            trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
+        elif isinstance(one, FloatDistribution):
+            trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+    return trial
+
+
+def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> TrialState:
+    """Run a trial's process, tell the study each epoch and the end, and stop it if the study prunes it."""
+    run = plan.run_folder(trial.params)
+    trial.set_user_attr("folder", str(run))
+    log = plan.folder / "logs" / f"trial-{trial.number:03d}.log"
+    command = [sys.executable, "-m", "skinkd.train", *plan.overrides(trial.params), *plan.extra]
+    told = study.trials[trial.number].last_step or 0
+
+    def tell(epoch: int, value: float) -> bool:
+        """Report an epoch unless an earlier process has, and return whether the trial is to end here."""
+        if epoch > told:
+            trial.report(value, epoch)
+        # the last epoch is paid for
+        return told <= epoch < plan.epochs and trial.should_prune()
+
+    with console.status(f"trial {trial.number + 1}: starting") as status:
+
+        def show(epoch: int, value: float) -> None:
+            status.update(f"trial {trial.number + 1}: epoch {epoch} of {plan.epochs}, {plan.metric} {value:.4f}")
+
+        pruned, code = follow(
+            command,
+            run,
+            log,
+            metric=plan.metric,
+            tell=tell,
+            show=show,
+            poll_seconds=plan.options["poll_seconds"],
+            stop_seconds=plan.options["stop_seconds"],
+        )
+    history = history_of(run, plan.metric)
+    trial.set_user_attr(
+        "seconds", round(float(history["seconds"].iloc[: study.trials[trial.number].last_step].sum()), 1)
+    )
+    if pruned:
+        return study.tell(trial, state=TrialState.PRUNED).state
+    values = history[plan.metric].dropna()
+    if code or values.empty:
+        trial.set_user_attr("reason", reason(log, code) if code else f"{plan.metric} is never a number")
+        return study.tell(trial, state=TrialState.FAIL).state
+    return study.tell(trial, float(values.max() if plan.mode == "max" else values.min())).state
+
+
+def _write(plan: Search, study: optuna.Study) -> pd.DataFrame:
+    """Write trials.csv, best.yaml and history.png, and return the table of the trials that have ended."""
+    trials = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
+    columns = ["number", "state", "value", "epochs", "seconds", *plan.space, "folder", "reason"]
+    rows = [
+        {
+            "number": one.number + 1,
+            "state": STATES[one.state],
+            "value": one.value,
+            "epochs": one.last_step or 0,
+            "seconds": one.user_attrs.get("seconds"),
+            **one.params,
+            "folder": one.user_attrs.get("folder"),
+            "reason": one.user_attrs.get("reason"),
+        }
+        for one in trials
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    folder = RunFolder(plan.folder)
+    folder.write_csv("trials.csv", table)
+    if (table["state"] == "complete").any():
+        best = study.best_trial
+        record = {
+            "metric": plan.metric,
+            "value": best.value,
+            "trial": best.number + 1,
+            "parameters": best.params,
+            "folder": best.user_attrs["folder"],
+            "command": _command(plan, best.params),
+        }
+        folder.write_text("best.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=10_000))
+        plot_search(table, plan.folder / "history.png", metric=plan.metric, mode=plan.mode)
+    return table
+
+
+def _command(plan: Search, parameters: dict[str, Any]) -> str:
+    """The run of these parameters as the command that also scores the test part."""
+    return shlex.join(["python", "-m", "skinkd.train", *plan.overrides(parameters)])
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Each setting's share in what makes a trial good (PED-ANOVA: Watanabe et al., IJCAI 2023); empty for few trials."""
+    complete = [one for one in study.get_trials(deepcopy=False) if one.state == TrialState.COMPLETE]
+    if len(complete) < _ENOUGH or len({one.value for one in complete}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())

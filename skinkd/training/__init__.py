@@ -1,0 +1,1 @@
+"""One training run, from the split to its scores."""

@@ -1,0 +1,413 @@
+"""The teacher store: which run a student's teacher is, when it is trained, and which teachers are refused."""
+
+import fcntl
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import train_process
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+from train_process import metrics_of
+
+import skinkd.train
+import skinkd.training.run
+from skinkd.build.checkpoints import open_checkpoint, read_cards
+from skinkd.build.objects import load_split
+from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
+from skinkd.config.identity import identity, run_path
+from skinkd.config.resolve import resolved, teacher_config
+from skinkd.errors import UserError
+
+SMALL = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
+
+
+def student(*overrides: str) -> DictConfig:
+    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+        return compose("train", overrides=["data=synthetic", *overrides])
+
+
+def test_students_of_every_seed_and_weight_share_one_teacher() -> None:
+    base = run_path(teacher_config(student("method=kd", "seed=0")))
+    assert run_path(teacher_config(student("method=kd", "seed=1"))) == base
+    assert run_path(teacher_config(student("method=kd", "method.temperature=2", "backbone=resnet101"))) == base
+    assert run_path(teacher_config(student("method=rkd", "run_dir=/elsewhere", "force=true"))) == base
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.split_seed=1", "trainer.max_epochs=7", "class_weights=inverse", "data.image_size=96",
+     "backbone@method.teacher.run.backbone=resnet18", "method.teacher.run.seed=1", "optim=sgd_cosine"],
+)  # fmt: skip
+def test_what_determines_a_teacher_gives_another_one(change: str) -> None:
+    assert run_path(teacher_config(student("method=kd", change))) != run_path(teacher_config(student("method=kd")))
+
+
+def test_a_teacher_is_the_run_that_a_user_would_start() -> None:
+    """``method=kd`` and ``method=supervised backbone=resnet50`` meet in one folder."""
+    assert run_path(teacher_config(student("method=kd"))) == run_path(
+        resolved(student("method=supervised", "backbone=resnet50"))
+    )
+
+
+def test_the_stages_of_ssdkd() -> None:
+    settings = student("method=ssdkd", "backbone.pretrained=false", "trainer.max_epochs=2", "optim=sgd_plateau")
+    head = teacher_config(settings)
+    assert head["method"]["name"] == "ssdkd_projection"
+    assert head["backbone"]["name"] == "resnet50"
+    assert head["backbone"]["pretrained"] is False
+    assert head["trainer"]["max_epochs"] == 2
+    assert head["monitor"] == {"metric": "val/retrieval_loss", "mode": "min"}
+    assert head["optim"]["schedule"]["at"] == [0.5, 0.75]
+    first = teacher_config(OmegaConf.create(head))
+    assert first["method"]["name"] == "supervised"
+    assert first["backbone"] == head["backbone"]
+    # the first stage is trained as the student is, not as the head
+    whole = resolved(settings)
+    assert (first["optim"], first["monitor"]) == (whole["optim"], whole["monitor"])
+    assert first["early_stopping"] == whole["early_stopping"]
+    assert first["trainer"]["max_epochs"] == 2
+
+
+def test_a_teachers_own_epochs_and_image_size() -> None:
+    settings = student("method=kd", "+method.teacher.run.data.image_size=96", "method.teacher.run.trainer.max_epochs=5")
+    teacher = teacher_config(settings)
+    assert teacher["trainer"]["max_epochs"] == 5
+    assert teacher["data"]["image_size"] == teacher["backbone"]["image_size"] == 96
+    assert resolved(settings)["data"]["image_size"] == 64
+    assert resolved(settings)["backbone"]["image_size"] == 64
+
+
+@pytest.mark.parametrize("method", ["kd", "ssdkd", "mskd"])
+def test_a_stored_configuration_names_the_same_run_and_teacher(method: str) -> None:
+    settings = student(f"method={method}", "+method.teacher.run.data.image_size=96")
+    stored = OmegaConf.create(resolved(settings))
+    assert resolved(stored) == resolved(settings)
+    assert teacher_config(stored) == teacher_config(settings)
+    assert identity(resolved(stored)) == identity(resolved(settings))
+
+
+def test_a_teachers_own_learning_rate() -> None:
+    settings = student(
+        "method=kd", "+method.teacher.run.optim.lr=0.01", "+method.teacher.run.optim.schedule.warmup_fraction=0"
+    )
+    own, teacher = resolved(settings)["optim"], teacher_config(settings)["optim"]
+    assert (own["lr"], own["optimizer"]["lr"]) == (0.1, 0.1)
+    assert (teacher["lr"], teacher["optimizer"]["lr"]) == (0.01, 0.01)
+    assert teacher["schedule"] == own["schedule"] | {"warmup_fraction": 0}
+    assert teacher_config(OmegaConf.create(resolved(settings))) == teacher_config(settings)
+    choice = teacher_config(student("method=kd", "+optim@method.teacher.run.optim=adam_plateau", "optim.lr=0.3"))[
+        "optim"
+    ]
+    assert choice["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert choice["optimizer"]["lr"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.image_sze=96", r"method\.teacher\.run\.data\.image_sze is not a setting; did you mean 'image_size'"),
+        ("optm.lr=3", r"method\.teacher\.run\.optm is not a setting; did you mean 'optim'"),
+        ("optim.learning_rate=3", r"method\.teacher\.run\.optim\.learning_rate is not a setting"),
+        ("data.fractions.training=0.5", r"run\.data\.fractions\.training is not a setting; did you mean 'train'"),
+        ("trainer.max_epoch=3", r"run\.trainer\.max_epoch is not a setting; did you mean 'max_epochs'"),
+    ],
+)
+def test_a_misspelt_setting_of_the_teacher_is_refused(change: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        teacher_config(student("method=kd", f"+method.teacher.run.{change}"))
+
+
+def test_a_misspelt_setting_of_a_teachers_teacher_is_refused() -> None:
+    with pytest.raises(UserError, match="image_sze is not a setting"):
+        resolved(student("method=ssdkd", "+method.teacher.run.method.teacher.run.data.image_sze=96"))
+
+
+@pytest.mark.parametrize(
+    "change", ["backbone.options.drop_path_rate=0.1", "trainer.gradient_clip_algorithm=norm", "sampler_target=30"]
+)
+def test_what_is_right_in_a_teachers_recipe_passes(change: str) -> None:
+    teacher_config(student("method=kd", f"+method.teacher.run.{change}"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["evaluation.bootstrap_replicates=10", "evaluation.early_exit_thresholds=[0.5]", "data.near_duplicate_bits=null"],
+)
+@pytest.mark.parametrize("method", ["kd", "ssdkd"])
+def test_what_changes_no_teacher_gives_no_other_one(method: str, change: str) -> None:
+    plain, other = student(f"method={method}"), student(f"method={method}", change)
+    assert run_path(teacher_config(other)) == run_path(teacher_config(plain))
+    # the student's own folder is what it was: its recipe of the teacher says nothing of it
+    name, _, key = change.partition("=")[0].partition(".")
+    assert name not in resolved(other)["method"]["teacher"]["run"]
+    assert resolved(other)[name][key] != resolved(plain)[name][key]
+    assert teacher_config(OmegaConf.create(resolved(other))) == teacher_config(other)
+
+
+def test_what_the_student_says_of_its_teachers_scoring_counts() -> None:
+    settings = student(
+        "method=kd", "evaluation.bootstrap_replicates=10", "+method.teacher.run.evaluation.bootstrap_replicates=10"
+    )
+    assert teacher_config(settings)["evaluation"]["bootstrap_replicates"] == 10
+    assert teacher_config(OmegaConf.create(resolved(settings))) == teacher_config(settings)
+
+
+def test_near_duplicates_that_decide_the_groups_give_another_teacher() -> None:
+    folder = ["method=kd", "data=folder", "data.root=/images"]
+    one, other = (run_path(teacher_config(student(*folder, f"data.near_duplicate_bits={bits}"))) for bits in (32, 16))
+    assert one != other
+
+
+# ---------------------------------------------------------------- given teachers
+
+
+@pytest.fixture
+def given(finished: Path, tiny: list[str]) -> Callable[..., DictConfig]:
+    """Settings of a student whose teacher is the finished run, or a copy of it."""
+
+    def settings(*overrides: str, teacher: Path = finished) -> DictConfig:
+        with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+            return compose("train", overrides=[*tiny, "method=kd", f"method.teacher.ckpt={teacher}", *overrides])
+
+    return settings
+
+
+def load(settings: DictConfig):  # type: ignore[no-untyped-def]
+    config = resolved(settings)
+    table, parts = load_split(config)
+    return load_teacher(config, find_teacher(settings), table, parts)
+
+
+def test_a_run_folder_and_its_checkpoint_are_the_same_teacher(given: Callable[..., DictConfig], finished: Path) -> None:
+    folder, _ = load(given())
+    file, _ = load(given(teacher=finished / "checkpoints" / "best.ckpt"))
+    ours, theirs = folder.network.state_dict(), file.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_its_test_scores_stand_beside_the_students(
+    given: Callable[..., DictConfig], finished: Path, tmp_path: Path
+) -> None:
+    settings = given(f"paths.output_dir={tmp_path}")
+    skinkd.train.train(settings)
+    gc.collect()
+    metrics, teachers = metrics_of(run_path(resolved(settings))), metrics_of(finished)
+    for name in ("accuracy", "auroc_macro", "loss"):
+        assert metrics[f"teacher/test/{name}"] == teachers[f"test/{name}"]
+    copied = tmp_path / "alone.ckpt"
+    shutil.copy(finished / "checkpoints" / "best.ckpt", copied)
+    assert teacher_scores(copied) == {}
+
+
+def test_only_the_best_checkpoint_has_the_runs_test_scores(finished: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert teacher_scores(finished / "checkpoints" / "best.ckpt")
+    assert capfd.readouterr().out == ""
+    last = finished / "checkpoints" / "last.ckpt"
+    assert teacher_scores(last) == {}
+    assert f"there are no test scores of the teacher in {last}" in capfd.readouterr().out
+
+
+def test_what_is_no_teacher_is_refused(given: Callable[..., DictConfig], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"neither a run folder .* nor a checkpoint"):
+        load(given(teacher=tmp_path / "nothing"))
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(UserError, match="no checkpoint of this project"):
+        load(given(teacher=tmp_path / "foreign.ckpt"))
+
+
+def changed_card(finished: Path, path: Path, **card: object) -> Path:
+    stored = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    stored["skinkd"] |= card
+    torch.save(stored, path)
+    return path
+
+
+def test_other_classes_are_refused(given: Callable[..., DictConfig], finished: Path, tmp_path: Path) -> None:
+    path = changed_card(finished, tmp_path / "other.ckpt", classes=["mel", "nv"])
+    with pytest.raises(UserError, match=r"knows the classes mel, nv, the student's data has"):
+        load(given(teacher=path))
+
+
+def test_a_teacher_of_another_split_is_refused(
+    given: Callable[..., DictConfig], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"was trained on \d+ of the student's \d+ validation and test images"):
+        load(given("data.split_seed=1"))
+    load(given("data.split_seed=1", "method.teacher.allow_overlap=true"))
+    assert "warning: the teacher" in capfd.readouterr().out
+
+
+def test_one_lesion_or_one_test_image_is_enough(
+    given: Callable[..., DictConfig], finished: Path, tmp_path: Path
+) -> None:
+    table, parts = load_split(resolved(given()))
+    test = table.frame[(parts == "test").to_numpy()].iloc[0]
+    empty = {"train": [], "val": []}
+    cases: list[tuple[dict[str, list[str]], dict[str, list[str]]]] = [
+        ({**empty, "train": [test["image_id"]]}, empty),
+        ({**empty, "val": [test["image_id"]]}, empty),
+        (empty, {**empty, "train": [test["group"]]}),
+    ]
+    for number, (images, groups) in enumerate(cases):
+        path = changed_card(finished, tmp_path / f"{number}.ckpt", images=images, groups=groups)
+        with pytest.raises(UserError, match="or on other images of their lesions"):
+            load(given(teacher=path))
+    # selecting on the images that the student selects on too gives nothing away
+    validation = table.frame[(parts == "val").to_numpy()]["image_id"].tolist()
+    path = changed_card(finished, tmp_path / "fine.ckpt", images={**empty, "val": validation}, groups=empty)
+    load(given(teacher=path))
+
+
+def test_a_copy_of_an_image_is_that_image(given: Callable[..., DictConfig], finished: Path, tmp_path: Path) -> None:
+    table, parts = load_split(resolved(given()))
+    test = table.frame[(parts == "test").to_numpy()].iloc[0]["image_id"]
+    path = changed_card(
+        finished, tmp_path / "a.ckpt", images={"train": [f"{test}#2"], "val": []}, groups={"train": [], "val": []}
+    )
+    with pytest.raises(UserError, match="was trained on 1 of the student's"):
+        load(given(teacher=path))
+    # a student whose own copies are everywhere may learn from a teacher of its own split, though not of another
+    config = resolved(given("protocol=oversampled"))
+    table, parts = load_split(config)
+    card = skinkd.training.run.card(config, table, parts)
+    load(given("protocol=oversampled", teacher=changed_card(finished, tmp_path / "b.ckpt", **card)))
+    with pytest.raises(UserError, match="was trained on"):
+        load(given("protocol=oversampled", "data.split_seed=1", teacher=tmp_path / "b.ckpt"))
+
+
+@pytest.mark.parametrize("link", ["method.teacher.ckpt", "backbone.weights"])
+def test_a_chain_of_runs_hides_no_image(
+    link: str, given: Callable[..., DictConfig], finished: Path, trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    table, parts = load_split(resolved(given()))
+    frame = table.frame[["image_id", "group"]].assign(part=parts.to_numpy())
+    test = frame[frame["part"] == "test"].iloc[0]
+    images = {"train": ["elsewhere", test["image_id"]], "val": []}
+    first = changed_card(finished, tmp_path / "a.ckpt", images=images, groups={"train": [test["group"]], "val": []})
+    teacher = ["method=kd", "method.teacher.allow_overlap=true"] if link.startswith("method") else ["method=supervised"]
+    trained(*teacher, f"{link}={first}", "trainer.max_epochs=1")
+    second = train_process.only_run(tmp_path / "outputs")
+    card = open_checkpoint(second / "checkpoints" / "best.ckpt", setting="x")["skinkd"]
+    own = frame[frame["part"] == "train"]["image_id"].tolist()
+    assert card["images"]["train"] == [*own, "elsewhere", test["image_id"]]
+    assert test["group"] in card["groups"]["train"]
+    with pytest.raises(UserError, match="was trained on"):
+        load(given(teacher=second))
+
+
+def test_a_card_of_the_same_split_is_the_runs_own(given: Callable[..., DictConfig], finished: Path) -> None:
+    config = resolved(given())
+    table, parts = load_split(config)
+    before = open_checkpoint(finished / "checkpoints" / "best.ckpt", setting="x")["skinkd"]
+    assert (
+        skinkd.training.run.card(config, table, parts, [before])
+        == skinkd.training.run.card(config, table, parts)
+        == before
+    )
+    assert read_cards([None, finished / "metrics.json", finished / "nothing"]) == []
+
+
+def test_a_teacher_without_a_self_supervision_head(given: Callable[..., DictConfig]) -> None:
+    settings = given("method=ssdkd")
+    with pytest.raises(Exception, match="self-supervision head"):
+        skinkd.train.train(settings)
+
+
+# ---------------------------------------------------------------- trained by itself
+
+
+def command(tiny: list[str], output: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "skinkd.train", *tiny, "method=kd", *SMALL, f"paths.output_dir={output}", *overrides]
+
+
+def folders(output: Path, kind: str) -> list[Path]:
+    return sorted(path for path in output.glob(f"{kind}-*") if path.is_dir())
+
+
+def test_two_students_at_once_train_one_teacher(tiny: list[str], tmp_path: Path) -> None:
+    out = [tmp_path / f"{seed}.txt" for seed in (0, 1)]
+    running = [
+        subprocess.Popen(command(tiny, tmp_path, f"seed={seed}"), stdout=file.open("w"), stderr=subprocess.STDOUT)
+        for seed, file in enumerate(out)
+    ]
+    assert [process.wait(timeout=200) for process in running] == [0, 0]
+    (teacher,) = folders(tmp_path, "supervised")
+    assert len(folders(tmp_path, "kd")) == 2
+    text = "".join(file.read_text() for file in out)
+    assert text.count("the teacher comes first") == 1
+    assert text.splitlines().count(f"training in {teacher}") == 1
+    config = yaml.safe_load((teacher / "config.yaml").read_text())
+    assert config["job_type"] == "teacher"
+    assert config["seed"] == 0
+    for folder in folders(tmp_path, "kd"):
+        assert metrics_of(folder)["teacher/test/accuracy"] == metrics_of(teacher)["test/accuracy"]
+
+
+def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That run holds the folder, and not the lock that students take."""
+    settings = student("method=kd", f"paths.output_dir={tmp_path}", "evaluation.test=false")
+    folder = run_path(teacher_config(settings))
+    folder.mkdir()
+    trained: list[bool] = []
+    monkeypatch.setattr("skinkd.build.teachers._train", lambda _: trained.append((folder / "over").exists()))
+
+    def finish(*, well: bool) -> None:
+        (folder / "over").touch()
+        if well:
+            (folder / "metrics.json").write_text("{}")
+        lock.close()
+
+    for well in (False, True):  # one that ends unfinished goes on as the teacher's run
+        lock = (folder / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        timer = threading.Timer(1.5, finish, kwargs={"well": well})
+        timer.start()
+        assert find_teacher(settings) == folder / "checkpoints" / "best.ckpt"
+        timer.join()
+        assert f"waiting for the run in {folder}" in capfd.readouterr().out
+        assert trained == [True]
+        (folder / "over").unlink()
+
+
+def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: Path) -> None:
+    line = command(tiny, tmp_path, "trainer.max_epochs=15")
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 150
+    while not list(tmp_path.glob("supervised-*/checkpoints/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (teacher,) = folders(tmp_path, "supervised")
+    assert not (teacher / "metrics.json").exists()
+    seen = len(pd.read_csv(teacher / "history.csv"))
+    assert 0 < seen < 15
+    result = subprocess.run(line, capture_output=True, text=True, timeout=250, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"going on in {teacher}" in result.stdout
+    assert pd.read_csv(teacher / "history.csv")["epoch"].tolist() == list(range(1, 16))
+    assert len(folders(tmp_path, "kd")) == 1
+
+
+def test_a_teacher_that_cannot_be_trained_is_one_sentence(tiny: list[str], tmp_path: Path) -> None:
+    result = train_process.run(
+        [*tiny, "method=kd", "method.teacher.run.backbone.name=resnet5", f"paths.output_dir={tmp_path}"],
+        folder=tmp_path / "job",
+    )
+    assert result.code == 2
+    assert "the teacher's training ended with exit code 2" in result.err
+    assert "Traceback" not in result.err
