@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from skinkd.errors import UserError, nearest
+from skinkd.runs.history import read_history
 from skinkd.scoring.metrics import as_scores, read_predictions
 
 _SECTIONS = ("data", "method", "evaluation", "paths")
@@ -176,7 +177,8 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
         val, val_classes = _read_table(val_path) if val_path.exists() else (None, classes)
         if val_classes != classes:
             raise ValueError(f"val.csv has the classes {', '.join(val_classes)}, test.csv {', '.join(classes)}")
-        history = _read_history(folder / "history.csv")
+        past = read_history(folder)
+        history = pd.DataFrame(past.rows, columns=list(past.columns))
         run = Run(folder, config, metrics, tuple(classes), val, test, history)
         run.place, run.method, config["protocol"], config["data"]["name"]
         for name in ("calibration_bins", "bootstrap_replicates", "interval"):
@@ -210,11 +212,3 @@ def _read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
         image = np.sort(table["image_id"].to_numpy(dtype=str))[int(broken.argmax())]
         raise ValueError(f"{path.name} has a probability of image {image} that is not between 0 and 1")
     return table, classes
-
-
-def _read_history(path: Path) -> pd.DataFrame:
-    history = pd.read_csv(path)
-    for name in ("epoch", *(name for name in history if name == "seconds" or str(name).startswith("val/"))):
-        if len(history) and not pd.api.types.is_numeric_dtype(history[name]):
-            raise ValueError(f"{name} in {path.name} is not a number in every row")
-    return history

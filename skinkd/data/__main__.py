@@ -1,4 +1,4 @@
-"""``python -m skinkd.data verify|split|prepare|describe|augment|download data=<dataset>``."""
+"""Look at a dataset and prepare it: python -m skinkd.data verify|split|prepare|describe|augment|download data=<dataset>."""
 
 import json
 import sys

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -28,7 +29,7 @@ class FreshProcessLauncher(Launcher):
             ``hydra/launcher=skinkd`` the jobs run here, on the devices of ``sweep.devices``.
     """
 
-    # Hydra accepts a launcher only under this name; there is no such package
+    # the name that register_launcher makes known to Hydra
     __module__ = "hydra_plugins.skinkd"
 
     def __init__(self, **queue: Any) -> None:
@@ -44,7 +45,7 @@ class FreshProcessLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job, show how far they are, print their results; end the process with code 1 if any failed."""
         from skinkd.config.user_errors import user_errors
-        from skinkd.jobs.places import find_places
+        from skinkd.jobs.places import Places, find_places
         from skinkd.jobs.pool import run_sweep
         from skinkd.jobs.processes import LocalProcesses
         from skinkd.jobs.sweep import distinct, group_name
@@ -59,7 +60,9 @@ class FreshProcessLauncher(Launcher):
             about = {"group": group, "output": output, "metric": jobs[0].config["monitor"]["metric"]}
             configs = [job.config for job in jobs]
             if not self.cluster:
-                places = find_places(devices, configs, gpus=_visible_gpus(), cores=_cores())
+                places = Places([{}], {}, False)
+                if not all(job.done for job in jobs):  # else no place is needed, and torch, slow to import, neither
+                    places = find_places(devices, configs, gpus=_visible_gpus(), cores=_cores())
                 with LocalProcesses() as processes:
                     failed = run_sweep(jobs, places=places, start=processes.start, **about)
             else:
@@ -111,7 +114,17 @@ class FreshProcessLauncher(Launcher):
 
 
 def register_launcher() -> None:
-    """Make the launcher known to Hydra, whose own discovery finds no plugin of an editable installation."""
+    """Make the launcher known to Hydra under ``hydra_plugins.skinkd``.
+
+    Hydra accepts plugins of the package ``hydra_plugins`` alone, looks them up by name, and finds none of an editable
+    installation by itself. So this module answers to that name.
+    """
+    try:
+        import hydra_plugins
+    except ImportError:
+        hydra_plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+        hydra_plugins.__path__ = []
+    hydra_plugins.skinkd = sys.modules["hydra_plugins.skinkd"] = sys.modules[__name__]
     Plugins.instance().register(FreshProcessLauncher)
 
 

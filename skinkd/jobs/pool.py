@@ -4,7 +4,6 @@ A job that fails stops no other. However the sweep itself ends, no process of a 
 """
 
 import contextlib
-import re
 import signal
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from skinkd.jobs.failures import last_error
 from skinkd.jobs.places import Environment, Places, uses_all
 from skinkd.jobs.sweep import FAILED, FINISHED, RUNNING, SKIPPED, STOPPED, TEACHER, WAITING, Job, write_sweep
 from skinkd.jobs.view import SweepView, print_sweep
@@ -160,23 +160,6 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def last_error(log: Path, begin: int, code: int) -> str:
-    """What a failed job said last, from byte ``begin`` of its log: its sentence, or the end of a traceback."""
-    with log.open("rb") as file:
-        file.seek(begin)
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
-    if sentences:
-        return sentences[0]  # of its teacher, where that failed: what comes after says so only
-    if raised:  # another process that misses the one that failed is no news
-        return ([line for line in raised if "by peer" not in line] or raised)[-1]
-    if code < 0:
-        killed = f"killed by {signal.Signals(-code).name}"
-        return f"{killed}, as by a machine that has run out of memory" if -code == signal.SIGKILL else killed
-    return lines[-1] if lines else f"ended with exit code {code} and printed nothing"
 
 
 def run_sweep(jobs: Sequence[Job], *, group: str, output: Path, metric: str, places: Places, start: Start) -> int:

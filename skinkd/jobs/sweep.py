@@ -4,9 +4,9 @@ The sweep folder is ``<output_dir>/sweeps/<group>``: ``sweep.json`` says which r
 printed.
 """
 
-import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from skinkd.config.identity import identity
 from skinkd.errors import UserError
 from skinkd.runs.files import is_locked
 from skinkd.runs.folder import RunFolder
+from skinkd.runs.history import read_history
 
 Config = dict[str, Any]
 
@@ -168,14 +169,10 @@ class Progress:
 
 
 def progress(folder: Path, metric: str) -> Progress:
-    """Read a run's ``history.csv``; no epochs where there is none."""
-    try:
-        with (folder / "history.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        return Progress(0, 0.0, None)
-    value = rows[-1].get(metric) if rows else None
-    return Progress(len(rows), sum(float(row["seconds"]) for row in rows), float(value) if value else None)
+    """Return how far a run is, by its history."""
+    history = read_history(folder)
+    last = history.values(metric)[-1] if history.rows else math.nan
+    return Progress(len(history.rows), history.seconds, None if math.isnan(last) else last)
 
 
 def seconds_left(jobs: Iterable[Job], *, at_once: int, metric: str) -> float | None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import pandas as pd
 from rich.box import Box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import, and the table is given
 
 _ROWS = {
     "accuracy": "accuracy",
@@ -29,7 +31,7 @@ _RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 def print_results(
     metrics: Mapping[str, Any],
-    per_class: pd.DataFrame,
+    per_class: "pd.DataFrame",
     *,
     title: str,
     folder: Path,
@@ -97,14 +99,16 @@ def _shorten(name: str, room: int) -> str:
 
 def shown_number(value: float | None) -> str:
     """Three decimals, or a dash where there is no number."""
-    return _UNDEFINED if value is None or pd.isna(value) else f"{value:.3f}"
+    return f"{value:.3f}" if _is_number(value) else _UNDEFINED
 
 
 def _count(value: float | None) -> str:
-    return _UNDEFINED if value is None or pd.isna(value) else f"{value:,.0f}"
+    return f"{value:,.0f}" if _is_number(value) else _UNDEFINED
 
 
 def _bounds(low: float | None, high: float | None) -> str:
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
-        return ""
-    return f"{low:.3f} to {high:.3f}"
+    return f"{low:.3f} to {high:.3f}" if _is_number(low) and _is_number(high) else ""
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and value == value  # NaN alone differs from itself

@@ -5,6 +5,7 @@ it was: its running trial's run is resumed, and the trials after it are those th
 each draw is seeded by the study's seed and the trial's number, and pruning looks at one epoch after the other.
 """
 
+import math
 import shlex
 import signal
 import sys
@@ -27,9 +28,11 @@ from optuna.trial import Trial, TrialState
 from rich.console import Console
 
 from skinkd.errors import UserError
+from skinkd.jobs.failures import last_error
 from skinkd.runs.files import Lock
 from skinkd.runs.folder import RunFolder
-from skinkd.search.trial import follow, history_of, reason
+from skinkd.runs.history import read_history
+from skinkd.search.trial import follow
 from skinkd.search.view import plot_search, print_end, trial_line
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -250,17 +253,17 @@ def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> T
             poll_seconds=plan.options["poll_seconds"],
             stop_seconds=plan.options["stop_seconds"],
         )
-    history = history_of(run, plan.metric)
-    trial.set_user_attr(
-        "seconds", round(float(history["seconds"].iloc[: study.trials[trial.number].last_step].sum()), 1)
-    )
+    history = read_history(run)
+    told_epochs = study.trials[trial.number].last_step or 0
+    trial.set_user_attr("seconds", round(sum(row["seconds"] for row in history.rows[:told_epochs]), 1))
     if pruned:
         return study.tell(trial, state=TrialState.PRUNED).state
-    values = history[plan.metric].dropna()
-    if code or values.empty:
-        trial.set_user_attr("reason", reason(log, code) if code else f"{plan.metric} is never a number")
+    values = [value for value in history.values(plan.metric) if not math.isnan(value)]
+    if code or not values:
+        why = f"exit code {code}: {last_error(log, 0, code)}" if code else f"{plan.metric} is never a number"
+        trial.set_user_attr("reason", why)
         return study.tell(trial, state=TrialState.FAIL).state
-    return study.tell(trial, float(values.max() if plan.mode == "max" else values.min())).state
+    return study.tell(trial, max(values) if plan.mode == "max" else min(values)).state
 
 
 def _write(plan: Search, study: optuna.Study) -> pd.DataFrame:

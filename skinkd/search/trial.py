@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from skinkd.jobs.processes import LocalProcess, LocalProcesses
+from skinkd.runs.history import read_history
 
 
 def follow(
@@ -35,11 +33,10 @@ def follow(
         try:
             while True:
                 code = None if process is None else process.poll()  # first, so that its last epochs are read after it
-                rows = history_of(run, metric)[["epoch", metric]].iloc[looked:]
-                for epoch, value in rows.itertuples(index=False):
-                    looked = int(epoch)
+                for value in read_history(run).values(metric)[looked:]:
+                    looked += 1
                     show(looked, value)
-                    if tell(looked, float(value)):
+                    if tell(looked, value):
                         return True, 0
                 if code is not None:
                     return False, code
@@ -50,22 +47,6 @@ def follow(
         finally:
             if process is not None:
                 _stop(process, stop_seconds)
-
-
-def history_of(run: Path, metric: str) -> pd.DataFrame:
-    """A run's history, a row an epoch; without rows if it has none yet, NaN where it lacks the metric."""
-    path = run / "history.csv"
-    if not path.exists():
-        return pd.DataFrame({"epoch": [], metric: [], "seconds": []})
-    history = pd.read_csv(path)
-    return history if metric in history else history.assign(**{metric: np.nan})
-
-
-def reason(log: Path, code: int) -> str:
-    """Why a process ended, as the last error of its log says."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")] or lines or ["no word"]
-    return f"exit code {code}: {said[-1].removeprefix('error: ')}"
 
 
 def _stop(process: LocalProcess, seconds: float) -> None:

@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_computed(
 ) -> None:
     one = make_run("supervised")
     (tmp_path / "file").touch()
-    monkeypatch.setattr("skinkd.compare.compare", lambda *a, **k: pytest.fail("computed first"))
+    monkeypatch.setattr("skinkd.analysis.output.compare", lambda *a, **k: pytest.fail("computed first"))
     text = error_of(capsys, one, "--out", tmp_path / place)
     assert "cannot be written" in text and "--out" in text
 
@@ -132,8 +132,8 @@ def test_a_folder_in_which_no_file_can_be_made_is_found_first(
         raise PermissionError(13, "Permission denied")
 
     one = make_run("supervised")
-    monkeypatch.setattr("skinkd.compare.TemporaryFile", refuse)  # root may write everywhere
-    monkeypatch.setattr("skinkd.compare.compare", lambda *a, **k: pytest.fail("computed first"))
+    monkeypatch.setattr("skinkd.analysis.output.TemporaryFile", refuse)  # root may write everywhere
+    monkeypatch.setattr("skinkd.analysis.output.compare", lambda *a, **k: pytest.fail("computed first"))
     assert "cannot be written (Permission denied)" in error_of(capsys, one, "--out", tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()
 

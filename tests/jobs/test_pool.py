@@ -28,7 +28,7 @@ from skinkd.jobs.processes import LocalProcess, LocalProcesses
 from skinkd.jobs.sweep import Job, Stage, distinct, group_name, labels, progress, seconds_left, stage_of, write_sweep
 from skinkd.jobs.view import SweepView, clock, print_sweep
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 METRIC = "val/auroc_macro"
 
 
@@ -392,7 +392,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import skinkd.jobs.pool
 skinkd.jobs.pool._GRACE = 1.0
-from test_sweeps import Places, job, run_pool
+from test_pool import Places, job, run_pool
 folder = Path({folder!r})
 jobs = [job(folder / f"j{{number}}") for number in range(3)]
 child = "import subprocess; p = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); "

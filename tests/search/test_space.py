@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from skinkd.errors import UserError
+from skinkd.search.plan import _check_settings, _values
 from skinkd.search.space import override, parse_space
-from skinkd.tune import _check_settings, _values
 
 
 @pytest.mark.parametrize(

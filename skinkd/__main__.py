@@ -1,0 +1,34 @@
+"""List the verbs: python -m skinkd."""
+
+import ast
+from importlib.resources import files
+
+from skinkd import __version__
+
+VERBS = {
+    "train": "train.py",
+    "evaluate": "evaluate.py",
+    "compare": "compare.py",
+    "tune": "tune.py",
+    "data": "data/__main__.py",
+}
+"""Name and file of each verb, in the order in which a user meets them."""
+
+
+def describe(file: str) -> str:
+    """Return the first sentence of a verb's docstring, without importing the verb, which can take seconds."""
+    source = files("skinkd").joinpath(file).read_text(encoding="utf-8")
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    return docstring.splitlines()[0].partition(": python -m")[0]
+
+
+def main() -> None:
+    """Print the verbs, one line each."""
+    print(f"skinkd {__version__}: experiments in knowledge distillation on skin-lesion images\n")
+    for verb, file in VERBS.items():
+        print(f"  python -m skinkd.{verb:<9} {describe(file)}")
+    print("\nEach answers --help. To begin: python -m skinkd.train experiment=quickstart")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A run's ``history.csv``, read while the run goes on or after it: a row an epoch."""
+
+import csv
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+FILE = "history.csv"
+
+
+class History(NamedTuple):
+    """Whole epochs of a run.
+
+    Attributes:
+        columns: names of the columns; () where the run has no epoch yet.
+        rows: a mapping from column to number for each epoch, in order; NaN for a cell without a number.
+    """
+
+    columns: tuple[str, ...]
+    rows: list[dict[str, float]]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all epochs together."""
+        return sum(row["seconds"] for row in self.rows)
+
+    def values(self, column: str) -> list[float]:
+        """Return the values of a column, NaN throughout if the history lacks it."""
+        return [row.get(column, math.nan) for row in self.rows]
+
+
+def read_history(run: Path) -> History:
+    """Read the history of a run folder; without rows where the run has none yet.
+
+    Raises:
+        ValueError: ``epoch``, ``seconds`` or a validation metric is no number.
+    """
+    try:
+        with (run / FILE).open(newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            rows = [{name: _number(name, cell) for name, cell in row.items()} for row in table]
+            return History(tuple(table.fieldnames or ()), rows)
+    except FileNotFoundError:
+        return History((), [])
+
+
+def _number(name: str, cell: str | None) -> float:
+    try:
+        return float(cell) if cell else math.nan
+    except ValueError:
+        raise ValueError(f"{name} in {FILE} is not a number in every row") from None

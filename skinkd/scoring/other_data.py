@@ -1,0 +1,252 @@
+"""Scoring a trained network on other data, without the images that its run has seen."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
+from skinkd.build.objects import load_split
+from skinkd.build.seen import Seen, run_config, seen_images
+from skinkd.config.identity import identity
+from skinkd.config.resolve import read_config
+from skinkd.data.datamodule import start_worker
+from skinkd.data.dataset import SkinDataset
+from skinkd.data.table import ImageTable
+from skinkd.data.transforms import eval_pipeline
+from skinkd.errors import UserError, check_choice, nearest
+from skinkd.models.backbone import Backbone
+from skinkd.runs.console import say
+from skinkd.runs.folder import RunFolder
+from skinkd.runs.plots import plot_confusion
+from skinkd.runs.tables import print_results
+from skinkd.scoring.bootstrap import bootstrap_intervals
+from skinkd.scoring.metrics import evaluate as score
+from skinkd.scoring.metrics import per_class, prediction_table
+
+
+class ClassTable(NamedTuple):
+    """How two sets of class names meet.
+
+    Attributes:
+        classes: the C classes scored, in the run's order.
+        of_run: for each of the run's K classes, its place in ``classes``.
+        of_data: for each class of the data, its place, or None: left out.
+    """
+
+    classes: tuple[str, ...]
+    of_run: tuple[int, ...]
+    of_data: tuple[int | None, ...]
+
+
+def evaluate(settings: DictConfig) -> None:
+    """Load a run's network and the data, leave out the images that the run has seen, score the others, write.
+
+    Raises:
+        UserError: no such run, data that cannot be read, classes that do not meet, or no image left.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    checkpoint = find_checkpoint(config["run"], setting="run")
+    out = output_folder(config, checkpoint)
+    network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))
+    table = chosen_images(config)
+    meeting = match_classes(
+        card["classes"], table.classes, class_map=config.get("class_map") or {}, leave_out=config["leave_out"]
+    )
+    seen = seen_images(table, card, run_config(checkpoint), config)
+    rows, removed = unseen_rows(table, seen, meeting)
+    copies = (
+        ""
+        if removed["copies"] is None
+        else f"{removed['copies']} as near-copies of its images or of a lesion with one, "
+    )
+    say(
+        f"{removed['seen']} of the {len(table)} images of {table.name} are left out because the run was trained or "
+        f"selected on them or on their lesions, {copies}{removed['class']} because of their class; {len(rows)} are scored"
+    )
+    if seen.gap:
+        say(
+            f"warning: content was not compared with {'all' if removed['copies'] is not None else 'any'} of the run's "
+            f"images: {seen.gap}; copies of them under other names may be among those scored"
+        )
+    probability = predict(network, rows, image_size=card["backbone"]["image_size"], settings=config["data"])
+    merged = np.zeros((len(rows), len(meeting.classes)), np.float64)
+    np.add.at(merged.T, list(meeting.of_run), probability.T)
+    predictions = prediction_table(rows, np.arange(len(rows)), merged, meeting.classes)
+    report(config, out, predictions, meeting.classes, removed)
+
+
+def output_folder(config: dict[str, Any], checkpoint: Path) -> RunFolder:
+    """``out``, or ``evaluations/<data.name>`` of the run, with the part if one is chosen.
+
+    Raises:
+        UserError: another evaluation is there: of other data, another part, class table, checkpoint or seed.
+    """
+    name = "-".join([str(config["data"]["name"]).replace("/", "_"), *([config["part"]] if config["part"] else [])])
+    home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    folder = RunFolder(Path(config["out"] or home / "evaluations" / name))
+    there = folder.path / "config.yaml"
+    if there.is_file() and not config["force"] and _essence(read_config(there)) != _essence(config):
+        raise UserError(
+            f"{folder.path} holds an evaluation with another configuration (data, class_map, leave_out, …); give data.name or "
+            "out another value, or force=true to replace it"
+        )
+    return folder
+
+
+def _essence(config: dict[str, Any]) -> str:
+    """A digest of the settings that decide which numbers an evaluation gives."""
+    run = Path(config["run"]).expanduser().resolve()
+    data = ("name", "table", "near_duplicate_bits", "fractions", "split_seed", "fold", "folds")
+    return identity(
+        {name: config.get(name) for name in ("paths", "part", "protocol", "seed", "evaluation")}
+        | {
+            "run": str(run if run.is_file() else run / "checkpoints" / "best.ckpt"),
+            "data": {name: config["data"].get(name) for name in data},
+            "class_map": config.get("class_map") or {},
+            "leave_out": sorted(config["leave_out"]),
+        }
+    )
+
+
+def chosen_images(config: dict[str, Any]) -> ImageTable:
+    """The data's images, or those of one part of its split."""
+    if config["part"] is None:
+        return instantiate(config["data"]["table"], _convert_="all")
+    check_choice("part", config["part"], ("train", "val", "test"))
+    table, parts = load_split(config)
+    return ImageTable(table.name, table.classes, table.frame[(parts == config["part"]).to_numpy()])
+
+
+def match_classes(
+    run: Sequence[str],
+    data: Sequence[str],
+    *,
+    class_map: Mapping[str, Sequence[str]],
+    leave_out: Sequence[str],
+) -> ClassTable:
+    """Bring the run's classes and the data's to the classes of ``class_map``; a name not in it stands for itself.
+
+    Classes of the run that the data lacks stay: to predict one is then a mistake.
+
+    Raises:
+        UserError: a name listed under two classes, or a class of the data that is none of the run's.
+    """
+    meaning: dict[str, str] = {}
+    leave_out = [str(name) for name in leave_out]  # classes named 0 and 1 come as numbers from the command line
+    for common, names in ((str(one), [str(name) for name in of_one]) for one, of_one in class_map.items()):
+        for name in names:
+            if meaning.setdefault(name, common) != common:
+                raise UserError(f"class_map has {name!r} under {meaning[name]!r} and {common!r}; keep one of them")
+    for name in leave_out:
+        check_choice("leave_out", name, data)
+    common_of_run = [meaning.get(name, name) for name in run]
+    classes = tuple(dict.fromkeys(common_of_run))
+    of_data: list[int | None] = []
+    for name in data:
+        common = meaning.get(name, name)
+        if name in leave_out:
+            of_data.append(None)
+        elif common in classes:
+            of_data.append(classes.index(common))
+        else:
+            key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(one) for one in (run[0], name)]
+            raise UserError(
+                f"class {name!r} of the data is none of the run's{nearest(name, run)}; say which of the run's it is, as in "
+                f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, give a class_map that is there (such as "
+                f"isic2019_ham10000), or leave_out=[{name}]"
+            )
+    return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
+
+
+def _quoted(name: str) -> str:
+    """A class name as the command line wants it inside a list."""
+    return name if re.fullmatch(r"[A-Za-z0-9_ -]+", name) else f'"{name}"'
+
+
+def unseen_rows(table: ImageTable, seen: Seen, meeting: ClassTable) -> tuple[pd.DataFrame, dict[str, int | None]]:
+    """The rows to score, labelled by class name, and how many are left out: "seen", else "copies", else "class"."""
+    frame = table.frame
+    out = seen.known if seen.copies is None else seen.known | seen.copies
+    place = [meeting.of_data[label] for label in frame["label"]]
+    unwanted = np.array([one is None for one in place]) & ~out
+    keep = ~out & ~unwanted
+    if not keep.any():
+        raise UserError(
+            f"no image of {table.name} is left: the run was trained or selected on {int(out.sum())} of its "
+            f"{len(table)} images, or on copies of them, and {int(unwanted.sum())} are of classes left out; give other data"
+        )
+    rows = frame[keep].assign(
+        label=[meeting.classes[one] for one, kept in zip(place, keep, strict=True) if kept and one is not None]
+    )
+    return rows.reset_index(drop=True), {
+        "seen": int(seen.known.sum()),
+        "copies": None if seen.copies is None else int(seen.copies.sum()),
+        "class": int(unwanted.sum()),
+    }
+
+
+@torch.inference_mode()
+def predict(network: Backbone, rows: pd.DataFrame, *, image_size: int, settings: dict[str, Any]) -> np.ndarray:
+    """Class probabilities (N, K) of the rows, in their order."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device)
+    dataset = SkinDataset(rows.assign(label=0), pipeline=eval_pipeline(image_size=image_size), views=None, seed=0)
+    loader = DataLoader(
+        dataset,
+        batch_size=settings["eval_batch_size"],
+        num_workers=settings["num_workers"],
+        worker_init_fn=start_worker,
+    )
+    found = [
+        network(batch.image.to(device)).float().softmax(dim=1).cpu().numpy()
+        for batch in tqdm(loader, desc="scoring", unit="batch", disable=None, leave=False)
+    ]
+    return np.concatenate(found)
+
+
+def report(
+    config: dict[str, Any],
+    folder: RunFolder,
+    predictions: pd.DataFrame,
+    classes: Sequence[str],
+    removed: dict[str, int | None],
+) -> None:
+    """Write predictions.csv, confusion_matrix.png, config.yaml and, last, metrics.json; print the table."""
+    settings = config["evaluation"]
+    bins, level = settings["calibration_bins"], settings["interval"]
+    metrics: dict[str, Any] = {
+        "removed/seen_images": removed["seen"],
+        "removed/near_copies": removed["copies"],  # null: not looked for
+        "removed/images_of_classes_left_out": removed["class"],
+        **{f"test/{name}": value for name, value in score(predictions, classes, calibration_bins=bins).items()},
+    }
+    for name, (low, high) in bootstrap_intervals(
+        predictions,
+        classes,
+        calibration_bins=bins,
+        replicates=settings["bootstrap_replicates"],
+        seed=config["seed"],
+        level=level,
+    ).items():
+        metrics |= {f"test/{name}_low": low, f"test/{name}_high": high}
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    folder.write_csv("predictions.csv", predictions)
+    plot_confusion(predictions, classes, folder.path / "confusion_matrix.png")
+    folder.write_json("metrics.json", metrics)
+    print_results(
+        metrics,
+        per_class(predictions, classes, level=level),
+        title=folder.path.name,
+        folder=folder.path,
+        level=level,
+    )
