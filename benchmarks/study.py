@@ -23,7 +23,8 @@ from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import read_runs
 from skinkd.analysis.tables import all_tables, amount
 from skinkd.scoring.bootstrap import Widening, draw_groups, percentiles, weighted_metrics
-from skinkd.scoring.metrics import as_scores, evaluate
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import as_scores
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -11,7 +11,8 @@ from skinkd.analysis.calibration import apply_temperature, fit_temperature, reli
 from skinkd.analysis.rows import Row
 from skinkd.analysis.runs import Run
 from skinkd.analysis.statistics import mean_intervals
-from skinkd.scoring.metrics import Floats, confusion_matrix, evaluate, per_class, wilson_interval
+from skinkd.scoring.metrics import confusion_matrix, evaluate, per_class, wilson_interval
+from skinkd.scoring.predictions import Floats
 
 METRICS = {
     "accuracy": "accuracy",

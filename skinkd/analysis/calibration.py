@@ -9,14 +9,8 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
 from skinkd.errors import check_positive
-from skinkd.scoring.metrics import (
-    Floats,
-    Scores,
-    as_scores,
-    calibration_bin,
-    confidence,
-    probability_columns,
-)
+from skinkd.scoring.metrics import calibration_bin, confidence
+from skinkd.scoring.predictions import Floats, Scores, as_scores, probability_columns
 
 # where the search for a temperature ends: images all predicted right have none (the smaller, the better)
 _LOWEST, _HIGHEST = 1e-2, 1e2

@@ -22,7 +22,7 @@ from skinkd.analysis.aggregate import (
 from skinkd.analysis.rows import Row, check_comparable
 from skinkd.analysis.statistics import delong, holm, mcnemar, paired_bootstrap
 from skinkd.errors import UserError, check_choice, nearest
-from skinkd.scoring.metrics import Floats
+from skinkd.scoring.predictions import Floats
 
 MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "ece")
 LOWER_IS_BETTER = ("ece", "brier", "loss")

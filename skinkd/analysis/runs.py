@@ -12,7 +12,7 @@ import yaml
 
 from skinkd.errors import UserError, nearest
 from skinkd.runs.history import read_history
-from skinkd.scoring.metrics import as_scores, read_predictions
+from skinkd.scoring.predictions import as_scores, read_predictions
 
 _SECTIONS = ("data", "method", "evaluation", "paths")
 _FACTS = ("epochs", "best_epoch", "parameters", "macs")

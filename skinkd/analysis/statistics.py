@@ -12,7 +12,6 @@ of ECE in 97 % (tests/analysis/test_simulation.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -20,10 +19,9 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
 from skinkd.errors import UserError
-from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bin_gaps, draw_groups, percentiles, weighted_metrics
-from skinkd.scoring.metrics import Floats, Ints, Scores, as_scores
+from skinkd.scoring.bootstrap import CLASS_MEANS, Run, Widening, align, percentiles, resample
+from skinkd.scoring.predictions import Floats
 
-_CELLS = 2_000_000  # replicates × images held at a time: 16 MB an array
 _ROUNDING = 1e-12
 
 
@@ -49,21 +47,6 @@ class TestResult:
 
     statistic: float
     p: float
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One table.
-
-    Attributes:
-        scores: its arrays.
-        lesions: place of each of its G groups among the lesions of all tables, (G,).
-        test_set: the same number for runs with the same images.
-    """
-
-    scores: Scores
-    lesions: Ints
-    test_set: int
 
 
 def paired_bootstrap(
@@ -101,9 +84,9 @@ def paired_bootstrap(
     Raises:
         UserError: the test sets of the two sides differ, or one image has two labels or lesions.
     """
-    runs, lesions = _align([*tables, *baseline], classes)
+    runs, lesions = align([*tables, *baseline], classes)
     weight = _paired_weights(runs, len(tables))
-    observed, drawn = _resample(
+    observed, drawn = resample(
         runs, lesions, weight, replicates=replicates, seed=seed, calibration_bins=calibration_bins
     )
     drawn.pop("shift")
@@ -122,32 +105,6 @@ def paired_bootstrap(
     return result
 
 
-def mean_intervals(
-    tables: Sequence[pd.DataFrame],
-    classes: Sequence[str],
-    *,
-    replicates: int,
-    seed: int,
-    level: float,
-    calibration_bins: int,
-) -> dict[str, tuple[float, float]]:
-    """Return (low, high), by resampling lesions, of the mean over runs of every metric, by name.
-
-    For one table the intervals of ``bootstrap.bootstrap_intervals``, whose rules hold here for the mean, that of ``ece``
-    too: |mean Σ|g| − mean Σ|true gap|| ≤ mean Σ|g − true gap|, the means over runs. Arguments and errors are those of
-    ``paired_bootstrap``.
-    """
-    runs, lesions = _align(tables, classes)
-    weight = [1 / len(runs)] * len(runs)
-    observed, drawn = _resample(
-        runs, lesions, weight, replicates=replicates, seed=seed, calibration_bins=calibration_bins
-    )
-    ece, least = observed["ece"], float(np.quantile(drawn.pop("ece"), (1 - level) / 2))
-    lowest = ece - float(np.quantile(drawn.pop("shift"), (1 + level) / 2))
-    widening = Widening.of((run.lesions[run.scores.group], run.scores.label) for run in runs)
-    return percentiles(drawn, level, widening) | {"ece": (max(0.0, lowest), max(ece, 2 * ece - least))}
-
-
 def mcnemar(tables: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], classes: Sequence[str]) -> TestResult:
     """Return the test of equal accuracy on the same images, clustered by lesion; the statistic is chi-squared, 1 df.
 
@@ -159,7 +116,7 @@ def mcnemar(tables: Sequence[pd.DataFrame], baseline: Sequence[pd.DataFrame], cl
     Raises:
         UserError: as ``paired_bootstrap``.
     """
-    runs, lesions = _align([*tables, *baseline], classes)
+    runs, lesions = align([*tables, *baseline], classes)
     difference = np.zeros(lesions)
     for run, weight in zip(runs, _paired_weights(runs, len(tables)), strict=True):
         right = (run.scores.prediction == run.scores.label).astype(np.float64)
@@ -185,7 +142,7 @@ def delong(
     Raises:
         UserError: as ``paired_bootstrap``.
     """
-    runs, lesions = _align([*tables, *baseline], classes)
+    runs, lesions = align([*tables, *baseline], classes)
     value = 0.0
     parts: dict[tuple[int, bytes], Floats] = {}  # each sample's sums, and whether it has the lesion, (2, lesions)
     for run, weight in zip(runs, _paired_weights(runs, len(tables)), strict=True):
@@ -227,28 +184,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return result.tolist()
 
 
-def _align(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> tuple[list[_Run], int]:
-    """Return the tables as arrays, with their lesions numbered together, and the number of lesions."""
-    if not tables:
-        raise ValueError("a method needs at least one prediction table")
-    images = pd.concat([table[["image_id", "label", "group"]] for table in tables]).astype(str).drop_duplicates()
-    twice = images["image_id"].duplicated()
-    if twice.any():
-        raise UserError(
-            f"image {images.loc[twice, 'image_id'].iloc[0]} has another label or lesion in one run than in another; "
-            "compare runs of the same data"
-        )
-    names = np.unique(images["group"].to_numpy(dtype=str))
-    test_sets: dict[frozenset[str], int] = {}
-    runs = []
-    for table in tables:
-        lesions = np.searchsorted(names, np.unique(table["group"].to_numpy(dtype=str)))
-        test_set = test_sets.setdefault(frozenset(table["image_id"]), len(test_sets))
-        runs.append(_Run(as_scores(table, classes), lesions, test_set))
-    return runs, len(names)
-
-
-def _paired_weights(runs: Sequence[_Run], first: int) -> list[float]:
+def _paired_weights(runs: Sequence[Run], first: int) -> list[float]:
     """Return for each run its part in the difference: the ``first`` ones add, the others are taken away.
 
     Raises:
@@ -262,40 +198,6 @@ def _paired_weights(runs: Sequence[_Run], first: int) -> list[float]:
         )
     number = len(set(sides[0]))
     return [sign / number / side.count(one) for sign, side in zip((1, -1), sides, strict=True) for one in side]
-
-
-def _resample(
-    runs: Sequence[_Run],
-    lesions: int,
-    weights: Sequence[float],
-    *,
-    replicates: int,
-    seed: int,
-    calibration_bins: int,
-) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Return the weighted sums over runs of every metric, as observed and in each replicate, (R,), NaN if undefined.
-
-    Of the replicates also ``shift``, the sum of |gap* − gap| over the bins of ``bootstrap.bin_gaps``.
-    """
-    rng = np.random.default_rng(seed)
-    once = np.ones((1, lesions))
-    gaps = [bin_gaps(run.scores, once[:, run.lesions], calibration_bins) for run in runs]
-    size = max(1, _CELLS // max(len(run.scores.label) for run in runs))
-    pieces = (draw_groups(lesions, min(size, replicates - start), rng) for start in range(0, replicates, size))
-    parts = []
-    for counts in chain([once], pieces):
-        total: dict[str, Floats] = {}
-        for run, gap, weight in zip(runs, gaps, weights, strict=True):
-            own = np.take(counts, run.lesions, axis=1)  # in memory as drawn, so that sums are the same to the last bit
-            # a replicate may hold no lesion of a small test set among several
-            with np.errstate(invalid="ignore"):
-                values, drawn = weighted_metrics(run.scores, own), bin_gaps(run.scores, own, calibration_bins)
-            values |= {"ece": np.abs(drawn).sum(axis=1), "shift": np.abs(drawn - gap).sum(axis=1)}
-            for name, column in values.items():
-                total[name] = total.get(name, 0) + weight * column
-        parts.append(total)
-    observed = {name: float(column[0]) for name, column in parts[0].items()}
-    return observed, {name: np.concatenate([part[name] for part in parts[1:]]) for name in observed}
 
 
 def _placements(score: Floats, positive: NDArray[np.bool_]) -> tuple[float, Floats]:

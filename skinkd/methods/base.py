@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from skinkd.batch import Batch
 from skinkd.errors import UserError, nearest
 from skinkd.methods.terms import TermMeter
-from skinkd.scoring.metrics import evaluate, prediction_table
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import prediction_table
 
 
 class Method(L.LightningModule):

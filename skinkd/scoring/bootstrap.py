@@ -11,24 +11,24 @@ tests/analysis/test_simulation.py measures how well all of this holds.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, t
 
+from skinkd.errors import UserError
 from skinkd.scoring.metrics import (
-    Floats,
-    Ints,
-    Scores,
-    as_scores,
     calibration_bin,
     calibration_gap,
+    class_mean,
     confidence,
+    count_metrics,
     negative_log_likelihood,
     ranking,
-    rates,
     squared_error,
 )
+from skinkd.scoring.predictions import Floats, Ints, Scores, as_scores
 
 CLASS_MEANS = frozenset(
     {"balanced_accuracy", *(f"{name}_macro" for name in ("precision", "recall", "f1", "auroc", "average_precision"))}
@@ -36,6 +36,21 @@ CLASS_MEANS = frozenset(
 """The metrics that are means over classes."""
 
 _CELLS = 2_000_000  # replicates × images held at a time: 16 MB an array
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prediction table among others.
+
+    Attributes:
+        scores: its arrays.
+        lesions: place of each of its G groups among the lesions of all tables, (G,).
+        test_set: the same number for runs with the same images.
+    """
+
+    scores: Scores
+    lesions: Ints
+    test_set: int
 
 
 @dataclass(frozen=True)
@@ -106,22 +121,100 @@ def bootstrap_intervals(
         seed: of the draws.
         level: confidence, between 0 and 1.
     """
-    scores, rng = as_scores(table, classes), np.random.default_rng(seed)
-    groups = int(scores.group.max()) + 1
-    gaps = bin_gaps(scores, np.ones((1, groups)), calibration_bins)
-    size = max(1, _CELLS // len(table))
+    return mean_intervals(
+        [table], classes, calibration_bins=calibration_bins, replicates=replicates, seed=seed, level=level
+    )
+
+
+def mean_intervals(
+    tables: Sequence[pd.DataFrame],
+    classes: Sequence[str],
+    *,
+    replicates: int,
+    seed: int,
+    level: float,
+    calibration_bins: int,
+) -> dict[str, tuple[float, float]]:
+    """Return (low, high), by resampling lesions, of the mean over runs of every metric, by name.
+
+    The rules of ``bootstrap_intervals``, which is the mean over one run, hold for the mean. That of ``ece`` holds too:
+    |mean Σ|g| − mean Σ|true gap|| ≤ mean Σ|g − true gap|, the means over runs.
+
+    Args:
+        tables: prediction tables of the runs, of one or more test sets.
+        classes: the K class names.
+        replicates: number of resampled tables.
+        seed: of the draws.
+        level: confidence, between 0 and 1.
+        calibration_bins: as in ``metrics.evaluate``.
+
+    Raises:
+        UserError: one image has two labels or lesions.
+    """
+    runs, lesions = align(tables, classes)
+    weight = [1 / len(runs)] * len(runs)
+    observed, drawn = resample(
+        runs, lesions, weight, replicates=replicates, seed=seed, calibration_bins=calibration_bins
+    )
+    ece, least = observed["ece"], float(np.quantile(drawn.pop("ece"), (1 - level) / 2))
+    lowest = ece - float(np.quantile(drawn.pop("shift"), (1 + level) / 2))
+    widening = Widening.of((run.lesions[run.scores.group], run.scores.label) for run in runs)
+    return percentiles(drawn, level, widening) | {"ece": (max(0.0, lowest), max(ece, 2 * ece - least))}
+
+
+def align(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> tuple[list[Run], int]:
+    """Return the tables as arrays, with their lesions numbered together, and the number of lesions."""
+    if not tables:
+        raise ValueError("a method needs at least one prediction table")
+    images = pd.concat([table[["image_id", "label", "group"]] for table in tables]).astype(str).drop_duplicates()
+    twice = images["image_id"].duplicated()
+    if twice.any():
+        raise UserError(
+            f"image {images.loc[twice, 'image_id'].iloc[0]} has another label or lesion in one run than in another; "
+            "compare runs of the same data"
+        )
+    names = np.unique(images["group"].to_numpy(dtype=str))
+    test_sets: dict[frozenset[str], int] = {}
+    runs = []
+    for table in tables:
+        lesions = np.searchsorted(names, np.unique(table["group"].to_numpy(dtype=str)))
+        test_set = test_sets.setdefault(frozenset(table["image_id"]), len(test_sets))
+        runs.append(Run(as_scores(table, classes), lesions, test_set))
+    return runs, len(names)
+
+
+def resample(
+    runs: Sequence[Run],
+    lesions: int,
+    weights: Sequence[float],
+    *,
+    replicates: int,
+    seed: int,
+    calibration_bins: int,
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Return the weighted sums over runs of every metric, as observed and in each replicate, (R,), NaN if undefined.
+
+    Of the replicates also ``shift``, the sum of |gap* − gap| over the bins of ``bin_gaps``.
+    """
+    rng = np.random.default_rng(seed)
+    once = np.ones((1, lesions))
+    gaps = [bin_gaps(run.scores, once[:, run.lesions], calibration_bins) for run in runs]
+    size = max(1, _CELLS // max(len(run.scores.label) for run in runs))
+    pieces = (draw_groups(lesions, min(size, replicates - start), rng) for start in range(0, replicates, size))
     parts = []
-    for start in range(0, replicates, size):
-        weights = draw_groups(groups, min(size, replicates - start), rng)
-        part = weighted_metrics(scores, weights)
-        drawn = bin_gaps(scores, weights, calibration_bins)
-        parts.append(part | {"ece": np.abs(drawn).sum(axis=1), "shift": np.abs(drawn - gaps).sum(axis=1)})
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    ece, least = np.abs(gaps).sum(), np.quantile(values.pop("ece"), tails[0])
-    lowest = ece - np.quantile(values.pop("shift"), tails[1])
-    widening = Widening.of([(scores.group, scores.label)])
-    return percentiles(values, level, widening) | {"ece": (max(0.0, float(lowest)), float(max(ece, 2 * ece - least)))}
+    for counts in chain([once], pieces):
+        total: dict[str, Floats] = {}
+        for run, gap, weight in zip(runs, gaps, weights, strict=True):
+            own = np.take(counts, run.lesions, axis=1)  # in memory as drawn, so that sums are the same to the last bit
+            # a replicate may hold no lesion of a small test set among several
+            with np.errstate(invalid="ignore"):
+                values, drawn = weighted_metrics(run.scores, own), bin_gaps(run.scores, own, calibration_bins)
+            values |= {"ece": np.abs(drawn).sum(axis=1), "shift": np.abs(drawn - gap).sum(axis=1)}
+            for name, column in values.items():
+                total[name] = total.get(name, 0) + weight * column
+        parts.append(total)
+    observed = {name: float(column[0]) for name, column in parts[0].items()}
+    return observed, {name: np.concatenate([part[name] for part in parts[1:]]) for name in observed}
 
 
 def percentiles(replicates: Mapping[str, Floats], level: float, widening: Widening) -> dict[str, tuple[float, float]]:
@@ -160,16 +253,8 @@ def weighted_metrics(scores: Scores, weights: Floats) -> dict[str, Floats]:
     sums = weights @ _by_group(scores, np.hstack(columns))
     hits, labels, predictions, brier, loss = np.split(sums, edges, axis=1)
     n = labels.sum(axis=1)
-    rate = rates(hits, labels, predictions)
-    result = {"accuracy": hits.sum(axis=1) / n, "balanced_accuracy": _mean(rate["sensitivity"])}
-    for name, values in (
-        ("precision", rate["precision"]),
-        ("recall", rate["sensitivity"]),
-        ("f1", rate["f1"]),
-    ):
-        result[f"{name}_macro"] = _mean(values)
-        result[f"{name}_weighted"] = np.nansum(values * labels, axis=1) / n
-    result |= {f"{name}_macro": _mean(values) for name, values in ranking(scores, weights).items()}
+    result = count_metrics(hits, labels, predictions)
+    result |= {f"{name}_macro": class_mean(values) for name, values in ranking(scores, weights).items()}
     return result | {"brier": brier[:, 0] / n, "loss": loss[:, 0] / n}
 
 
@@ -189,11 +274,3 @@ def _by_group(scores: Scores, columns: Floats) -> Floats:
     total = np.zeros((int(scores.group.max()) + 1, columns.shape[1]))
     np.add.at(total, scores.group, columns)
     return total
-
-
-def _mean(values: Floats) -> Floats:
-    """Return the mean over the classes where it is defined, (R, K) to (R,)."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=1)
-    total = np.where(defined, values, 0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from skinkd.scoring.metrics import as_scores, evaluate
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import as_scores
 
 FINAL = "final"
 

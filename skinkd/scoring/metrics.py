@@ -1,7 +1,4 @@
-"""The evaluation protocol, in one place: a table of predictions in, numbers out.
-
-A prediction table has one row for each image: ``image_id`` (unique, ascending), ``group`` (lesion), ``label``
-and ``prediction`` (class names) and, in class order, one probability column ``p_<class>`` for each class.
+"""The evaluation protocol, in one place: a table of predictions (:mod:`skinkd.scoring.predictions`) in, numbers out.
 
 Present-classes rule. A quantity of one class that the labels leave undefined is left out, of the result and
 of the macro mean over classes. Sensitivity, precision, F1 and average precision need an image of the class,
@@ -11,9 +8,7 @@ labels; predicting an absent class costs the class of the label. A present class
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,136 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from skinkd.errors import UserError
+from skinkd.scoring.predictions import Floats, Ints, Scores, as_scores
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-# a softmax in float32 misses a sum of one by 1e-6, in half precision by 1e-2; logits miss it by far
-_SUM_TOLERANCE = 1e-3
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
-
-
-class Scores(NamedTuple):
-    """A prediction table as arrays, in order of ``image_id``.
-
-    Attributes:
-        label: class index, (N,).
-        prediction: class index, (N,).
-        probability: float64, (N, K).
-        group: place of the lesion among the sorted names of the table's lesions, (N,).
-    """
-
-    label: Ints
-    prediction: Ints
-    probability: Floats
-    group: Ints
-
-
-def probability_columns(classes: Sequence[str]) -> list[str]:
-    """Return the names of the probability columns of a prediction table, in class order."""
-    return [f"p_{name}" for name in classes]
-
-
-def prediction_table(
-    rows: pd.DataFrame,
-    index: NDArray[np.integer],
-    probabilities: NDArray[np.floating],
-    classes: Sequence[str],
-) -> pd.DataFrame:
-    """Join gathered probabilities with the images they belong to.
-
-    Samples that a distributed sampler repeated are dropped (the first one stays), so that one process and
-    several give the same table. The prediction is the most probable class; of equal ones, the first in class
-    order.
-
-    Args:
-        rows: the images of the evaluated part: ``image_id``, ``group`` and ``label`` (class name), one row
-        each;
-            its pandas index holds the numbers that ``Batch.index`` carries.
-        index: row numbers as gathered, in any order, (M,) with M ≥ N images.
-        probabilities: class probabilities of those rows, (M, K); each row sums to one.
-        classes: the K class names.
-
-    Raises:
-        ValueError: an image of ``rows`` has no prediction, or a shape, row number, label or sum is wrong.
-        UserError: a probability is not finite, as of a network that has diverged.
-    """
-    probability = np.asarray(probabilities, dtype=np.float64)
-    if probability.shape != (len(index), len(classes)):
-        raise ValueError(f"{len(index)} rows, {len(classes)} classes, but probabilities are {probability.shape}")
-    if rows.empty or rows["image_id"].duplicated().any() or not rows.index.is_unique:
-        raise ValueError("rows must hold at least one image, and each image and row number once")
-    number, first = np.unique(np.asarray(index), return_index=True)
-    place = rows.index.get_indexer(pd.Index(number))
-    if (place < 0).any():
-        raise ValueError(f"row {number[place < 0][0]} is not a row of this part")
-    if len(number) < len(rows):
-        absent = rows.loc[~rows.index.isin(number), "image_id"]
-        raise ValueError(f"{len(absent)} of {len(rows)} images have no prediction, first {absent.iloc[0]}")
-    chosen, probability = rows.iloc[place], probability[first]
-    unknown = ~chosen["label"].isin(list(classes))
-    if unknown.any():
-        raise ValueError(f"label {chosen.loc[unknown, 'label'].iloc[0]!r} is not one of {list(classes)}")
-    broken = ~np.isfinite(probability).all(axis=1)
-    if broken.any():
-        raise UserError(
-            f"the network's output is not finite for {broken.sum()} of {len(rows)} images, first "
-            f"{chosen['image_id'].iloc[int(broken.argmax())]}: the training diverged; "
-            "lower the learning rate or train with precision=fp32"
-        )
-    if (probability < 0).any() or (np.abs(probability.sum(axis=1) - 1) > _SUM_TOLERANCE).any():
-        raise ValueError("probabilities must not be negative and must sum to one for each image")
-    table = pd.DataFrame(
-        {
-            "image_id": chosen["image_id"].astype(str).to_numpy(),
-            "group": chosen["group"].astype(str).to_numpy(),
-            "label": chosen["label"].to_numpy(),
-            "prediction": np.asarray(classes, dtype=object)[probability.argmax(axis=1)],
-        }
-    )
-    table[probability_columns(classes)] = probability
-    return table.sort_values("image_id", kind="stable", ignore_index=True)
-
-
-def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read what ``table.to_csv(path, index=False)`` wrote: the same prediction table, and its classes.
-
-    Names that look like numbers stay names, and probabilities come back to the last bit.
-
-    Raises:
-        UserError: the file is missing or is not a prediction table.
-    """
-    names = ["image_id", "group", "label", "prediction"]
-    try:
-        # as text, and then as numbers: not every version of pandas reads the last bit of a float by itself
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        columns = [column for column in table.columns if column.startswith("p_")]
-        table = table.astype(dict.fromkeys(columns, np.float64))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read predictions from {path}: {error}") from error
-    classes = [column.removeprefix("p_") for column in columns]
-    if not classes or set(names) - set(table.columns) or table.empty:
-        raise UserError(f"{path} is not a table of predictions: it needs rows with {', '.join(names)} and p_<class>")
-    return table, classes
-
-
-def as_scores(table: pd.DataFrame, classes: Sequence[str]) -> Scores:
-    """Return a prediction table as arrays; the same set of rows in any order gives the same arrays.
-
-    Raises:
-        ValueError: the table is empty, repeats an image, or names an unknown class.
-    """
-    table = table.sort_values("image_id", kind="stable")
-    if table.empty or table["image_id"].duplicated().any():
-        raise ValueError("a prediction table needs at least one row, and each image once")
-    index = pd.Index(list(classes))
-    label, prediction = (index.get_indexer(pd.Index(table[name])) for name in ("label", "prediction"))
-    if (label < 0).any() or (prediction < 0).any():
-        raise ValueError(f"a label or prediction is not one of the classes {list(classes)}")
-    group = np.unique(table["group"].to_numpy(dtype=str), return_inverse=True)[1]
-    probability = table[probability_columns(classes)].to_numpy(dtype=np.float64)
-    return Scores(label.astype(np.int64), prediction.astype(np.int64), probability, group.astype(np.int64))
 
 
 def confusion_matrix(table: pd.DataFrame, classes: Sequence[str]) -> Ints:
@@ -175,20 +43,9 @@ def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: i
         calibration_bins: number of equal bins of confidence for ``ece``.
     """
     scores = as_scores(table, classes)
-    labels, rate = _class_rates(scores)
-    by_score = _ranks(scores)
-    present, n = labels > 0, labels.sum()
-    result = {
-        "accuracy": (scores.prediction == scores.label).mean(),
-        "balanced_accuracy": rate["sensitivity"][present].mean(),
-    }
-    for name, values in (
-        ("precision", rate["precision"]),
-        ("recall", rate["sensitivity"]),
-        ("f1", rate["f1"]),
-    ):
-        result[f"{name}_macro"] = values[present].mean()
-        result[f"{name}_weighted"] = (values[present] * labels[present]).sum() / n
+    hits, labels, predictions = _counts(scores)
+    rate, by_score, n = rates(hits, labels, predictions), _ranks(scores), labels.sum()
+    result = {name: values[0] for name, values in count_metrics(hits[None], labels[None], predictions[None]).items()}
     for name, values in by_score.items():
         if not np.isnan(values).all():
             result[f"{name}_macro"] = np.nanmean(values)
@@ -215,7 +72,8 @@ def per_class(table: pd.DataFrame, classes: Sequence[str], *, level: float) -> p
     no width, which resampling gives a rare class of which no image, or every image, was found.
     """
     scores = as_scores(table, classes)
-    labels, rate = _class_rates(scores)
+    hits, labels, predictions = _counts(scores)
+    rate = rates(hits, labels, predictions)
     lesions = np.array([len(np.unique(scores.group[scores.label == k])) for k in range(len(classes))])
     low, high = wilson_interval(rate["sensitivity"], lesions, level)
     return pd.DataFrame(
@@ -260,6 +118,33 @@ def rates(hits: Floats, labels: Floats, predictions: Floats) -> dict[str, Floats
             "precision": present * np.where(predictions > 0, hits / predictions, 0),
             "f1": present * 2 * hits / (labels + predictions),
         }
+
+
+def count_metrics(hits: Floats, labels: Floats, predictions: Floats) -> dict[str, Floats]:
+    """Return the metrics that follow from counts of images, (R,) each, NaN where no class is present.
+
+    ``accuracy``, ``balanced_accuracy``, and ``precision_``, ``recall_`` and ``f1_`` with ``macro`` and ``weighted``.
+
+    Args:
+        hits: images of each class that were predicted as it, (R, K).
+        labels: images of the class.
+        predictions: images predicted as the class.
+    """
+    n = labels.sum(axis=1)
+    rate = rates(hits, labels, predictions)
+    result = {"accuracy": hits.sum(axis=1) / n, "balanced_accuracy": class_mean(rate["sensitivity"])}
+    for name, values in (("precision", rate["precision"]), ("recall", rate["sensitivity"]), ("f1", rate["f1"])):
+        result[f"{name}_macro"] = class_mean(values)
+        result[f"{name}_weighted"] = np.nansum(values * labels, axis=1) / n
+    return result
+
+
+def class_mean(values: Floats) -> Floats:
+    """Return the mean over the classes in which each row is defined, (R, K) to (R,); NaN for a row without any."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=1)
+    total = np.where(defined, values, 0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def confidence(scores: Scores) -> Floats:
@@ -328,11 +213,10 @@ def _confusion(scores: Scores) -> Ints:
     return multiclass_confusion_matrix(prediction, label, num_classes=scores.probability.shape[1]).numpy()
 
 
-def _class_rates(scores: Scores) -> tuple[Floats, dict[str, Floats]]:
-    """Return the number of images of each class, (K,), and its rates."""
+def _counts(scores: Scores) -> tuple[Floats, Floats, Floats]:
+    """Return hits, labels and predictions of each class, (K,) each."""
     matrix = _confusion(scores).astype(np.float64)
-    labels = matrix.sum(axis=1)
-    return labels, rates(np.diag(matrix), labels, matrix.sum(axis=0))
+    return np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
 
 def _ranks(scores: Scores) -> dict[str, Floats]:

@@ -30,7 +30,8 @@ from skinkd.runs.plots import plot_confusion
 from skinkd.runs.tables import print_results
 from skinkd.scoring.bootstrap import bootstrap_intervals
 from skinkd.scoring.metrics import evaluate as score
-from skinkd.scoring.metrics import per_class, prediction_table
+from skinkd.scoring.metrics import per_class
+from skinkd.scoring.predictions import prediction_table
 
 
 class ClassTable(NamedTuple):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skinkd.scoring.metrics import prediction_table
+from skinkd.scoring.predictions import prediction_table
 
 CLASSES = ("akiec", "bcc", "mel", "nv")
 SHARES = (0.15, 0.2, 0.25, 0.4)

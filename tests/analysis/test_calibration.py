@@ -11,7 +11,8 @@ from sklearn.metrics import log_loss
 
 from skinkd.analysis.calibration import apply_temperature, fit_temperature, reliability
 from skinkd.errors import UserError
-from skinkd.scoring.metrics import evaluate, probability_columns
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import probability_columns
 
 
 def names(k: int) -> list[str]:

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from skinkd.analysis.statistics import delong, mcnemar, mean_intervals, paired_bootstrap
-from skinkd.scoring.metrics import evaluate, probability_columns
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import probability_columns
 
 LESIONS_OF_CLASS = np.array([5403, 727, 614, 327, 228, 98, 73])  # of HAM10000
 FREQUENCY = LESIONS_OF_CLASS / LESIONS_OF_CLASS.sum()

@@ -15,7 +15,8 @@ from statsmodels.stats.multitest import multipletests
 from skinkd.analysis.statistics import Difference, delong, holm, mcnemar, mean_intervals, paired_bootstrap
 from skinkd.errors import UserError
 from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bootstrap_intervals, draw_groups
-from skinkd.scoring.metrics import evaluate, probability_columns
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import probability_columns
 
 RULES = {"replicates": 60, "seed": 3, "level": 0.9, "calibration_bins": 10}
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from skinkd.runs.plots import plot_confusion, plot_curves
-from skinkd.scoring.metrics import prediction_table
+from skinkd.scoring.predictions import prediction_table
 
 
 def make_history(epochs: int, terms: int) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from skinkd.runs.tables import print_results
 from skinkd.scoring.bootstrap import bootstrap_intervals
-from skinkd.scoring.metrics import evaluate, per_class, prediction_table
+from skinkd.scoring.metrics import evaluate, per_class
+from skinkd.scoring.predictions import prediction_table
 
 FOLDER = Path("/a/long/place") / ("deep/" * 20) / "swskd-ham10000-resnet18-seed0-1a2b3c4d [bold]"
 HAM = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]

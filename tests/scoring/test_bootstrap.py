@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bin_gaps, bootstrap_intervals, draw_groups, weighted_metrics
-from skinkd.scoring.metrics import as_scores, evaluate, prediction_table
+from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.predictions import as_scores, prediction_table
 
 BINS = 15
 

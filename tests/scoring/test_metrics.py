@@ -15,14 +15,8 @@ from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
 from skinkd.errors import UserError
-from skinkd.scoring.metrics import (
-    confusion_matrix,
-    evaluate,
-    per_class,
-    prediction_table,
-    read_predictions,
-    wilson_interval,
-)
+from skinkd.scoring.metrics import confusion_matrix, evaluate, per_class, wilson_interval
+from skinkd.scoring.predictions import prediction_table, read_predictions
 
 BINS = 15
 
