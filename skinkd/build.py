@@ -9,9 +9,11 @@ import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     EMAWeightAveraging,
     ModelCheckpoint,
+    ProgressBar,
 )
 from torch import Tensor
 
@@ -24,8 +26,9 @@ from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
 from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
-from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
+from skinkd.runs.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
 from skinkd.runs.folder import RunFolder
+from skinkd.scorer import Scorer
 
 Config = dict[str, Any]
 
@@ -110,7 +113,6 @@ def build_method(
         ),
         optimizer=instantiate(config["optim"]["optimizer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
-        calibration_bins=config["evaluation"]["calibration_bins"],
         _convert_="all",
     )
     if config["compile"]:
@@ -119,15 +121,16 @@ def build_method(
     return method
 
 
-def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
-    """Everything that goes on during fit, in the order in which it must happen."""
+def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card: Config) -> list[Callback]:
+    """The callbacks of the fit, in the order in which they must act; ``card`` goes into the checkpoints."""
     monitor, mode = (
         config["monitor"]["metric"],
         check_choice("monitor.mode", config["monitor"]["mode"], ("min", "max")),
     )
     history = History(folder)
-    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), MonitorCheck(monitor)]
-    callbacks += [history, EpochLine(history)]
+    scorer = Scorer(data, calibration_bins=config["evaluation"]["calibration_bins"])
+    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), scorer, MonitorCheck(monitor)]
+    callbacks += [history, EpochLine(history), CheckpointCard(card)]
     if config["trainer"]["enable_progress_bar"]:
         callbacks.append(Progress())
     if config["ema"]["decay"] is not None:
@@ -150,19 +153,22 @@ def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
 
 
 def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
-    """Build Lightning's trainer from ``trainer``; for scoring, give no callbacks and no logger."""
+    """Build Lightning's trainer from ``trainer``. It shows progress and writes checkpoints by its callbacks alone.
+
+    Raises:
+        UserError: the strategy or the precision needs a GPU, and this machine has none.
+    """
     settings = dict(config["trainer"])
     if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
         raise UserError("strategy needs a CUDA GPU and this machine has none; use strategy=cpu, ddp_cpu or auto")
     if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
-    if not callbacks:
-        settings["enable_progress_bar"] = False
+    settings["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     return L.Trainer(
         **settings,
         callbacks=callbacks,
         logger=logger or False,
-        enable_checkpointing=bool(callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -11,6 +11,7 @@
 ===========================  ============================================================================
 """
 
+import copy
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,7 @@ from skinkd.errors import UserError
 NOT_IDENTITY = (
     "config",
     "force",
+    "given",
     "group",
     "job_type",
     "run_dir",
@@ -51,11 +53,25 @@ def identity(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of everything in the resolved configuration that can change a number.
 
     A file or folder below one of ``paths`` counts by its place below it, so that data and outputs may move; one given
-    anywhere else counts as it is.
+    anywhere else counts as it is. A value that the run derived from others counts as the command gave it (``given``).
     """
+    config = _as_given(config)
     places = sorted(config["paths"].items(), key=lambda item: -len(str(item[1])))
     text = json.dumps(_identity(config, "", places), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _as_given(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the command, from that of its run: the values of ``given``, by dotted name, in their places."""
+    given = config.get("given") or {}
+    config = copy.deepcopy(config) if given else config
+    for name, value in given.items():
+        *groups, key = name.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[key] = value
+    return config
 
 
 def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
