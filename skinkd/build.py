@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
+from skinkd.data.mixing import MIXES, Mix
 from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
@@ -49,10 +50,10 @@ def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
 
 
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
-    """Build the loaders; the method's class says what a training sample is.
+    """Build the loaders; the method's class says which views of an image make a training sample.
 
     Raises:
-        UserError: the network is made for images of another size than the loaders give.
+        UserError: the network is made for images of another size than the loaders give, or the method takes no mixed batch.
     """
     data = config["data"]
     if config["backbone"]["image_size"] != data["image_size"]:
@@ -68,19 +69,42 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         folder=Path(config["paths"]["cache_dir"]),
     )
     transforms = instantiate(config["augment"]["train"], _convert_="all")
+    method: Any = get_class(config["method"]["_target_"])
     return SkinDataModule(
         table=table,
         parts=parts,
         train_pipeline=train_pipeline(transforms, image_size=data["image_size"]),
         eval_pipeline=eval_pipeline(image_size=data["image_size"]),
-        views=get_class(config["method"]["_target_"]).views,  # type: ignore[attr-defined]
+        views=method.views,
         batch_size=data["batch_size"],
         eval_batch_size=data["eval_batch_size"],
         num_workers=data["num_workers"],
         seed=config["seed"],
         sampler=config["sampler"],
         sampler_target=config["sampler_target"],
+        mix=build_mix(config, method, num_classes=len(table.classes)),
     )
+
+
+def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix | None:
+    """Build the mixing of training batches, or None for ``augment.mix=none``.
+
+    Raises:
+        UserError: a value out of range, or a term of the method needs one class for each image.
+    """
+    augment = config["augment"]
+    kind = check_choice("augment.mix", augment.get("mix", "none"), MIXES)  # stored runs may be older than the setting
+    if kind == "none":
+        return None
+    weights = config["method"]["loss_weights"]
+    hard = [term for term in method.hard_label_terms if weights.get(term)]
+    if hard:
+        raise UserError(
+            f"augment.mix={kind} gives an image shares of two classes, and the term {hard[0]} of method="
+            f"{config['method']['name']} needs one class for each image; set augment.mix=none, or "
+            f"method.loss_weights.{hard[0]}=0"
+        )
+    return Mix(kind, alpha=augment["mix_alpha"], prob=augment["mix_prob"], num_classes=num_classes)
 
 
 def build_method(

@@ -12,7 +12,7 @@ from typing import Any
 
 from skinkd.analysis.runs import Run
 from skinkd.errors import UserError
-from skinkd.runs.folder import NOT_IDENTITY, identity
+from skinkd.runs.folder import NOT_IDENTITY, holds_added_defaults, identity
 
 _FIRST = ("backbone.name", "data.name", "protocol", "data.image_size", "data.split_seed")
 """Settings that tell rows apart before any other does; the first three are then said of every row."""
@@ -171,7 +171,7 @@ def _flatten(config: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:
-        if name in NOT_IDENTITY:
+        if name in NOT_IDENTITY or holds_added_defaults(node, name):
             return
         if isinstance(node, dict) and node:
             for key, value in node.items():

@@ -43,7 +43,11 @@ NOT_IDENTITY = (
 )
 """Settings that change no number of a run, and so not its folder."""
 
-ADDED_SETTINGS: dict[str, Any] = {}
+ADDED_SETTINGS: dict[str, Any] = {
+    "augment.mix": "none",
+    "augment.mix_alpha": 1.0,
+    "augment.mix_prob": 1.0,
+}
 """Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting.
 At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
 holds nothing else."""
@@ -80,7 +84,7 @@ def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
         kept = {
             key: value
             for key, value in node.items()
-            if full[key] not in NOT_IDENTITY and not _holds_added_defaults(value, full[key])
+            if full[key] not in NOT_IDENTITY and not holds_added_defaults(value, full[key])
         }
         return {key: _identity(value, full[key], places) for key, value in kept.items()}
     if isinstance(node, list):
@@ -91,7 +95,7 @@ def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
     return node
 
 
-def _holds_added_defaults(value: Any, name: str) -> bool:
+def holds_added_defaults(value: Any, name: str) -> bool:
     """Whether a setting came later and has the value at which it changes nothing, or is a mapping of such settings."""
     if name in ADDED_SETTINGS:
         default = ADDED_SETTINGS[name]
@@ -100,7 +104,7 @@ def _holds_added_defaults(value: Any, name: str) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(_holds_added_defaults(inner, f"{name}.{key}") for key, inner in value.items())
+        and all(holds_added_defaults(inner, f"{name}.{key}") for key, inner in value.items())
     )
 
 
