@@ -13,7 +13,7 @@ class Batch(NamedTuple):
 
     Attributes:
         image: uint8 RGB. Training (B, V, 3, H, W), V views of each image; evaluation (B, 3, H, W).
-        label: int64 class index, (B,).
+        label: int64 class index, (B,). In a mixed training batch (``augment.mix``): share of each class, float32 (B, K).
         index: int64 row of the sample in its dataset's table, (B,): names the image across processes.
     """
 

@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from lightning import Trainer
 from train_process import metrics_of, only_run
 
-from skinkd.build.objects import build_data, build_method, build_trainer, load_split
-from skinkd.scoring.metrics import evaluate
+from skinkd.build.objects import build_data, build_method, load_split
+from skinkd.scoring.run import score_checkpoint
 
 WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)
 
@@ -59,13 +58,12 @@ def test_one_process_scores_the_checkpoint_alike(distributed: Path) -> None:
     config["trainer"] |= {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
     data = build_data(config, *load_split(config))
     method = build_method(config, data)
-    trainer: Trainer = build_trainer(config, callbacks=[], logger=None)
-    trainer.test(method, datamodule=data, ckpt_path=distributed / "checkpoints" / "best.ckpt", verbose=False)
+    best = distributed / "checkpoints" / "best.ckpt"
+    scored = score_checkpoint(config, data, method, best, parts=["test"])["test"][""]
     stored = pd.read_csv(distributed / "predictions" / "test.csv", dtype={"image_id": str, "group": str})
     # the images of a batch differ, and with them the last bit of a convolution
-    pd.testing.assert_frame_equal(method.table, stored, rtol=0, atol=1e-6)
-    ours = evaluate(method.table, data.classes, calibration_bins=15)
-    for name, value in ours.items():
+    pd.testing.assert_frame_equal(scored.table, stored, rtol=0, atol=1e-6)
+    for name, value in scored.metrics.items():
         assert metrics_of(distributed)[f"test/{name}"] == pytest.approx(value, abs=1e-6), name
 
 

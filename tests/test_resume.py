@@ -22,6 +22,7 @@ KILL = partial(signal.raise_signal, signal.SIGKILL)
 STEP = "skinkd.methods.base:Method.combine"
 EVERY_METHOD = [
     [],
+    ["augment.mix=mixup", "augment.mix_alpha=0.4", "loss.name=focal"],
     ["ema.decay=0.9"],
     ["method=swskd", "backbone.drop_rate=0.2"],
     ["method=tsskd", "backbone.drop_rate=0.2", "method.warmup_epochs=2", "sampler=balanced"],
@@ -59,7 +60,7 @@ def test_killed_within_the_last_epoch(trained: Trained, job: Job, tmp_path: Path
     steps: list[int] = []
     combine = Method.combine
 
-    def noted(self: Method, **terms: Tensor) -> Tensor:
+    def noted(self: Method, **terms: Callable[[], Tensor]) -> Tensor:
         steps.append(self.trainer.global_step)
         return combine(self, **terms)
 

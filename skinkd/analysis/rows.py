@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from skinkd.analysis.runs import Run
-from skinkd.config.identity import NOT_IDENTITY, identity
+from skinkd.config.identity import NOT_IDENTITY, holds_added_defaults, identity
 from skinkd.errors import UserError
 
 _FIRST = ("backbone.name", "data.name", "protocol", "data.image_size", "data.split_seed")
@@ -171,7 +171,7 @@ def _flatten(config: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:
-        if name in NOT_IDENTITY:
+        if name in NOT_IDENTITY or holds_added_defaults(node, name):
             return
         if isinstance(node, dict) and node:
             for key, value in node.items():

@@ -7,16 +7,11 @@ import lightning as L
 import pandas as pd
 import torch
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-)
 from torch import Tensor
 
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
+from skinkd.data.mixing import MIXES, Mix
 from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
@@ -24,8 +19,6 @@ from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
 from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
-from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
-from skinkd.runs.folder import RunFolder
 
 Config = dict[str, Any]
 
@@ -46,10 +39,10 @@ def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
 
 
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
-    """Build the loaders; the method's class says what a training sample is.
+    """Build the loaders; the method's class says which views of an image make a training sample.
 
     Raises:
-        UserError: the network is made for images of another size than the loaders give.
+        UserError: the network is made for images of another size than the loaders give, or the method takes no mixed batch.
     """
     data = config["data"]
     if config["backbone"]["image_size"] != data["image_size"]:
@@ -65,19 +58,42 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         folder=Path(config["paths"]["cache_dir"]),
     )
     transforms = instantiate(config["augment"]["train"], _convert_="all")
+    method: Any = get_class(config["method"]["_target_"])
     return SkinDataModule(
         table=table,
         parts=parts,
         train_pipeline=train_pipeline(transforms, image_size=data["image_size"]),
         eval_pipeline=eval_pipeline(image_size=data["image_size"]),
-        views=get_class(config["method"]["_target_"]).views,  # type: ignore[attr-defined]
+        views=method.views,
         batch_size=data["batch_size"],
         eval_batch_size=data["eval_batch_size"],
         num_workers=data["num_workers"],
         seed=config["seed"],
         sampler=config["sampler"],
         sampler_target=config["sampler_target"],
+        mix=build_mix(config, method, num_classes=len(table.classes)),
     )
+
+
+def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix | None:
+    """Build the mixing of training batches, or None for ``augment.mix=none``.
+
+    Raises:
+        UserError: a value out of range, or a term of the method needs one class for each image.
+    """
+    augment = config["augment"]
+    kind = check_choice("augment.mix", augment.get("mix", "none"), MIXES)  # stored runs may be older than the setting
+    if kind == "none":
+        return None
+    weights = config["method"]["loss_weights"]
+    hard = [term for term in method.hard_label_terms if weights.get(term)]
+    if hard:
+        raise UserError(
+            f"augment.mix={kind} gives an image shares of two classes, and the term {hard[0]} of method="
+            f"{config['method']['name']} needs one class for each image; set augment.mix=none, or "
+            f"method.loss_weights.{hard[0]}=0"
+        )
+    return Mix(kind, alpha=augment["mix_alpha"], prob=augment["mix_prob"], num_classes=num_classes)
 
 
 def build_method(
@@ -110,60 +126,9 @@ def build_method(
         ),
         optimizer=instantiate(config["optim"]["optimizer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
-        calibration_bins=config["evaluation"]["calibration_bins"],
         _convert_="all",
     )
     if config["compile"]:
         network.features = torch.compile(network.features)
         network.forward = torch.compile(network.forward)
     return method
-
-
-def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
-    """Everything that goes on during fit, in the order in which it must happen."""
-    monitor, mode = (
-        config["monitor"]["metric"],
-        check_choice("monitor.mode", config["monitor"]["mode"], ("min", "max")),
-    )
-    history = History(folder)
-    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), MonitorCheck(monitor)]
-    callbacks += [history, EpochLine(history)]
-    if config["trainer"]["enable_progress_bar"]:
-        callbacks.append(Progress())
-    if config["ema"]["decay"] is not None:
-        callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
-    if config["early_stopping"]["patience"] is not None:
-        callbacks.append(EarlyStopping(monitor, mode=mode, patience=config["early_stopping"]["patience"]))
-
-    def keep(name: str, **choice: Any) -> ModelCheckpoint:
-        return ModelCheckpoint(
-            dirpath=folder.checkpoints,
-            filename=name,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-            **choice,
-        )
-
-    # a callback of its own for the last epoch: save_last=True writes only when the best one is written. It comes second,
-    # so that what it holds knows of this epoch's best
-    return [*callbacks, keep("best", monitor=monitor, mode=mode), keep("last")]
-
-
-def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
-    """Build Lightning's trainer from ``trainer``; for scoring, give no callbacks and no logger."""
-    settings = dict(config["trainer"])
-    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
-        raise UserError("strategy needs a CUDA GPU and this machine has none; use strategy=cpu, ddp_cpu or auto")
-    if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
-        raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
-    if not callbacks:
-        settings["enable_progress_bar"] = False
-    return L.Trainer(
-        **settings,
-        callbacks=callbacks,
-        logger=logger or False,
-        enable_checkpointing=bool(callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )

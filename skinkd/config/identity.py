@@ -1,5 +1,6 @@
 """The name of a run: which settings make two runs the same run, wherever its data and outputs lie."""
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 NOT_IDENTITY = (
     "config",
     "force",
+    "given",
     "group",
     "job_type",
     "run_dir",
@@ -21,7 +23,11 @@ NOT_IDENTITY = (
 )
 """Settings that change no number of a run, and so not its folder."""
 
-ADDED_SETTINGS: dict[str, Any] = {}
+ADDED_SETTINGS: dict[str, Any] = {
+    "augment.mix": "none",
+    "augment.mix_alpha": 1.0,
+    "augment.mix_prob": 1.0,
+}
 """Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting.
 At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
 holds nothing else."""
@@ -31,11 +37,25 @@ def identity(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of everything in the resolved configuration that can change a number.
 
     A file or folder below one of ``paths`` counts by its place below it, so that data and outputs may move; one given
-    anywhere else counts as it is.
+    anywhere else counts as it is. A value that the run derived from others counts as the command gave it (``given``).
     """
+    config = _as_given(config)
     places = sorted(config["paths"].items(), key=lambda item: -len(str(item[1])))
     text = json.dumps(_identity(config, "", places), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _as_given(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of the command, from that of its run: the values of ``given``, by dotted name, in their places."""
+    given = config.get("given") or {}
+    config = copy.deepcopy(config) if given else config
+    for name, value in given.items():
+        *groups, key = name.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[key] = value
+    return config
 
 
 def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
@@ -44,7 +64,7 @@ def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
         kept = {
             key: value
             for key, value in node.items()
-            if full[key] not in NOT_IDENTITY and not _holds_added_defaults(value, full[key])
+            if full[key] not in NOT_IDENTITY and not holds_added_defaults(value, full[key])
         }
         return {key: _identity(value, full[key], places) for key, value in kept.items()}
     if isinstance(node, list):
@@ -55,7 +75,7 @@ def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
     return node
 
 
-def _holds_added_defaults(value: Any, name: str) -> bool:
+def holds_added_defaults(value: Any, name: str) -> bool:
     """Whether a setting came later and has the value at which it changes nothing, or is a mapping of such settings."""
     if name in ADDED_SETTINGS:
         default = ADDED_SETTINGS[name]
@@ -64,7 +84,7 @@ def _holds_added_defaults(value: Any, name: str) -> bool:
     return (
         isinstance(value, dict)
         and bool(value)
-        and all(_holds_added_defaults(inner, f"{name}.{key}") for key, inner in value.items())
+        and all(holds_added_defaults(inner, f"{name}.{key}") for key, inner in value.items())
     )
 
 

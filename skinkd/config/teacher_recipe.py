@@ -34,6 +34,7 @@ def teacher_settings(settings: DictConfig) -> DictConfig:
     student: Config = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
     run = _inherit(student["method"]["teacher"]["run"], student)
     teacher = for_any_student(student)
+    teacher.pop("given", None)  # of the student's own weights
     _check_names(run, teacher)
     for name, value in run.items():
         teacher[name] = value if name in GROUPS and _is_choice(value) else _merged(teacher[name], value)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from skinkd.batch import Batch
 from skinkd.data.dataset import SkinDataset
+from skinkd.data.mixing import Mix, MixedBatches
 from skinkd.data.sampler import EpochSampler, ResumableLoader, class_balance_weights
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
@@ -39,6 +40,7 @@ class SkinDataModule(L.LightningDataModule):
         sampler: "none" | "balanced" | "sqrt", see :func:`skinkd.data.sampler.class_balance_weights`; "per_class":
             ``sampler_target`` images of each class in an epoch.
         sampler_target: images of each class, for "per_class"; unused by the others.
+        mix: how training batches are mixed, or None.
 
     Raises:
         UserError: an option out of range, or a batch larger than the training part.
@@ -58,6 +60,7 @@ class SkinDataModule(L.LightningDataModule):
         seed: int,
         sampler: str,
         sampler_target: int | None = None,
+        mix: Mix | None = None,
     ):
         super().__init__()
         check_range("data.batch_size", batch_size, 1)
@@ -67,7 +70,7 @@ class SkinDataModule(L.LightningDataModule):
             raise ValueError(f"{len(parts)} parts for {len(table)} images")
         self.classes = table.classes
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed = seed
+        self.seed, self.mix = seed, mix
         part = parts.to_numpy(str)
         self._rows = {name: table.frame[part == name].reset_index(drop=True) for name in PARTS}
         pipelines: Mapping[str, tuple[A.Compose, str | None]] = {
@@ -110,7 +113,7 @@ class SkinDataModule(L.LightningDataModule):
             per_class=self._per_class,
         )
         return ResumableLoader(
-            dataset,
+            dataset if self.mix is None else MixedBatches(dataset, self.mix, seed=self.seed),
             sampler=sampler,
             batch_size=self.batch_size,
             drop_last=True,

@@ -3,12 +3,14 @@
 Source: Zagoruyko and Komodakis, ICLR 2017, and their code.
 """
 
-import torch
+from collections.abc import Iterator, Sequence
+
 from torch import Tensor
 
 from skinkd.batch import Batch
 from skinkd.losses.feature import attention_transfer
 from skinkd.methods.taught import Taught
+from skinkd.methods.terms import total
 from skinkd.models.backbone import Backbone
 
 
@@ -29,11 +31,12 @@ class AT(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         student = self.network.features(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(student.logits, label)
-        if self.uses("at"):
-            # the deeper network may have more stages: from the last backwards
-            pairs = zip(reversed(student.stages), reversed(self.teacher(image).stages), strict=False)
-            terms["at"] = torch.stack([attention_transfer(map, hint) for map, hint in pairs]).sum()
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(student.logits, label),
+            at=lambda: total(attention_transfer(*pair) for pair in paired(student.stages, self.teacher(image).stages)),
+        )
+
+
+def paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pair the stages of two networks from the last backwards; the first stages of the deeper network have no partner."""
+    return zip(reversed(student), reversed(teacher), strict=False)

@@ -1,51 +1,53 @@
-"""What must be the same for every method, so that comparing them is fair: optimisation, scoring, term bookkeeping.
+"""The protocol that every method shares, so that comparing them is fair: weights of the terms, optimiser, predictions.
 
-A method is this protocol plus its own ``training_step``, which reads like its paper.
+A method adds its own ``training_step``, which reads like its paper.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import lightning as L
-import numpy as np
-import pandas as pd
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from skinkd.batch import Batch
 from skinkd.errors import UserError, nearest
 from skinkd.methods.terms import TermMeter
-from skinkd.scoring.metrics import evaluate
-from skinkd.scoring.predictions import prediction_table
 
 
 class Method(L.LightningModule):
-    """A training method around one deployed network.
+    """A training method around the network that will be deployed.
 
     Args:
-        network: what is deployed and scored: ``network(image) -> logits``, ``network.features(image)`` for the rest.
-        criterion: the loss against hard labels, ``(logits (B, K), label (B,)) -> scalar``, the same for every method of
-            a comparison.
+        network: the network that is deployed and scored. ``network(image)`` gives its logits, ``network.features(image)``
+            its stages, pooled features and logits.
+        criterion: the loss against the labels, ``(logits (B, K), label) -> scalar``; every method of a comparison has the
+            same. ``label`` is int64 (B,), or float (B, K) for a mixed batch.
         optimizer: ``(parameters) -> Optimizer``.
         schedule: ``(optimizer, epochs=, steps_per_epoch=) -> scheduler dictionary`` (``methods/schedules.py``).
-        loss_weights: weight of each term; a weight of 0 removes the term and whatever only it needs.
-        warmup_epochs: the distillation terms' weights rise linearly from 0 over this many epochs; 0 is off.
-        calibration_bins: bins of the expected calibration error.
+        loss_weights: the weight of each term of ``term_names``. A weight of 0 removes the term, and the modules that only
+            this term needs.
+        warmup_epochs: over this many epochs the weights of the distillation terms rise linearly from 0; 0 is no warm-up.
+
+    Raises:
+        UserError: an unknown, missing or negative weight; all weights 0; a negative warm-up.
     """
 
     views: ClassVar[str] = "one"
-    """What one training sample is; a name in ``skinkd.data.views``."""
+    """The views of an image in one training sample; a name in ``skinkd.data.views``."""
 
     term_names: ClassVar[tuple[str, ...]] = ("ce",)
     """The loss terms, by the paper's names."""
 
     distillation_terms: ClassVar[tuple[str, ...]] = ()
-    """Those of ``term_names`` that ``warmup_epochs`` ramps."""
+    """The terms whose weights ``warmup_epochs`` raises."""
+
+    hard_label_terms: ClassVar[tuple[str, ...]] = ()
+    """The terms that need one class for each image, and so no mixed batch (``augment.mix``)."""
 
     trains_exits: ClassVar[bool] = False
-    """Whether its loss reaches the exits of a network that has some; those of another method stay frozen."""
+    """Whether the loss reaches the exits of a hybrid network; where it does not, the exits are frozen."""
 
     network: nn.Module
 
@@ -58,9 +60,23 @@ class Method(L.LightningModule):
         schedule: Callable[..., dict[str, Any]],
         loss_weights: dict[str, float],
         warmup_epochs: float,
-        calibration_bins: int,
     ) -> None:
         super().__init__()
+        self._check_weights(loss_weights)
+        if warmup_epochs < 0:
+            raise UserError(f"method.warmup_epochs={warmup_epochs} is negative; use 0 for no warm-up")
+        freeze_exits = getattr(network, "freeze_exits", None)
+        if freeze_exits and not self.trains_exits:
+            freeze_exits()
+        self.network = network
+        self.criterion = criterion
+        self.loss_weights = {name: float(weight) for name, weight in loss_weights.items()}
+        self.warmup_epochs = warmup_epochs
+        self.terms = TermMeter()
+        self._optimizer = optimizer
+        self._schedule = schedule
+
+    def _check_weights(self, loss_weights: dict[str, float]) -> None:
         for name, weight in loss_weights.items():
             if name not in self.term_names:
                 raise UserError(
@@ -73,40 +89,34 @@ class Method(L.LightningModule):
             raise UserError(f"method.loss_weights has no weight for {', '.join(missing)}; use 0 to switch a term off")
         if not any(loss_weights.values()):
             raise UserError("method.loss_weights are all 0, which leaves nothing to learn; set one of them above 0")
-        if warmup_epochs < 0:
-            raise UserError(f"method.warmup_epochs={warmup_epochs} is negative; use 0 for no warm-up")
-        freeze_exits = getattr(network, "freeze_exits", None)
-        if freeze_exits and not self.trains_exits:
-            freeze_exits()
-        self.network = network
-        self.criterion = criterion
-        self.loss_weights = {name: float(weight) for name, weight in loss_weights.items()}
-        self.warmup_epochs = warmup_epochs
-        self.calibration_bins = calibration_bins
-        self.terms = TermMeter()
-        self.card: dict[str, Any] = {}
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self.exit_tables: dict[str, pd.DataFrame] = {}
-        self._scored: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     # ---------------------------------------------------------------- training
 
     def uses(self, term: str) -> bool:
-        """Whether the term has a weight above 0, and so whether its modules are built."""
+        """Whether the weight of the term is above 0."""
         return self.loss_weights[term] > 0
 
-    def combine(self, **terms: Tensor) -> Tensor:
-        """Weigh, ramp, log and add up the scalar terms of this step; the terms are logged unweighted."""
-        active = {name for name in self.term_names if self.uses(name)}
-        if set(terms) != active:
-            raise ValueError(f"the step gives the terms {sorted(terms)}, loss_weights has {sorted(active)}")
+    def combine(self, **terms: Callable[[], Tensor]) -> Tensor:
+        """Return the loss of a training step: the weighted sum of its terms.
+
+        Terms are computed in the given order; a term of weight 0 is not computed. Each is logged without its weight.
+
+        Args:
+            terms: for each name of ``term_names``, a function that returns the term, a scalar.
+
+        Raises:
+            ValueError: the names are not those of ``term_names``.
+        """
+        if set(terms) != set(self.term_names):
+            raise ValueError(f"the step gives the terms {sorted(terms)}, and term_names are {sorted(self.term_names)}")
+        values = {name: term() for name, term in terms.items() if self.uses(name)}
         ramp = self._ramp()
-        weight = {name: self.loss_weights[name] * (ramp if name in self.distillation_terms else 1.0) for name in terms}
-        loss = torch.stack([weight[name] * value for name, value in terms.items()]).sum()
-        step = self.trainer.global_step
-        self.terms.update({**terms, "loss": loss}, step)
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        weights = {
+            name: self.loss_weights[name] * (ramp if name in self.distillation_terms else 1.0) for name in values
+        }
+        loss = torch.stack([weights[name] * value for name, value in values.items()]).sum()
+        self.terms.update({**values, "loss": loss}, self.trainer.global_step)
+        self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
@@ -119,64 +129,30 @@ class Method(L.LightningModule):
         epochs = self.trainer.max_epochs or 1
         return max(int(self.trainer.estimated_stepping_batches) // epochs, 1)
 
+    def on_train_epoch_start(self) -> None:
+        self.terms.reset()
+
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         schedule = self._schedule(optimizer, epochs=self.trainer.max_epochs, steps_per_epoch=self._steps_per_epoch())
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card: what the network is and what it was trained on, so that the file alone can be used again."""
-        checkpoint["skinkd"] = self.card
-
-    # ---------------------------------------------------------------- scoring
+    # ---------------------------------------------------------------- predictions
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of the deployed network for images (B, 3, H, W), uint8 or float in [0, 1]."""
         return self.network(image)
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
-        """Logits (B, K) of all that is scored: of the deployed network under ``""``, of its exits, in order, by name."""
+        """Logits (B, K) of each output that is scored: the deployed network's under ``""``, its exits' by their names."""
         return {"": self(image)}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch)
+    def probabilities(self, image: Tensor) -> dict[str, Tensor]:
+        """Class probabilities (B, K), float32, of each output of ``predict``."""
+        return {name: logits.float().softmax(dim=1) for name, logits in self.predict(image).items()}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._score(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self.probabilities(batch.image)
 
-    def on_validation_epoch_end(self) -> None:
-        self._finish_scoring("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._finish_scoring("test")
-
-    def _score(self, batch: Batch) -> None:
-        outputs = self.predict(batch.image)
-        self._scored.append((batch.index, {name: z.float().softmax(dim=1) for name, z in outputs.items()}))
-
-    def _finish_scoring(self, part: str) -> None:
-        """Gather every process's probabilities into one table an output and score it; all processes hold the same."""
-        index = _gather(torch.cat([index for index, _ in self._scored]).cpu().numpy())
-        names = self._scored[0][1]
-        probability = {name: torch.cat([p[name] for _, p in self._scored]).cpu().numpy() for name in names}
-        self._scored.clear()
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        classes = datamodule.classes
-        rows = datamodule.rows(part)
-        rows = rows.assign(label=[classes[label] for label in rows["label"]])
-        tables = {name: prediction_table(rows, index, _gather(p), classes) for name, p in probability.items()}
-        for output, table in tables.items():
-            scores = evaluate(table, classes, calibration_bins=self.calibration_bins)
-            prefix = f"{part}/{output}/" if output else f"{part}/"
-            self.log_dict({f"{prefix}{name}": value for name, value in scores.items()}, rank_zero_only=False)
-        self.table = tables.pop("")
-        self.exit_tables = tables
-
-
-def _gather(rows: np.ndarray) -> np.ndarray:
-    """Concatenate the rows of all processes; they may hold different numbers of rows."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, rows)
-    return np.concatenate(parts)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self.probabilities(batch.image)

@@ -5,7 +5,6 @@ Source: Zhang et al., ICCV 2019.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from skinkd.batch import Batch
@@ -13,6 +12,7 @@ from skinkd.errors import check_positive
 from skinkd.losses.feature import hint_loss
 from skinkd.losses.logit import kl_divergence
 from skinkd.methods.base import Method
+from skinkd.methods.terms import total
 from skinkd.models.backbone import Backbone
 from skinkd.models.heads import AuxiliaryHead
 
@@ -54,15 +54,9 @@ class BYOT(Method):
         image, label = batch.image[:, 0], batch.label
         features = self.network.features(image)
         outputs = [head(stage) for head, stage in zip(self.heads, features.stages, strict=False)]
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(features.logits, label)
-        if self.uses("ce_heads"):
-            terms["ce_heads"] = torch.stack([self.criterion(z, label) for _, z in outputs]).sum()
-        if self.uses("kd"):
-            steps = [kl_divergence(z, features.logits, temperature=self.temperature) for _, z in outputs]
-            terms["kd"] = torch.stack(steps).sum()
-        if self.uses("feature"):
-            steps = [hint_loss(aligned, features.stages[-1]) for aligned, _ in outputs]
-            terms["feature"] = torch.stack(steps).sum()
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(features.logits, label),
+            ce_heads=lambda: total(self.criterion(z, label) for _, z in outputs),
+            kd=lambda: total(kl_divergence(z, features.logits, temperature=self.temperature) for _, z in outputs),
+            feature=lambda: total(hint_loss(aligned, features.stages[-1]) for aligned, _ in outputs),
+        )

@@ -1,4 +1,4 @@
-"""The loss against hard labels: one for all methods of a comparison, so that imbalance is treated alike."""
+"""The loss against the labels: one for all methods of a comparison, so that imbalance is treated alike."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skinkd.errors import UserError, check_choice, check_range
-from skinkd.losses.classification import focal_loss, logit_adjusted_cross_entropy
+from skinkd.losses.classification import focal_loss, logit_adjusted_cross_entropy, shared_cross_entropy
 
 LOSSES = ("cross_entropy", "focal", "logit_adjusted")
 
@@ -15,7 +15,10 @@ LOSSES = ("cross_entropy", "focal", "logit_adjusted")
 def build_criterion(
     name: str, counts: Sequence[int], *, weight: Tensor | None, focal_gamma: float, logit_tau: float
 ) -> nn.Module:
-    """Return the loss against hard labels, ``(logits (B, K), label (B,)) -> scalar``.
+    """Return the loss against the labels, ``(logits (B, K), label) -> scalar``.
+
+    ``label`` is int64 (B,), or float (B, K) for a mixed batch: the shares of the classes. See
+    :mod:`skinkd.losses.classification` for what the loss against shares is.
 
     Args:
         name: "cross_entropy" | "focal" | "logit_adjusted".
@@ -77,7 +80,9 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,)."""
+        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,) or shares (B, K)."""
+        if label.is_floating_point():
+            return shared_cross_entropy(logits, label, weight=self.weight)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(logits, label, weight=self.weight)
 
@@ -93,7 +98,7 @@ class Focal(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,)."""
+        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,) or shares (B, K)."""
         return focal_loss(logits, label, gamma=self.gamma, weight=self.weight)
 
 
@@ -112,5 +117,5 @@ class LogitAdjusted(nn.Module):
         self.register_buffer("log_prior", (count / count.sum()).log().float(), persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,)."""
+        """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,) or shares (B, K)."""
         return logit_adjusted_cross_entropy(logits, label, log_prior=self.log_prior, tau=self.tau)

@@ -44,15 +44,10 @@ class DiverseKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         student, teacher = self.network.features(image), self.teacher(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(student.logits, label)
-        if self.uses("kd"):
-            terms["kd"] = kl_divergence(student.logits, teacher.logits, temperature=self.temperature)
-        if self.uses("rkd_distance"):
-            terms["rkd_distance"] = rkd_distance(student.pooled, teacher.pooled)
-        if self.uses("rkd_angle"):
-            terms["rkd_angle"] = rkd_angle(student.pooled, teacher.pooled)
-        if self.uses("channel_relation"):
-            terms["channel_relation"] = channel_relation(self.regressor(student.stages[-1]), teacher.stages[-1])
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(student.logits, label),
+            kd=lambda: kl_divergence(student.logits, teacher.logits, temperature=self.temperature),
+            rkd_distance=lambda: rkd_distance(student.pooled, teacher.pooled),
+            rkd_angle=lambda: rkd_angle(student.pooled, teacher.pooled),
+            channel_relation=lambda: channel_relation(self.regressor(student.stages[-1]), teacher.stages[-1]),
+        )

@@ -27,6 +27,7 @@ class DKD(Taught):
 
     term_names = ("ce", "dkd")
     distillation_terms = ("dkd",)
+    hard_label_terms = ("dkd",)  # TCKD and NCKD part the true class from the others
 
     def __init__(self, network: Backbone, *, temperature: float, alpha: float, beta: float, **protocol: Any) -> None:
         super().__init__(network, **protocol)
@@ -38,16 +39,14 @@ class DKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         logits = self.network(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(logits, label)
-        if self.uses("dkd"):
-            terms["dkd"] = decoupled_kd(
+        return self.combine(
+            ce=lambda: self.criterion(logits, label),
+            dkd=lambda: decoupled_kd(
                 logits,
                 self.teacher(image).logits,
                 label,
                 alpha=self.alpha,
                 beta=self.beta,
                 temperature=self.temperature,
-            )
-        return self.combine(**terms)
+            ),
+        )

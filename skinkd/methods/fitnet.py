@@ -40,12 +40,9 @@ class FitNet(Taught):
             self.regressor = ChannelRegressor(shapes[stage - 1], hints[stage - 1])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image, label = batch.image[:, 0], batch.label
+        image, label, k = batch.image[:, 0], batch.label, self.stage - 1
         student = self.network.features(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(student.logits, label)
-        if self.uses("hint"):
-            hint = self.teacher(image).stages[self.stage - 1]
-            terms["hint"] = hint_loss(self.regressor(student.stages[self.stage - 1]), hint)
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(student.logits, label),
+            hint=lambda: hint_loss(self.regressor(student.stages[k]), self.teacher(image).stages[k]),
+        )

@@ -33,9 +33,7 @@ class KD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         logits = self.network(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(logits, label)
-        if self.uses("kd"):
-            terms["kd"] = kl_divergence(logits, self.teacher(image).logits, temperature=self.temperature)
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(logits, label),
+            kd=lambda: kl_divergence(logits, self.teacher(image).logits, temperature=self.temperature),
+        )

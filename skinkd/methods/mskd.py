@@ -50,21 +50,21 @@ class MSKD(Taught):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
-        student = self.network.features(image)
-        terms = {}
-        if self.uses("intermediate") or self.uses("logit"):
-            teacher = self.teacher(image)
-        if self.uses("intermediate"):
-            attention = soft_cross_entropy(student.exits["exit_1"], teacher.exits["attention_branch"])
-            conv = soft_cross_entropy(student.exits["exit_2"], teacher.exits["conv_branch"])
-            terms["intermediate"] = (attention + conv) / 2
-        if self.uses("logit"):
-            terms["logit"] = kl_divergence(student.logits, teacher.logits, temperature=self.temperature)
-        if self.uses("classification"):
-            terms["classification"] = self.criterion(student.logits, label)
-        return self.combine(**terms)
+        student, teacher = self.network.features(image), self.teacher(image)
+        return self.combine(
+            intermediate=lambda: branches_to_exits(student.exits, teacher.exits),
+            logit=lambda: kl_divergence(student.logits, teacher.logits, temperature=self.temperature),
+            classification=lambda: self.criterion(student.logits, label),
+        )
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)
         # an exit that nothing trained would be scored as a random classifier
         return {"": features.logits, **(features.exits if self.exits_learn else {})}
+
+
+def branches_to_exits(student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+    """½ [CE(softmax t_attention, s₁) + CE(softmax t_conv, s₂)], a scalar, of the exits' and branches' logits (B, K)."""
+    attention = soft_cross_entropy(student["exit_1"], teacher["attention_branch"])
+    conv = soft_cross_entropy(student["exit_2"], teacher["conv_branch"])
+    return (attention + conv) / 2

@@ -50,14 +50,16 @@ class MSKDTeacher(Method):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         features = self.network.features(image)
-        terms = {}
-        for term, names in self.members.items():
-            if self.uses(term):
-                losses = torch.stack([self.criterion(features.exits[name], label) for name in names])
-                terms[term] = losses.sum() if term == "branches" else losses.mean()
-        if self.uses("combined"):
-            terms["combined"] = self.criterion(features.logits, label)
-        return self.combine(**terms)
+
+        def losses(term: str) -> Tensor:
+            return torch.stack([self.criterion(features.exits[name], label) for name in self.members[term]])
+
+        return self.combine(
+            attention_exits=lambda: losses("attention_exits").mean(),
+            conv_exits=lambda: losses("conv_exits").mean(),
+            branches=lambda: losses("branches").sum(),
+            combined=lambda: self.criterion(features.logits, label),
+        )
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)

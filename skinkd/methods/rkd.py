@@ -26,11 +26,8 @@ class RKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         student, teacher = self.network.features(image), self.teacher(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(student.logits, label)
-        if self.uses("rkd_distance"):
-            terms["rkd_distance"] = rkd_distance(student.pooled, teacher.pooled)
-        if self.uses("rkd_angle"):
-            terms["rkd_angle"] = rkd_angle(student.pooled, teacher.pooled)
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(student.logits, label),
+            rkd_distance=lambda: rkd_distance(student.pooled, teacher.pooled),
+            rkd_angle=lambda: rkd_angle(student.pooled, teacher.pooled),
+        )

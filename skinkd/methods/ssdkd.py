@@ -43,6 +43,7 @@ class SSDKD(Taught):
     term_names = ("ce", "kd", "kd_rotated", "ss", "rkd_distance", "rkd_angle", "channel_relation")
     distillation_terms = term_names[1:]
     logit_terms = ("ce", "kd", "kd_rotated")
+    hard_label_terms = ("kd_rotated",)  # error-level ranking asks for the rank of the true class
 
     network: Backbone
 
@@ -75,29 +76,24 @@ class SSDKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image.flatten(0, 1), batch.label
         student, teacher = self.network.features(image), self.teacher(image)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(upright(student.logits), label)
-        if self.uses("kd"):
-            terms["kd"] = kl_divergence(upright(student.logits), upright(teacher.logits), temperature=self.temperature)
-        if self.uses("kd_rotated"):
-            terms["kd_rotated"] = self._rotated_logits(student.logits, teacher.logits, label)
-        if self.uses("ss"):
-            terms["ss"] = self._similarity(self.projector(student.pooled), self.teacher.project(teacher.pooled))
-        if self.uses("rkd_distance"):
-            terms["rkd_distance"] = rkd_distance(student.pooled, teacher.pooled)
-        if self.uses("rkd_angle"):
-            terms["rkd_angle"] = rkd_angle(student.pooled, teacher.pooled)
-        if self.uses("channel_relation"):
-            terms["channel_relation"] = channel_relation(self.regressor(student.stages[-1]), teacher.stages[-1])
-        return self.combine(**terms)
+        z, z_t = student.logits, teacher.logits
+        return self.combine(
+            ce=lambda: self.criterion(upright(z), label),
+            kd=lambda: kl_divergence(upright(z), upright(z_t), temperature=self.temperature),
+            kd_rotated=lambda: self._rotated_logits(rotated(z), rotated(z_t), label),
+            ss=lambda: self._similarity(self.projector(student.pooled), self.teacher.project(teacher.pooled)),
+            rkd_distance=lambda: rkd_distance(student.pooled, teacher.pooled),
+            rkd_angle=lambda: rkd_angle(student.pooled, teacher.pooled),
+            channel_relation=lambda: channel_relation(self.regressor(student.stages[-1]), teacher.stages[-1]),
+        )
 
     def _rotated_logits(self, logits: Tensor, teacher_logits: Tensor, label: Tensor) -> Tensor:
-        teacher_rotated = rotated(teacher_logits)
-        kept = keep_mask(teacher_rotated, label.repeat_interleave(ROTATIONS - 1), keep_wrong=self.keep_wrong_rotated)
-        return kl_divergence(rotated(logits), teacher_rotated, temperature=self.temperature_rotated, sample_mask=kept)
+        """KL_T'(z_tʳ ‖ zʳ) over the samples that error-level ranking keeps; logits (3B, K), labels (B,)."""
+        kept = keep_mask(teacher_logits, label.repeat_interleave(ROTATIONS - 1), keep_wrong=self.keep_wrong_rotated)
+        return kl_divergence(logits, teacher_logits, temperature=self.temperature_rotated, sample_mask=kept)
 
     def _similarity(self, projection: Tensor, teacher_projection: Tensor) -> Tensor:
+        """KL_T''(sim_t ‖ sim) over the samples that error-level ranking keeps; projections (4B, D)."""
         teacher_similarity = rotation_similarity(teacher_projection)
         kept = keep_mask(teacher_similarity, rotated_index(teacher_similarity), keep_wrong=self.keep_wrong_ss)
         return kl_divergence(

@@ -54,14 +54,14 @@ class SSDKDProjection(Taught):
         if batch.image.shape[-1] != self.teacher.image_size:  # sizes so close that all stages are of one shape
             raise self._other_size(f"this run's is {batch.image.shape[-1]}")
         pooled = self.teacher(batch.image.flatten(0, 1)).pooled
-        return self.combine(retrieval=rotation_retrieval_loss(self.projector(pooled)))
+        return self.combine(retrieval=lambda: rotation_retrieval_loss(self.projector(pooled)))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(batch, batch_idx)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         turned = [torch.rot90(batch.image, quarter, dims=(2, 3)) for quarter in range(ROTATIONS)]
         pooled = self.network.pool(torch.stack(turned, dim=1).flatten(0, 1))
         loss = rotation_retrieval_loss(self.projector(pooled))
         self.log("val/retrieval_loss", loss, batch_size=len(batch.label), sync_dist=True)
+        return self.probabilities(batch.image)
 
     def _other_size(self, found: str) -> UserError:
         """The head would learn from features at the teacher's size, and be used and judged at the run's."""

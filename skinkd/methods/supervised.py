@@ -11,4 +11,4 @@ class Supervised(Method):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
-        return self.combine(ce=self.criterion(self.network(image), label))
+        return self.combine(ce=lambda: self.criterion(self.network(image), label))

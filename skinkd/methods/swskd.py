@@ -5,9 +5,9 @@ abstract is open to us. From it: feature rectification (FRB), logit rectificatio
 front. Every equation, weight and the temperature are our reconstruction.
 """
 
+from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from skinkd.batch import Batch
@@ -15,6 +15,7 @@ from skinkd.errors import UserError, check_choice, check_positive
 from skinkd.losses.feature import attention_map_distance
 from skinkd.losses.logit import kl_divergence, rectify
 from skinkd.methods.base import Method
+from skinkd.methods.terms import total
 from skinkd.models.attention import ChannelSpatialGate, SimAM
 from skinkd.models.backbone import Backbone
 from skinkd.models.heads import AuxiliaryHead
@@ -37,14 +38,16 @@ class SWSKD(Method):
         gate_kernel: kernel size of the spatial gate's convolution.
         simam_lambda: λ of SimAM.
         head_reduction: reduction of the auxiliary heads' bottleneck.
+        loss_weights: ``ce``, ``lrb`` (λ_logit), ``frb`` (λ_feat) and ``gate_ce``; a weight of 0 switches a block off.
+            Without a gate (``frb`` 0, or ``simam``) ``gate_ce`` becomes 0.
 
-    The loss weights are ``ce``, ``lrb`` (λ_logit), ``frb`` (λ_feat) and ``gate_ce``; a weight of 0 switches a block off.
-    The gate's own cross-entropy reads the last stage's corrected features with the network detached, so that it trains
-    the gate and nothing else, and switching FRB off changes nothing but FRB.  [ours]
+    ``gate_ce`` is the cross-entropy of a classifier on the last stage's corrected features. The network is detached from it,
+    so that it trains the gate alone, and switching FRB off changes nothing but FRB.  [ours]
     """
 
     term_names = ("ce", "lrb", "frb", "gate_ce")
     distillation_terms = ("lrb", "frb")
+    hard_label_terms = ("lrb",)  # rectification puts the largest logit at the true class
 
     network: Backbone
 
@@ -61,14 +64,15 @@ class SWSKD(Method):
         gate_kernel: int,
         simam_lambda: float,
         head_reduction: int,
+        loss_weights: dict[str, float],
         **protocol: Any,
     ) -> None:
-        super().__init__(network, **protocol)
+        check_choice("method.attention", attention, ("gate", "simam"))
+        super().__init__(network, loss_weights=derived_weights(loss_weights, attention=attention), **protocol)
         self.temperature = check_positive("method.temperature", temperature)
         self.rectify_mode = check_choice("method.rectify_mode", rectify_mode, ("swap", "raise"))
         self.target_stage = check_choice("method.target_stage", target_stage, ("next", "last"))
         self.attention_scope = check_choice("method.attention_scope", attention_scope, ("last", "per_stage"))
-        check_choice("method.attention", attention, ("gate", "simam"))
         *earlier, last = network.stage_shapes
         channels = last[0]
         if self.uses("frb") and last[1:] == (1, 1):
@@ -79,8 +83,6 @@ class SWSKD(Method):
         self.heads = nn.ModuleList(
             AuxiliaryHead(shape, last, num_classes=network.num_classes, reduction=head_reduction) for shape in earlier
         )
-        if not self.uses("frb") or attention == "simam":
-            self.loss_weights["gate_ce"] = 0.0  # nothing to learn
         self.attention: nn.Module
         if self.uses("frb") and attention == "gate":
             self.attention = ChannelSpatialGate(channels, reduction=gate_reduction, kernel_size=gate_kernel)
@@ -95,17 +97,13 @@ class SWSKD(Method):
         image, label = batch.image[:, 0], batch.label
         features = self.network.features(image)
         aligned, logits = self._stage_outputs(features.stages, features.logits)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = torch.stack([self.criterion(z, label) for z in logits]).sum()
-        if self.uses("lrb"):
-            terms["lrb"] = self._logit_steps(logits, label)
-        if self.uses("frb"):
-            corrected = self._corrected(aligned)
-            terms["frb"] = self._feature_steps(aligned, corrected)
-            if self.uses("gate_ce"):
-                terms["gate_ce"] = self.criterion(self.gate_classifier(corrected[-1].mean(dim=(2, 3))), label)
-        return self.combine(**terms)
+        corrected = cache(lambda: self._corrected(aligned))  # shared by two terms, and computed for them alone
+        return self.combine(
+            ce=lambda: total(self.criterion(z, label) for z in logits),
+            lrb=lambda: self._logit_steps(logits, label),
+            frb=lambda: self._feature_steps(aligned, corrected()),
+            gate_ce=lambda: self.criterion(self.gate_classifier(corrected()[-1].mean(dim=(2, 3))), label),
+        )
 
     def _stage_outputs(self, stages: tuple[Tensor, ...], last_logits: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """φ_k F_k (B, C, H, W) and z_k (B, K) for k = 1..S; φ_S is the identity and z_S the network's own logits."""
@@ -119,15 +117,14 @@ class SWSKD(Method):
 
     def _logit_steps(self, logits: list[Tensor], label: Tensor) -> Tensor:
         """Σ_k KL_T(rectify(z_{k+1}, y) ‖ z_k), k = S−1..1."""
-        steps = [
+        return total(
             kl_divergence(
                 logits[k],
                 rectify(logits[self._teacher_of(k)], label, mode=self.rectify_mode),
                 temperature=self.temperature,
             )
             for k in range(len(logits) - 1)
-        ]
-        return torch.stack(steps).sum()
+        )
 
     def _corrected(self, aligned: list[Tensor]) -> list[Tensor]:
         """F̂_k = φ_k F_k ⊙ A for every stage, detached from the network but not from the gate."""
@@ -139,7 +136,23 @@ class SWSKD(Method):
 
     def _feature_steps(self, aligned: list[Tensor], corrected: list[Tensor]) -> Tensor:
         """Σ_k mean_b Σ_hw (Q(φ_k F_k) − Q(sg(F̂_{k+1})))², k = S−1..1."""
-        steps = [
+        return total(
             attention_map_distance(aligned[k], corrected[self._teacher_of(k)].detach()) for k in range(len(aligned) - 1)
-        ]
-        return torch.stack(steps).sum()
+        )
+
+
+def derived_weights(loss_weights: dict[str, float], *, attention: str) -> dict[str, float]:
+    """The loss weights with ``gate_ce`` 0 where there is no gate to train: ``frb`` is 0, or the attention is ``simam``.
+
+    Raises:
+        UserError: ``gate_ce`` was the only weight above 0.
+    """
+    if loss_weights.get("frb") and attention == "gate":
+        return loss_weights
+    derived = {name: 0.0 if name == "gate_ce" else weight for name, weight in loss_weights.items()}
+    if any(loss_weights.values()) and not any(derived.values()):
+        raise UserError(
+            "method.loss_weights: ce=0, lrb=0 and frb=0 leave nothing to learn, because gate_ce trains the attention of frb; "
+            "set one of the three above 0"
+        )
+    return derived

@@ -1,5 +1,7 @@
 """Bookkeeping of a training step's loss terms, on the device, without a host synchronisation a step."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -60,3 +62,8 @@ class TermMeter:
             dist.all_reduce(total)
             total /= dist.get_world_size()
         return dict(zip(self._sum, total.tolist(), strict=True))
+
+
+def total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of scalar tensors, as Σ in an equation."""
+    return torch.stack(list(terms)).sum()

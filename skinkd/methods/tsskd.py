@@ -35,6 +35,7 @@ class TSSKD(Method):
     views: ClassVar[str] = "two"
     term_names = ("ce", "kd")
     distillation_terms = ("kd",)
+    hard_label_terms = ("kd",)  # the true class has a temperature of its own
 
     def __init__(self, network: Backbone, *, temperature: float, ratio: float, **protocol: Any) -> None:
         super().__init__(network, **protocol)
@@ -47,15 +48,15 @@ class TSSKD(Method):
         self.ratio = ratio
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        teacher_view, student_view = batch.image.unbind(dim=1)
+        (teacher_view, student_view), label = batch.image.unbind(dim=1), batch.label
         logits = self.network(student_view)
-        terms = {}
-        if self.uses("ce"):
-            terms["ce"] = self.criterion(logits, batch.label)
-        if self.uses("kd"):
-            with torch.no_grad():
-                teacher_logits = self.network(teacher_view)
-            terms["kd"] = class_temperature_kl(
-                logits, teacher_logits, batch.label, temperature=self.temperature, ratio=self.ratio
-            )
-        return self.combine(**terms)
+        return self.combine(
+            ce=lambda: self.criterion(logits, label),
+            kd=lambda: class_temperature_kl(
+                logits, self._without_gradient(teacher_view), label, temperature=self.temperature, ratio=self.ratio
+            ),
+        )
+
+    @torch.no_grad()
+    def _without_gradient(self, image: Tensor) -> Tensor:
+        return self.network(image)

@@ -112,7 +112,6 @@ class Backbone(nn.Module):
         num_classes: K.
         feature_dim: D, the width of the pooled features.
         stage_shapes: (C, H, W) of each stage at ``image_size``.
-        parameter_count: parameters of this network, which is all that is deployed.
 
     Raises:
         UserError: see the single checks; every sentence names the setting that mends it.
@@ -232,8 +231,3 @@ class Backbone(nn.Module):
             *(f"model.{name}." for name in names),
             *((f"model.{config['first_conv']}.",) if small_input else ()),
         )
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of parameters, of the deployed network alone."""
-        return sum(parameter.numel() for parameter in self.parameters())

@@ -162,11 +162,6 @@ class HybridTeacher(nn.Module):
         for module in (self.attention_exits, self.conv_exits, *classifiers):
             module.requires_grad_(False)
 
-    @property
-    def parameter_count(self) -> int:
-        """Number of parameters, exits included."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
 
 class HybridStudent(nn.Module):
     """A small CNN (exit 1) and a timm branch (exit 2), fused into the final classifier.
@@ -276,11 +271,6 @@ class HybridStudent(nn.Module):
         if self.fusion == "features":
             self.exit_1.requires_grad_(False)
             self.conv.model.get_classifier().requires_grad_(False)
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of parameters, exits included."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
 
 def plain_backbone(

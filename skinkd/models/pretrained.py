@@ -49,29 +49,29 @@ def create_network(
     check_name(name)
     check_range("image_size", image_size, low=1)
 
-    def build(size: int, pretrained: bool) -> Any:
-        model = _create(name, num_classes=num_classes, image_size=size, pretrained=pretrained, **options)
+    def build(*, pretrained: bool) -> Any:
+        model = _create(name, num_classes=num_classes, image_size=image_size, pretrained=pretrained, **options)
         if small_input:
             use_small_stem(model, name=name)
         return model
 
     try:
-        model = build(image_size, False)
-        _check_size(model, image_size)
+        model = build(pretrained=False)
+        broken = _broken_rule(model, image_size)
+        if not broken:
+            _run_once(model, image_size)
     except TypeError as error:
         raise UserError(
             f"backbone.options={options} does not suit backbone.name={name} ({first_line(error)}); leave "
             "out what timm does not know for this network"
         ) from error
     except _SIZE_ERRORS as error:
-        with torch.random.fork_rng(devices=[]):
-            larger = _next_size(lambda size: build(size, False), above=image_size, native=_native_size(name))
-        advice = f"the next size that works is {larger}" if larger else "choose another network"
-        raise UserError(
-            f"image_size={image_size} does not suit backbone.name={name} ({first_line(error)}); {advice}"
-        ) from error
+        broken = first_line(error), f"give {_native_size(name)}, the size it was made for, or choose another network"
+    if broken:
+        reason, advice = broken
+        raise UserError(f"image_size={image_size} does not suit backbone.name={name} ({reason}); {advice}")
     # the size is checked first, so that nothing is downloaded in vain
-    return _fetched(name, lambda: build(image_size, True)) if pretrained else model
+    return _fetched(name, lambda: build(pretrained=True)) if pretrained else model
 
 
 def check_name(name: str) -> None:
@@ -255,31 +255,23 @@ def _reach_hub(name: str) -> None:
             raise
 
 
-@torch.no_grad()
-def _check_size(model: Any, image_size: int) -> None:
-    """Raise one of ``_SIZE_ERRORS`` if images of this size break the rule of ``create_network``."""
+def _broken_rule(model: Any, image_size: int) -> tuple[str, str] | None:
+    """The rule of ``create_network`` that this size breaks, and the sizes that keep it; None if it keeps all rules."""
     stride = int(model.feature_info[-1]["reduction"]) // getattr(model, "small_input_factor", 1)
     if image_size < stride:
-        raise ValueError(f"its last map has stride {stride}")
+        return f"its last map has stride {stride}", f"give at least {stride}"
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch is not None and image_size % patch[0]:
-        raise ValueError(f"its patches of {patch[0]} pixels would leave out the image's border")
+        return f"its patches of {patch[0]} pixels would leave out the image's border", f"give a multiple of {patch[0]}"
+    return None
+
+
+@torch.no_grad()
+def _run_once(model: Any, image_size: int) -> None:
+    """Run a blank image through the network; it raises one of ``_SIZE_ERRORS`` if a layer cannot take the size."""
     model.eval()
     model(torch.zeros(1, 3, image_size, image_size))
     model.train()
-
-
-def _next_size(build: Callable[[int], Any], *, above: int, native: int) -> int | None:
-    """The first multiple of the stride larger than ``above`` that a network can take."""
-    model = build(native)
-    stride = int(model.feature_info[-1]["reduction"]) // getattr(model, "small_input_factor", 1)
-    for count in range(above // stride + 1, above // stride + 9):
-        try:
-            _check_size(build(count * stride), count * stride)
-        except _SIZE_ERRORS:
-            continue
-        return count * stride
-    return None
 
 
 def first_line(error: Exception) -> str:

@@ -56,6 +56,19 @@ class MonitorCheck(Callback):
             raise UserError(f"monitor.metric={self.metric} is not measured on validation{nearest(self.metric, whole)}")
 
 
+class CheckpointCard(Callback):
+    """Add the card to every checkpoint: the network, its classes, and the images that it was trained and selected on.
+
+    So the file alone can be used again. ``skinkd.training.run.card`` makes the card.
+    """
+
+    def __init__(self, card: dict[str, Any]) -> None:
+        self.card = card
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skinkd"] = self.card
+
+
 class History(Callback):
     """One row an epoch in ``history.csv``: loss terms (unweighted means), validation metrics, learning rate of
     the last step, speed.
@@ -77,7 +90,6 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        pl_module.terms.reset()
         self._images = 0
         self._began = time.perf_counter()
 

@@ -1,11 +1,12 @@
-"""Scoring the selected checkpoint, once, and writing what a run leaves behind."""
+"""Scoring the selected checkpoint, once, and writing the files of the finished run."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from skinkd.build.objects import build_trainer
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.files import read_image
 from skinkd.methods.base import Method
@@ -18,7 +19,9 @@ from skinkd.runs.tables import print_results
 from skinkd.runs.tracking import Report, Tracker
 from skinkd.scoring.bootstrap import bootstrap_intervals
 from skinkd.scoring.early_exit import FINAL, early_exit_curve
-from skinkd.scoring.metrics import evaluate, per_class
+from skinkd.scoring.metrics import per_class
+from skinkd.training.scorer import Scored, Scorer
+from skinkd.training.trainer import build_trainer
 
 
 def score_and_report(
@@ -28,35 +31,30 @@ def score_and_report(
     method: Method,
     tracker: Tracker,
     *,
-    beside: dict[str, float],
+    extra_metrics: dict[str, float],
 ) -> None:
     """Score best.ckpt on validation and test; write predictions, plots and, last, metrics.json; print the table.
 
-    With ``evaluation.test=false`` no test image is loaded, and pictures and tables are those of the validation part.
-    ``beside`` are numbers that stand beside the run's own: its split's leak, its teacher's scores.
+    With ``evaluation.test=false`` no test image is loaded, and the pictures and tables show the validation part.
+    ``extra_metrics`` go into metrics.json too: the leak of the split, and the scores of the teacher.
     """
-    # a trainer without callbacks: the EMA callback of the fit would put its last average in place of the best one
-    scorer = build_trainer(config, callbacks=[], logger=None)
-    best = folder.checkpoints / "best.ckpt"
-    scorer.validate(method, datamodule=data, ckpt_path=best, verbose=False)
-    tables, exits = {"val": method.table}, {"val": method.exit_tables}
     tested = config["evaluation"]["test"]
-    if tested:
-        scorer.test(method, datamodule=data, ckpt_path=best, verbose=False)
-        tables["test"], exits["test"] = method.table, method.exit_tables
-    else:
-        beside = {name: value for name, value in beside.items() if "test/" not in name}  # the teacher's
+    shown = "test" if tested else "val"
+    parts = ("val", "test") if tested else ("val",)
+    results = score_checkpoint(config, data, method, folder.checkpoints / "best.ckpt", parts=parts)
+    if not tested:  # a teacher's test scores stay unseen too
+        extra_metrics = {name: value for name, value in extra_metrics.items() if "test/" not in name}
     if not is_main_process():
         return
     history = pd.read_csv(folder.path / "history.csv")
-    metrics = {**_about(config, history, method), **_scores(config, tables, data.classes), **beside}
-    metrics |= _exit_scores(config, exits, data.classes)
-    shown = "test" if tested else "val"
+    metrics = {**_about(config, history, method), **_network_scores(config, results, data.classes), **extra_metrics}
+    metrics |= _exit_scores(results)
+    tables = {part: outputs[""].table for part, outputs in results.items()}
     by_class = per_class(tables[shown], data.classes, level=config["evaluation"]["interval"])
     for part, table in tables.items():
         folder.write_csv(f"predictions/{part}.csv", table)
-    if tested and exits["test"]:
-        folder.write_csv("predictions/early_exit.csv", _early_exit(config, method, exits["test"], data.classes))
+    if tested and len(results["test"]) > 1:
+        folder.write_csv("predictions/early_exit.csv", _early_exit(config, method, results["test"], data.classes))
     plot_curves(history, folder.path / "curves.png", best_epoch=metrics["best_epoch"])
     plot_confusion(tables[shown], data.classes, folder.path / "confusion_matrix.png")
     examples = _examples(data, shown, tables[shown], config["logger"].get("example_images", 0))
@@ -65,8 +63,21 @@ def score_and_report(
     print_results(metrics, by_class, level=config["evaluation"]["interval"], title=folder.path.name, folder=folder.path)
 
 
+def score_checkpoint(
+    config: dict[str, Any], data: SkinDataModule, method: Method, checkpoint: Path, *, parts: Sequence[str]
+) -> dict[str, dict[str, Scored]]:
+    """Score a checkpoint on ``parts``, of "val" and "test"; in every process, ``results[part][output]`` of the Scorer."""
+    scorer = Scorer(data, calibration_bins=config["evaluation"]["calibration_bins"])
+    # not the trainer of the fit: its EMA callback would replace the checkpoint's average by the last one
+    trainer = build_trainer(config, callbacks=[scorer], logger=None)
+    for part in parts:
+        run = trainer.validate if part == "val" else trainer.test
+        run(method, datamodule=data, ckpt_path=checkpoint, verbose=False)
+    return scorer.results
+
+
 def _about(config: dict[str, Any], history: pd.DataFrame, method: Method) -> dict[str, Any]:
-    """Facts of the run that are no scores; ``parameters`` and ``macs`` (of one image) are the deployed network's alone."""
+    """Facts of the run that are no scores. ``parameters``, and ``macs`` of one image, are the deployed network's."""
     monitored = history[config["monitor"]["metric"]]
     best = monitored.idxmax() if config["monitor"]["mode"] == "max" else monitored.idxmin()
     return {
@@ -77,51 +88,49 @@ def _about(config: dict[str, Any], history: pd.DataFrame, method: Method) -> dic
     }
 
 
-def _scores(config: dict[str, Any], tables: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> dict[str, float]:
-    """Every metric of each scored part, and the test metrics' intervals as ``test/<name>_low`` and ``_high``."""
+def _network_scores(
+    config: dict[str, Any], results: dict[str, dict[str, Scored]], classes: tuple[str, ...]
+) -> dict[str, float]:
+    """The deployed network's metrics of each part, and the intervals on test as ``test/<name>_low`` and ``_high``."""
     settings = config["evaluation"]
-    bins = settings["calibration_bins"]
     scores = {
-        f"{part}/{name}": value
-        for part, table in tables.items()
-        for name, value in evaluate(table, classes, calibration_bins=bins).items()
+        f"{part}/{name}": value for part, outputs in results.items() for name, value in outputs[""].metrics.items()
     }
-    if "test" not in tables:
+    if "test" not in results:
         return scores
     intervals = bootstrap_intervals(
-        tables["test"],
+        results["test"][""].table,
         classes,
         replicates=settings["bootstrap_replicates"],
         seed=config["seed"],
         level=settings["interval"],
-        calibration_bins=bins,
+        calibration_bins=settings["calibration_bins"],
     )
     for name, (low, high) in intervals.items():
         scores |= {f"test/{name}_low": low, f"test/{name}_high": high}
     return scores
 
 
-def _exit_scores(
-    config: dict[str, Any], exits: dict[str, dict[str, pd.DataFrame]], classes: tuple[str, ...]
-) -> dict[str, float]:
-    """Every metric of every exit of each scored part, as ``<part>/<exit>/<name>``."""
-    bins = config["evaluation"]["calibration_bins"]
+def _exit_scores(results: dict[str, dict[str, Scored]]) -> dict[str, float]:
+    """Every metric of every exit of each part, as ``<part>/<exit>/<name>``."""
     return {
         f"{part}/{exit}/{name}": value
-        for part, tables in exits.items()
-        for exit, table in tables.items()
-        for name, value in evaluate(table, classes, calibration_bins=bins).items()
+        for part, outputs in results.items()
+        for exit, scored in outputs.items()
+        if exit
+        for name, value in scored.metrics.items()
     }
 
 
 def _early_exit(
-    config: dict[str, Any], method: Method, exits: dict[str, pd.DataFrame], classes: tuple[str, ...]
+    config: dict[str, Any], method: Method, outputs: dict[str, Scored], classes: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Accuracy and cost on test of stopping at the first exit that is sure enough, for each threshold."""
+    """Accuracy and cost of stopping at the first exit whose confidence reaches the threshold, for each threshold."""
     assert isinstance(method.network, HybridStudent | HybridTeacher)
     macs = exit_macs(method.network, config["backbone"]["image_size"])
+    exits = {name: scored.table for name, scored in outputs.items() if name}
     return early_exit_curve(
-        {**exits, FINAL: method.table},
+        {**exits, FINAL: outputs[""].table},
         classes,
         macs={**macs, FINAL: macs[""]},
         thresholds=config["evaluation"]["early_exit_thresholds"],

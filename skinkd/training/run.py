@@ -8,16 +8,18 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import read_cards
-from skinkd.build.objects import build_data, build_method, build_trainer, fit_callbacks, load_split
+from skinkd.build.objects import build_data, build_method, load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
+from skinkd.methods.base import Method
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
 from skinkd.scoring.run import score_and_report
+from skinkd.training.trainer import build_trainer, fit_callbacks
 
 
 def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
@@ -36,17 +38,17 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     data = build_data(config, table, parts)
     taught = None
     sources = [config["backbone"]["weights"]]
-    beside: dict[str, float] = {}
+    extra_metrics: dict[str, float] = {}
     if "teacher" in config["method"]:
         checkpoint = find_teacher(settings)
-        taught, beside = load_teacher(config, checkpoint, table, parts), teacher_scores(checkpoint)
+        taught, extra_metrics = load_teacher(config, checkpoint, table, parts), teacher_scores(checkpoint)
         sources.append(checkpoint)
     method = build_method(config, data, taught)
-    method.card = card(config, table, parts, read_cards(sources))
-    callbacks = fit_callbacks(config, folder)
+    config = as_run(config, method)
+    callbacks = fit_callbacks(config, folder, data, card(config, table, parts, read_cards(sources)))
     # both refuse what cannot be done here while nothing is written yet
     check_tracker(config["logger"])
-    build_trainer(config, callbacks=[], logger=None)
+    trainer = build_trainer(config, callbacks=callbacks, logger=None)
     if is_main_process():
         # before the folder is begun: it reads every image, and so finds what the quick check of the files cannot
         audit = audit_split(
@@ -56,23 +58,37 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
             memory=Path(config["paths"]["cache_dir"]),
         )
         say(audit_sentence(audit))
-        beside |= audit_numbers(audit)
+        extra_metrics |= audit_numbers(audit)
         folder.open(config, table.frame[["image_id", "group"]].assign(split=parts), force=config["force"])
         folder.write_json("splits_report.json", audit)
         folder.write_text("environment.txt", describe_environment())
     tracker = open_tracker(config["logger"], run_info(config, folder), folder)
     finished = False
     try:
-        trainer = build_trainer(config, callbacks=callbacks, logger=tracker.logger)
+        trainer.logger = tracker.logger
         resume = folder.last_checkpoint
         say(f"{'going on' if resume else 'training'} in {folder.path}")
         trainer.fit(method, datamodule=data, ckpt_path=resume)
-        score_and_report(config, folder, data, method, tracker, beside=beside)
+        score_and_report(config, folder, data, method, tracker, extra_metrics=extra_metrics)
         finished = True
     finally:
         if not finished:
             say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
         tracker.finish(failed=not finished)
+
+
+def as_run(config: dict[str, Any], method: Method) -> dict[str, Any]:
+    """The configuration with the loss weights that the method derived from those given.
+
+    The weights of the command go to ``given``, so that the run keeps its folder.
+    """
+    weights = config["method"]["loss_weights"]
+    derived = {name: weight for name, weight in method.loss_weights.items() if weight != weights[name]}
+    if not derived:
+        return config
+    given = {f"method.loss_weights.{name}": weights[name] for name in derived}
+    changed = config["method"] | {"loss_weights": weights | derived}
+    return config | {"method": changed, "given": config.get("given", {}) | given}
 
 
 def card(

@@ -141,7 +141,7 @@ def test_damaged_images_are_left_out_when_asked(on_ham: Callable[..., Result], h
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU is told")
 SETTINGS = [
     (["data.batch_size=500"], ["data.batch_size=500", "training images", "or less"]),
-    (["data.image_size=8"], ["image_size=8", "test_resnet", "the next size that works is 32"]),
+    (["data.image_size=8"], ["image_size=8", "test_resnet", "give at least 32"]),
     (["backbone.name=resnet5000"], ["backbone.name=resnet5000", "did you mean"]),
     (["backbone.weights=nowhere.pth"], ["backbone.weights=nowhere.pth", "does not exist"]),
     (["data.fractions={train: 0.9, val: 0.1, test: 0.1}"], ["data.fractions", "1.1"]),

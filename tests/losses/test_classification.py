@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinkd.losses.classification import focal_loss, logit_adjusted_cross_entropy
+from skinkd.losses.classification import focal_loss, logit_adjusted_cross_entropy, shared_cross_entropy
 
 BATCHES = [1, 2, 7]
 
@@ -109,3 +109,63 @@ def test_a_class_missing_from_training_leaves_the_gradient_finite():
     loss = logit_adjusted_cross_entropy(logits, target, log_prior=log_prior, tau=1)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all() and not logits.grad[:, 2].any()
+
+
+# ------------------------------------------------------------------ against shares of classes
+
+
+def against(name, logits, target, weight):
+    """One of the three losses; ``target`` is int64 (B,) or shares (B, K)."""
+    if name == "focal":
+        return focal_loss(logits, target, gamma=1.5, weight=weight)
+    if name == "logit_adjusted":
+        prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
+        return logit_adjusted_cross_entropy(logits, target, log_prior=prior, tau=0.7)
+    if target.is_floating_point():
+        return shared_cross_entropy(logits, target, weight=weight)
+    return F.cross_entropy(logits, target, weight)
+
+
+LOSSES = [
+    ("cross_entropy", None),
+    ("cross_entropy", [1.0, 2.0, 0.5, 5.0]),
+    ("focal", None),
+    ("focal", [1.0, 2.0, 0.5, 5.0]),
+    ("logit_adjusted", None),
+]
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("name", "weight"), LOSSES)
+def test_the_loss_against_shares_is_the_loop(name, weight, batch):
+    """Each class of each image counts as a sample of its own, by its share."""
+    logits, _ = case(batch)
+    share = torch.rand(batch, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(batch))
+    share /= share.sum(dim=1, keepdim=True)
+    weights = torch.tensor(weight, dtype=torch.float64) if weight else None
+    total = count = 0.0
+    for b in range(batch):
+        for k in range(4):
+            part = share[b, k].item() * (weight[k] if weight else 1.0)
+            total += part * against(name, logits[b : b + 1], torch.tensor([k]), None).item()
+            count += part
+    assert against(name, logits, share, weights).item() == pytest.approx(total / count, rel=1e-11)
+
+
+@pytest.mark.parametrize(("name", "weight"), LOSSES)
+def test_shares_of_one_class_give_the_loss_against_classes(name, weight):
+    logits, target = case(7)
+    weights = torch.tensor(weight, dtype=torch.float64) if weight else None
+    torch.testing.assert_close(
+        against(name, logits, F.one_hot(target, 4).double(), weights), against(name, logits, target, weights)
+    )
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5, 2])
+def test_against_shares_a_certain_network_has_finite_losses(gamma):
+    logits = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
+    share = torch.tensor([[0.3, 0.7], [0.0, 1.0]])
+    for loss in (focal_loss(logits, share, gamma=gamma), shared_cross_entropy(logits, share, weight=None)):
+        assert loss.isfinite()
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert gradient.isfinite().all()

@@ -195,7 +195,6 @@ def test_mskd_teacher(reference, match, seed):
         schedule=lambda optimizer, epochs, steps_per_epoch: {},
         loss_weights={"attention_exits": 0.5, "conv_exits": 0.5, "branches": 0.3, "combined": 0.4},
         warmup_epochs=0,
-        calibration_bins=15,
     )
     logged = {}
     method._trainer = SimpleNamespace(global_step=0)

@@ -48,7 +48,6 @@ def protocol(loss_weights: dict[str, float], **changes: Any) -> dict[str, Any]:
         "schedule": lambda optimizer, epochs, steps_per_epoch: None,
         "loss_weights": loss_weights,
         "warmup_epochs": 0,
-        "calibration_bins": 15,
     }
     return plain | changes
 

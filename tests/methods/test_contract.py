@@ -1,16 +1,21 @@
 """What every method owes, for each file of conf/method."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
 import skinkd.conf
 import torch
+from hydra.utils import get_class
+from torch.nn import functional as F
 from world import CLASSES, config_of, make_batch, make_method, one_step
 
+from skinkd.build.objects import build_mix
 from skinkd.errors import UserError
 
 METHODS = sorted(path.stem for path in (Path(skinkd.conf.__file__).parent / "method").glob("*.yaml"))
+HARD = dict.fromkeys(METHODS, ()) | {"swskd": ("lrb",), "tsskd": ("kd",), "dkd": ("dkd",), "ssdkd": ("kd_rotated",)}
 TAUGHT = [name for name in METHODS if "teacher" in config_of(name)["method"]]
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -21,12 +26,12 @@ every_taught = pytest.mark.parametrize("name", TAUGHT)
 def test_the_terms_of_a_step_are_the_weighted_ones_and_add_up(name: str) -> None:
     method = make_method(name, "method.warmup_epochs=0")
     assert set(method.loss_weights) == set(method.term_names)
-    assert set(method.distillation_terms) <= set(method.term_names)
+    assert set(method.distillation_terms) | set(method.hard_label_terms) <= set(method.term_names)
     terms, _ = one_step(method, make_batch(method))
     loss = terms.pop("loss")
     active = {term for term, weight in method.loss_weights.items() if weight > 0}
     assert set(terms) == active
-    assert all(value == pytest.approx(value) for value in terms.values())  # no NaN
+    assert all(math.isfinite(value) for value in terms.values())
     assert loss == pytest.approx(sum(method.loss_weights[term] * terms[term] for term in terms), rel=1e-5)
 
 
@@ -102,6 +107,31 @@ def test_an_unknown_or_negative_weight_is_refused(name: str) -> None:
         make_method(name, f"method.loss_weights.{term}=-1")
     with pytest.raises(Exception, match="nonsense is not a loss term"):
         make_method(name, "+method.loss_weights.nonsense=1")
+
+
+@every_method
+def test_shares_of_one_class_are_hard_labels(name: str) -> None:
+    """The terms that take mixed batches say of an unmixed batch what they say of its labels."""
+    settings = ["class_weights=inverse", "method.warmup_epochs=0"]
+    settings += [f"method.loss_weights.{term}=0" for term in HARD[name]]
+    batch = make_batch(make_method(name, *settings))
+    shares = batch._replace(label=F.one_hot(batch.label, CLASSES).float())
+    hard, _ = one_step(make_method(name, *settings), batch)
+    soft, _ = one_step(make_method(name, *settings), shares)
+    assert soft == pytest.approx(hard, rel=1e-5)
+
+
+@every_method
+def test_a_mixed_batch_is_taken_or_refused_in_one_sentence(name: str) -> None:
+    config = config_of(name, "augment.mix=cutmix")
+    method = get_class(config["method"]["_target_"])
+    if HARD[name]:
+        says = rf"augment.mix=cutmix .* the term {HARD[name][0]} of method={name} needs one class .*{HARD[name][0]}=0$"
+        with pytest.raises(UserError, match=says):
+            build_mix(config, method, num_classes=CLASSES)
+    config["method"]["loss_weights"] |= dict.fromkeys(HARD[name], 0)
+    assert build_mix(config, method, num_classes=CLASSES) is not None
+    assert build_mix(config_of(name), method, num_classes=CLASSES) is None
 
 
 @every_taught

@@ -20,10 +20,11 @@ from world import networks_of
 
 import skinkd.train
 import skinkd.training.run
-from skinkd.build.objects import build_data, build_method, build_trainer, load_split
+from skinkd.build.objects import build_data, build_method, load_split
 from skinkd.build.teachers import find_teacher, load_teacher
 from skinkd.config.identity import run_path
 from skinkd.config.resolve import resolved, teacher_config
+from skinkd.scoring.run import score_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -98,11 +99,10 @@ def test_a_run_of_the_method(
     if "teacher" in config["method"]:
         taught = load_teacher(config, find_teacher(settings), table, parts)
     method = build_method(config, data, taught)
-    trainer = build_trainer(config, callbacks=[], logger=None)
-    trainer.test(method, datamodule=data, ckpt_path=folder / "checkpoints" / "best.ckpt", verbose=False)
+    scored = score_checkpoint(config, data, method, folder / "checkpoints" / "best.ckpt", parts=["test"])["test"][""]
     stored = pd.read_csv(folder / "predictions" / "test.csv")
     columns = [column for column in stored if column.startswith("p_")]
-    np.testing.assert_allclose(method.table[columns], stored[columns], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(scored.table[columns], stored[columns], rtol=1e-6, atol=1e-8)
 
     # crashed in its second epoch and given again, it ends as it would have
     whole = last_state(folder)

@@ -2,16 +2,19 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from staged import CLASSES, Staged, attach, batch_of, protocol
 from torch import Tensor, nn
 
 from skinkd.batch import Batch
+from skinkd.config.identity import identity
 from skinkd.errors import UserError
 from skinkd.methods.swskd import SWSKD
 from skinkd.models.backbone import Features
@@ -322,3 +325,44 @@ def test_frb_on_a_last_stage_of_one_cell_is_refused_and_lrb_alone_is_not() -> No
     with pytest.raises(UserError, match=r"tiny is a single cell.*data\.image_size"):
         SWSKD(network, **SETTINGS, **protocol(WEIGHTS))  # type: ignore[arg-type]
     SWSKD(network, **SETTINGS, **protocol(WEIGHTS | {"frb": 0.0}))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------ derived weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "changes", "gate"),
+    [({}, {}, 0.7), ({"frb": 0.0}, {}, 0.0), ({}, {"attention": "simam"}, 0.0), ({"ce": 0.0, "lrb": 0.0}, {}, 0.7)],
+)
+def test_the_gate_is_trained_where_there_is_one(
+    weights: dict[str, float], changes: dict[str, Any], gate: float
+) -> None:
+    assert make(weights, **changes).loss_weights == WEIGHTS | weights | {"gate_ce": gate}
+
+
+@pytest.mark.parametrize("attention", ["gate", "simam"])
+def test_the_weight_of_the_gate_alone_is_refused(attention: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^method\.loss_weights: ce=0, lrb=0 and frb=0 leave nothing to learn, .*; set one"
+    ):
+        make({"ce": 0.0, "lrb": 0.0, "frb": 0.0}, attention=attention)
+
+
+def test_the_stored_configuration_says_what_ran_and_the_run_keeps_its_folder(
+    trained: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["method=swskd", "method.loss_weights.frb=0", "trainer.max_epochs=1"]
+    folder = trained(*command)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["method"]["loss_weights"] == {"ce": 1.0, "lrb": 0.5, "frb": 0, "gate_ce": 0.0}
+    assert config["given"] == {"method.loss_weights.gate_ce": 1.0}
+    assert identity(config) == folder.name.rsplit("-", 1)[1]
+    # the command, and the stored configuration, find the run again
+    for again in (command, [f"config={folder / 'config.yaml'}"]):
+        capsys.readouterr()
+        assert trained(*again) == folder
+        assert "this run has finished already" in capsys.readouterr().out
+    # a run whose configuration was stored as given, before it was derived, is the same run
+    stored = config | {"method": config["method"] | {"loss_weights": {"ce": 1.0, "lrb": 0.5, "frb": 0, "gate_ce": 1.0}}}
+    del stored["given"]
+    assert identity(stored) == identity(config)

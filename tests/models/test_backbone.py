@@ -177,14 +177,10 @@ def test_state_dict_round_trip(network: Backbone, tmp_path: Path) -> None:
         assert torch.equal(other(images()), network(images()))
 
 
-def test_parameter_count(network: Backbone) -> None:
-    assert network.parameter_count == sum(p.numel() for p in network.model.parameters())
-
-
 @pytest.mark.parametrize("name", TIMM_PRESETS)
 def test_sizes_below_the_smallest_are_refused_with_it(name: str) -> None:
     smallest = 16 if name == "vit_tiny" else 32
-    with pytest.raises(UserError, match=rf"image_size={smallest - 1} .*next size that works is {smallest}$"):
+    with pytest.raises(UserError, match=rf"image_size={smallest - 1} .*; give at least {smallest}$"):
         build(name, image_size=smallest - 1)
     at_smallest = build(name, image_size=smallest).eval()
     assert at_smallest.stage_shapes[-1][1:] == (1, 1)
@@ -260,14 +256,15 @@ def test_patches_that_leave_out_the_border_are_refused(size: int) -> None:
     if size == 224:
         assert build("vit_tiny", image_size=size).stage_shapes[-1] == (192, 14, 14)
     else:
-        with pytest.raises(UserError, match=r"16 pixels would leave out the image's border.*works is 80"):
+        with pytest.raises(UserError, match=r"16 pixels would leave out the image's border.*; give a multiple of 16$"):
             build("vit_tiny", image_size=size)
 
 
-def test_a_size_that_timm_cannot_run_names_the_next_that_works() -> None:
-    with pytest.raises(UserError, match=r"image_size=64 does not suit backbone.name=inception_v3.*works is 96"):
+def test_a_size_that_timm_cannot_run_is_refused_with_the_size_of_the_network() -> None:
+    with pytest.raises(
+        UserError, match=r"image_size=64 does not suit backbone.name=inception_v3.*give 299, the size it"
+    ):
         build("timm", name="inception_v3")
-    assert build("timm", name="inception_v3", image_size=96).feature_dim == 2048
 
 
 # --- head, dropout, normalisation ------------------------------------------------------------------
@@ -391,7 +388,7 @@ def test_small_input_is_refused_for_patches(name: str) -> None:
 
 def test_small_input_allows_smaller_images() -> None:
     assert build("resnet18", image_size=8, small_input=True).stage_shapes[-1] == (512, 1, 1)
-    with pytest.raises(UserError, match=r"works is 8$"):
+    with pytest.raises(UserError, match=r"give at least 8$"):
         build("resnet18", image_size=7, small_input=True)
 
 

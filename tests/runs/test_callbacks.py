@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from skinkd.batch import Batch
 from skinkd.methods.terms import TermMeter, TrainingDivergedError
-from skinkd.runs.callbacks import DivergenceCheck, EpochLine, EpochSeed, History
+from skinkd.runs.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History
 from skinkd.runs.folder import RunFolder
 
 
@@ -27,6 +27,9 @@ class Tiny(L.LightningModule):
         self.terms = TermMeter()
         self.poison = poison
         self.drawn: list[float] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.terms.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.drawn.append(torch.rand(()).item())
@@ -124,3 +127,9 @@ def test_divergence_is_found_at_the_interval_or_before_validation(interval: int,
 
 def test_nothing_is_said_of_a_run_that_is_well() -> None:
     fit(Tiny(), [DivergenceCheck()], log_every_n_steps=1)
+
+
+def test_every_checkpoint_gets_the_card(tmp_path: Path) -> None:
+    card = {"classes": ["a", "b"]}
+    fit(Tiny(), [CheckpointCard(card)], epochs=1).save_checkpoint(tmp_path / "one.ckpt")
+    assert torch.load(tmp_path / "one.ckpt", weights_only=True)["skinkd"] == card

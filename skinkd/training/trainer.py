@@ -1,0 +1,76 @@
+"""Lightning's trainer, and the callbacks of the fit."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    ProgressBar,
+)
+
+from skinkd.data.datamodule import SkinDataModule
+from skinkd.errors import UserError, check_choice
+from skinkd.runs.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
+from skinkd.runs.folder import RunFolder
+from skinkd.training.scorer import Scorer
+
+Config = dict[str, Any]
+
+
+def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card: Config) -> list[Callback]:
+    """The callbacks of the fit, in the order in which they must act; ``card`` goes into the checkpoints."""
+    monitor, mode = (
+        config["monitor"]["metric"],
+        check_choice("monitor.mode", config["monitor"]["mode"], ("min", "max")),
+    )
+    history = History(folder)
+    scorer = Scorer(data, calibration_bins=config["evaluation"]["calibration_bins"])
+    callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), scorer, MonitorCheck(monitor)]
+    callbacks += [history, EpochLine(history), CheckpointCard(card)]
+    if config["trainer"]["enable_progress_bar"]:
+        callbacks.append(Progress())
+    if config["ema"]["decay"] is not None:
+        callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
+    if config["early_stopping"]["patience"] is not None:
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=config["early_stopping"]["patience"]))
+
+    def keep(name: str, **choice: Any) -> ModelCheckpoint:
+        return ModelCheckpoint(
+            dirpath=folder.checkpoints,
+            filename=name,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+            **choice,
+        )
+
+    # a callback of its own for the last epoch: save_last=True writes only when the best one is written. It comes second,
+    # so that what it holds knows of this epoch's best
+    return [*callbacks, keep("best", monitor=monitor, mode=mode), keep("last")]
+
+
+def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
+    """Build Lightning's trainer from ``trainer``. It shows progress and writes checkpoints by its callbacks alone.
+
+    Raises:
+        UserError: the strategy or the precision needs a GPU, and this machine has none.
+    """
+    settings = dict(config["trainer"])
+    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
+        raise UserError("strategy needs a CUDA GPU and this machine has none; use strategy=cpu, ddp_cpu or auto")
+    if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
+        raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
+    settings["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
+    return L.Trainer(
+        **settings,
+        callbacks=callbacks,
+        logger=logger or False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
