@@ -11,7 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from skinkd import cli
-from skinkd.build import build_data, build_method, build_trainer, fit_callbacks, load_split
+from skinkd.build import build_data, build_method, build_trainer, fit_callbacks
 from skinkd.checkpoints import read_cards
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
@@ -22,6 +22,7 @@ from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder, run_path
 from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
 from skinkd.scoring import score_and_report
+from skinkd.tables import load_split
 from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_scores
 
 
@@ -58,6 +59,7 @@ def train(settings: DictConfig) -> None:
         audit = audit_split(
             table,
             parts,
+            leak,
             near_duplicate_bits=config["data"]["near_duplicate_bits"],
             memory=Path(config["paths"]["cache_dir"]),
         )

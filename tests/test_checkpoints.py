@@ -12,8 +12,9 @@ import yaml
 from jobs import metrics_of
 from torch import Tensor
 
-from skinkd.build import build_data, load_split
+from skinkd.build import build_data
 from skinkd.models.backbone import Backbone
+from skinkd.tables import load_split
 
 Trained = Callable[..., Path]
 

@@ -14,8 +14,9 @@ import yaml
 from jobs import metrics_of, only_run
 from lightning import Trainer
 
-from skinkd.build import build_data, build_method, build_trainer, load_split
+from skinkd.build import build_data, build_method, build_trainer
 from skinkd.metrics import evaluate
+from skinkd.tables import load_split
 
 WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)
 

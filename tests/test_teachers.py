@@ -22,10 +22,10 @@ from jobs import metrics_of
 from omegaconf import DictConfig, OmegaConf
 
 import skinkd.train
-from skinkd.build import load_split
 from skinkd.checkpoints import open_checkpoint, read_cards
 from skinkd.errors import UserError
 from skinkd.runs.folder import identity, run_path
+from skinkd.tables import load_split
 from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_config, teacher_scores
 
 SMALL = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]

@@ -15,7 +15,7 @@ import yaml
 from jobs import metrics_of, only_run
 from sklearn import metrics as sk
 
-from skinkd.data.ham10000 import CLASSES
+from skinkd.data.ham10000_folder import CLASSES
 from skinkd.errors import UserError
 from skinkd.runs.folder import RunFolder
 

@@ -7,12 +7,18 @@ import numpy as np
 
 from skinkd.data.files import usable_images
 from skinkd.data.folder import group_near_duplicates, scan_classes
+from skinkd.data.source import Source
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
 
 CLASSES = 23
+SOURCE = Source(
+    licence="dermnetnz.org",
+    by_hand="DermNet has terms of its own (dermnetnz.org), so fetch it yourself: the 23-class collection that the "
+    "literature uses is on Kaggle as shubhamgoel27/dermnet; unpack its train/ and test/ folders into {root}",
+)
 
 
 def load_dermnet(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.files import IMAGE_ENDINGS, decoding_problem, usable_images, without_damaged
-from skinkd.data.ham10000 import connected_groups
+from skinkd.data.groups import connected_groups
 from skinkd.data.hashing import image_hashes, near_pairs
 from skinkd.data.table import PART_NAMES, ImageTable, class_labels, listing, read_csv, split_column
 from skinkd.errors import UserError

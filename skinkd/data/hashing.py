@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ SIDE, KEPT = 64, 16  # the image is shrunk to SIDE × SIDE, KEPT × KEPT coeffic
 LARGE_FILE = 200_000  # bytes; from here on a quarter of the resolution is decoded, still above SIDE
 CHUNK = 64
 _ROWS = 256  # of the distance matrix at a time
+_BLOCK = 1 << 20
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
@@ -75,6 +77,22 @@ def near_pairs(hashes: np.ndarray, *, distance: int, others: np.ndarray | None =
         found.append(np.argwhere(near) + np.array([start, 0]))
     pairs = np.concatenate(found)
     return pairs[pairs[:, 0] < pairs[:, 1]] if others is None else pairs
+
+
+def file_checksum(path: Path, like: str) -> str:
+    """Return a file's checksum, of the kind of ``like``: "md5:<hexadecimal>" or "sha256:<hexadecimal>"."""
+    kind = like.partition(":")[0]
+    with path.open("rb") as file:
+        return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+
+
+def file_crc(path: Path) -> int:
+    """Return a file's CRC-32, as a ZIP archive states it of each file in it."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _hash_file(path: str) -> np.ndarray:

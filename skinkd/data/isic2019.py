@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
-from skinkd.data.ham10000 import DUPLICATE_PAIRS, IMAGE_FOLDERS, connected_groups
+from skinkd.data.groups import connected_groups
+from skinkd.data.ham10000_folder import DUPLICATE_PAIRS, IMAGE_FOLDERS
+from skinkd.data.source import File, Settings, Source
 from skinkd.data.table import ImageTable, listing, read_csv
 from skinkd.errors import UserError
 
@@ -18,7 +20,7 @@ CLASSES = ("AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC")
 UNKNOWN = "UNK"
 GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 METADATA = "ISIC_2019_Training_Metadata.csv"
-# the archive holds a folder of its own name, and some unpack it into another of that name
+# the archive holds a folder of the same name; some unpack it into one more folder of that name
 FOLDERS = (
     "ISIC_2019_Training_Input",
     "ISIC_2019_Training_Input/ISIC_2019_Training_Input",
@@ -26,6 +28,25 @@ FOLDERS = (
     "",
 )
 SUFFIX = "_downsampled"
+SHA256 = {
+    GROUND_TRUTH: "c193a9a94c538f0043de56fa680f02b436b6c308691da3aac24c2e9cf375b6bb",
+    METADATA: "5aa3bc771c5d88d18f23824e8fccb93ef98de5a00976e2a42ec1fe54ceed2990",
+}
+
+
+def published_files(table: Settings) -> list[File]:
+    """Return the two tables, by SHA-256, and the 9 GB of images, of which only the CRCs in the archive are known."""
+    tables = [File(name=name, checksum=f"sha256:{sha256}") for name, sha256 in SHA256.items()]
+    return [*tables, File(name="ISIC_2019_Training_Input.zip", unpack=".")]
+
+
+SOURCE = Source(
+    licence="CC BY-NC 4.0",
+    ids="ISIC archive",
+    address="https://isic-challenge-data.s3.amazonaws.com/2019",
+    files=published_files,
+    class_maps=("isic2019_ham10000",),
+)
 
 
 def load_isic2019(

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.arrays import image_path
+from skinkd.data.hashing import file_crc
 from skinkd.data.medmnist_sets import SETS, SIZES
+from skinkd.data.source import File, Settings, Source
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError, check_choice
@@ -51,6 +53,27 @@ def load_medmnist(root: str | Path, *, flag: str, size: int, unpacked: str | Pat
             "data=ham10000 protocol=dermamnist trains on that split with the lesions known"
         )
     return ImageTable(flag if size == 28 else f"{flag}_{size}", SETS[flag].classes, pd.concat(frames))
+
+
+def published_files(table: Settings) -> list[File]:
+    """Return the set's one file, with the MD5 that its authors publish.
+
+    Raises:
+        UserError: MedMNIST has no such set, or the set cannot be used.
+    """
+    flag, size = table["flag"], table["size"]
+    check_set(flag, size)
+    return [File(name=archive_file(Path(), flag, size).name, checksum=f"md5:{SETS[flag].md5[size]}")]
+
+
+SOURCE = Source(
+    licence="CC BY 4.0; DermaMNIST CC BY-NC 4.0",
+    ids="MedMNIST {flag}",
+    address="https://zenodo.org/records/10519652/files",
+    files=published_files,
+    chosen_by=("flag", "size"),
+    class_maps=("dermamnist_ham10000",),
+)
 
 
 def check_set(flag: str, size: int) -> None:
@@ -129,15 +152,6 @@ def _whole_member(file: zipfile.ZipFile, name: str, folder: Path, known: Any) ->
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def file_crc(path: Path) -> int:
-    """Return a file's CRC-32, as a ZIP archive has it of its members."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 def _part(folder: Path, part: str, archive: Path, classes: int) -> pd.DataFrame:

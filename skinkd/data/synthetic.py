@@ -1,4 +1,4 @@
-"""The embedded dataset: synthetic lesions in a folder of HAM10000's own format, for HAM10000's own loader.
+"""The embedded dataset: synthetic lesions in a folder of HAM10000's layout, read as HAM10000 is.
 
 Ours; it needs no download and imitates what makes HAM10000 hard to use well: its class imbalance, several
 photographs of a lesion (so that a split by image leaks), artefacts that say nothing about the class, and
@@ -19,10 +19,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.random import Generator, SeedSequence
-from numpy.typing import NDArray
 
+from skinkd.data.ham10000_folder import read_folder
+from skinkd.data.source import Source
 from skinkd.data.synthetic_lesions import draw_lesion, photograph
 from skinkd.data.synthetic_looks import LOOKS, blend
+from skinkd.data.table import ImageTable
 from skinkd.errors import UserError, check_range
 
 FORMAT_VERSION = 1
@@ -72,6 +74,17 @@ LOCALIZATIONS = (
     "foot",
     "neck",
 )
+
+
+SOURCE = Source(licence="none of others", ids="synthetic {images} {height} {width} {seed}", generated=True)
+
+
+def load_synthetic(
+    root: str | Path, *, images: int, height: int, width: int, seed: int, on_bad_image: str
+) -> ImageTable:
+    """Return the table of the embedded dataset, which is made under ``root`` if it is not there yet."""
+    folder = generate(Path(root).expanduser(), images=images, image_size=(height, width), seed=seed)
+    return ImageTable("synthetic", tuple(CLASSES), read_folder(folder, on_bad_image=on_bad_image).frame)
 
 
 def generate(root: Path, *, images: int, image_size: Sequence[int], seed: int) -> Path:
@@ -142,33 +155,6 @@ def counts(images: int, *, seed: int) -> dict[str, list[int]]:
             per_lesion[lesion] += more
         table[name] = per_lesion.tolist()
     return table
-
-
-def contact_sheet(folder: Path, *, columns: int) -> NDArray[np.uint8]:
-    """Return one picture of a generated ``folder``: a row a class, its first two photographs of one lesion.
-
-    Args:
-        folder: from ``generate``.
-        columns: photographs in a row, 2 to ``MIN_LESIONS + 1``, all of different lesions but the first two.
-
-    Returns:
-        uint8 RGB, (7 H, columns W, 3).
-    """
-    check_range("columns of the contact sheet", columns, low=2, high=MIN_LESIONS + 1)
-    with open(folder / METADATA, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    sheet = []
-    for name in CLASSES:
-        lesions: dict[str, list[str]] = {}
-        for row in rows:
-            if row["dx"] == name:
-                lesions.setdefault(row["lesion_id"], []).append(row["image_id"])
-        several = next(photographs for photographs in lesions.values() if len(photographs) > 1)
-        others = [photographs[0] for photographs in lesions.values() if photographs is not several]
-        chosen = [*several[:2], *others][:columns]
-        paths = [next(folder.glob(f"*/{image_id}.jpg")) for image_id in chosen]
-        sheet.append(np.hstack([np.asarray(cv2.imread(str(path))) for path in paths]))
-    return np.vstack(sheet)[..., ::-1].astype(np.uint8)
 
 
 def _rng(seed: int, *key: int) -> Generator:

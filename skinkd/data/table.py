@@ -1,4 +1,4 @@
-"""The one shape every dataset is brought to: a table of images with a class and a group."""
+"""The shape that every dataset is brought to: a table of images, each with a class and a group."""
 
 import codecs
 import csv
@@ -12,7 +12,8 @@ import pandas as pd
 
 from skinkd.errors import UserError, nearest
 
-COLUMNS = ("image_id", "path", "label", "group")
+UNLABELLED_COLUMNS = ("image_id", "path")
+COLUMNS = (*UNLABELLED_COLUMNS, "label", "group")
 
 
 @dataclass(frozen=True)
@@ -36,32 +37,62 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         """Check the rows and bring them to the order and types promised above."""
-        absent = [column for column in COLUMNS if column not in self.frame.columns]
-        if absent:
-            raise ValueError(f"an image table needs the columns {COLUMNS}; absent: {absent}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"class names repeat: {self.classes}")
-        if self.frame.empty:
-            raise UserError(f"the dataset {self.name!r} has no images; check data.root and its metadata")
-        frame = self.frame.astype({"image_id": str, "path": str, "label": np.int64, "group": str})
-        repeated = frame["image_id"][frame["image_id"].duplicated()].unique()
-        if len(repeated):
-            raise UserError(
-                f"{len(repeated)} image ids of the dataset {self.name!r} appear more than once "
-                f"({listing(repeated)}); each image needs an id of its own"
-            )
+        frame = _checked(self.name, self.frame, COLUMNS).astype({"label": np.int64, "group": str})
         outside = sorted(set(frame["label"]) - set(range(len(self.classes))))
         if outside:
             raise UserError(
                 f"the dataset {self.name!r} has the labels {outside} outside its {len(self.classes)} classes"
             )
-        frame = frame.sort_values("image_id", kind="stable", ignore_index=True)
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "frame", frame)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.frame)
+
+
+@dataclass(frozen=True)
+class UnlabelledTable:
+    """Images to predict the classes of, one row each, sorted by ``image_id``; nothing is known of their classes.
+
+    Attributes:
+        name: for messages and files.
+        frame: ``image_id`` (str, unique) and ``path`` (str), and no other column. The index is 0..n-1.
+
+    Raises:
+        UserError: no images, or an id used twice.
+    """
+
+    name: str
+    frame: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Check the rows and bring them to the order and types promised above."""
+        frame = _checked(self.name, self.frame, UNLABELLED_COLUMNS)
+        object.__setattr__(self, "frame", frame[list(UNLABELLED_COLUMNS)])
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.frame)
+
+
+def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows sorted by ``image_id``; raise UserError if there is none, or an id is used twice."""
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise ValueError(f"a table of images needs the columns {columns}; absent: {absent}")
+    if frame.empty:
+        raise UserError(f"the dataset {name!r} has no images; check data.root and its metadata")
+    frame = frame.astype({"image_id": str, "path": str})
+    repeated = frame["image_id"][frame["image_id"].duplicated()].unique()
+    if len(repeated):
+        raise UserError(
+            f"{len(repeated)} image ids of the dataset {name!r} appear more than once "
+            f"({listing(repeated)}); each image needs an id of its own"
+        )
+    return frame.sort_values("image_id", kind="stable", ignore_index=True)
 
 
 def listing(names: Iterable[object], *, shown: int = 5) -> str:

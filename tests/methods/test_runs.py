@@ -19,8 +19,9 @@ from test_contract import METHODS
 from world import networks_of
 
 import skinkd.train
-from skinkd.build import build_data, build_method, build_trainer, load_split
+from skinkd.build import build_data, build_method, build_trainer
 from skinkd.runs.folder import run_path
+from skinkd.tables import load_split
 from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
