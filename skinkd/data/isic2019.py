@@ -1,4 +1,4 @@
-"""ISIC 2019's training set from its official tables: HAM10000, BCN20000 and MSK in one, with 8 classes."""
+"""ISIC 2019's training set from its official tables: HAM10000, BCN20000 and MSK together, in 8 classes."""
 
 import logging
 from collections.abc import Sequence
@@ -59,19 +59,19 @@ def load_isic2019(
     ids: those absent from ``root`` are taken from ``ham10000_root``, if it has them. An image's id is its
     name without the ``_downsampled`` that some releases append, in the tables and in the files alike.
 
-    A group is a connected component of "same lesion_id" and HAM10000's published duplicate pairs. An image
-    without a lesion id is a group of its own. UNK ("none of the others") names no diagnosis to learn: images
-    labelled so are left out, and a warning counts them; the official training table has none.
+    A group is a connected component of "same lesion_id" and HAM10000's published duplicate pairs. An image without a
+    lesion id is a separate group. UNK ("none of the others") is no diagnosis that could be learnt: such images are left
+    out, and a warning counts them; the official training table has none.
 
     Args:
         root: the folder.
         ham10000_root: folder in HAM10000's layout; need not exist.
-        only_available: use the images that are there and say how many of how many they are.
+        only_available: use the images that exist; a warning says how many of how many these are.
         on_bad_image: "error" or "skip", see :func:`skinkd.data.files.usable_images`.
 
     Raises:
-        UserError: a table is absent, unreadable or in conflict with the other, a row has not exactly one
-            class, or images are missing or damaged.
+        UserError: a table is absent or unreadable, the two tables contradict each other, a row does not have exactly
+            one class, or images are missing or damaged.
     """
     root, ham10000_root = (Path(path).expanduser().absolute() for path in (root, ham10000_root))
     frame = read_tables(root)
@@ -108,7 +108,7 @@ def read_tables(root: Path) -> pd.DataFrame:
     """Return image_id, label and group of ISIC 2019 from its two tables alone; labels index ``CLASSES``.
 
     Raises:
-        UserError: as :func:`load_isic2019`, but for the images.
+        UserError: as :func:`load_isic2019`, except for the images.
     """
     for name in (GROUND_TRUTH, METADATA):
         if not (root / name).is_file():

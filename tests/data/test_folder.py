@@ -75,7 +75,7 @@ def test_part_folders_give_the_official_split(tmp_path: Path) -> None:
         ([], "there is no folder"),
         (["a/0.jpg"], "images .* of 1 classes"),
         (["0.jpg"], "of 0 classes"),
-        (["train/a/0.jpg", "train/b/0.jpg", "other/a/0.jpg"], "beside them other"),
+        (["train/a/0.jpg", "train/b/0.jpg", "other/a/0.jpg"], r"has both the parts train and other folders \(other\)"),
     ],
 )
 def test_wrong_folders(tmp_path: Path, paths: list[str], words: str) -> None:

@@ -176,7 +176,7 @@ def test_read_csv_of_any_bytes_is_a_table_or_a_user_error(
 
 @pytest.mark.parametrize("data", [b",,,\n", b'""\n', b";\n;\n", b"\xef\xbb\xbf,\n", b" , \r\n"])
 def test_a_file_without_a_word_is_one_sentence(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(UserError, match="has no word in any cell"):
+    with pytest.raises(UserError, match="has only empty cells"):
         read_csv(write(tmp_path, data), required=["id"])
 
 
