@@ -1,8 +1,11 @@
-"""The contract between data and methods: what one sample is, and so what one batch is."""
+"""The contract between data and methods: a sample, and a batch of samples."""
 
 from typing import NamedTuple
 
 from torch import Tensor
+
+NO_LABEL = -1
+"""The label of an image whose class is not known: no class index, so that no loss and no count can take it for one."""
 
 
 class Batch(NamedTuple):
@@ -13,7 +16,8 @@ class Batch(NamedTuple):
 
     Attributes:
         image: uint8 RGB. Training (B, V, 3, H, W), V views of each image; evaluation (B, 3, H, W).
-        label: int64 class index, (B,). In a mixed training batch (``augment.mix``): share of each class, float32 (B, K).
+        label: int64 class index, (B,); ``NO_LABEL`` where the class is not known. In a mixed training batch
+            (``augment.mix``): share of each class, float32 (B, K).
         index: int64 row of the sample in its dataset's table, (B,): names the image across processes.
     """
 

@@ -13,7 +13,8 @@ import torch
 import yaml
 from train_process import metrics_of, only_run
 
-from skinkd.build.objects import build_data, build_method, load_split
+from skinkd.build.objects import build_data, build_method
+from skinkd.build.tables import load_split
 from skinkd.scoring.run import score_checkpoint
 
 WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)

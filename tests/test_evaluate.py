@@ -16,16 +16,16 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from skinkd.build.checkpoints import find_checkpoint, open_checkpoint
-from skinkd.build.objects import load_split
 from skinkd.build.seen import seen_images
+from skinkd.build.tables import load_split
 from skinkd.data.files import read_image
-from skinkd.data.ham10000 import CLASSES as HAM
 from skinkd.data.ham10000 import load_ham10000
+from skinkd.data.ham10000_folder import CLASSES as HAM
 from skinkd.data.isic2019 import CLASSES as ISIC
 from skinkd.data.medmnist_sets import SETS
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError
-from skinkd.scoring.other_data import evaluate, match_classes, unseen_rows
+from skinkd.scoring.other_data import evaluate, match_classes, stored_class_maps, unseen_rows
 from skinkd.training.run import card as card_of
 from tests.data.conftest import make_ham_folder
 
@@ -63,7 +63,7 @@ def test_both_ways_of_the_class_table() -> None:
 @pytest.mark.parametrize(
     ("run", "data", "class_map", "leave_out", "words"),
     [
-        (HAM, ISIC, {}, [], r"class 'AK' of the data .* class_map .*leave_out=\[AK\]"),
+        (HAM, ISIC, {}, [], r"class 'AK' of the data .*'\+class_map\.akiec=\[akiec,AK\]' .*leave_out=\[AK\]"),
         (HAM, ISIC, {"a": ["AK"], "b": ["AK"]}, [], "'AK' under 'a' and 'b'"),
         (HAM, HAM, {}, ["nevus"], "leave_out=nevus"),
         (HAM, ("melanoma", "nv"), {}, [], r"as in '\+class_map\.akiec=\[akiec,melanoma\]' for 'akiec'"),
@@ -372,6 +372,16 @@ def test_evaluations_of_different_settings_do_not_overwrite_each_other(world: Pa
     ids, _ = scored(run, *words, "leave_out=[nv]", "force=true", name="b")
     assert len(ids) == 10
     scored(run, *words, "part=test", name="b-test")
+
+
+def test_a_stored_class_map_is_proposed_where_it_is_of_both_datasets() -> None:
+    data, run = composed("evaluate", "data=isic2019"), composed("train", "data=ham10000")
+    assert stored_class_maps(data, run) == ["isic2019_ham10000"] == stored_class_maps(data, None)
+    assert stored_class_maps(run, composed("train", "data=medmnist")) == ["dermamnist_ham10000"]
+    assert stored_class_maps(data, composed("train", "data=synthetic")) == []
+    assert stored_class_maps(composed("evaluate", "data=folder", "data.root=x"), run) == []
+    with pytest.raises(UserError, match=r"for 'akiec', give class_map=isic2019_ham10000, or leave_out=\[AK\]"):
+        match_classes(HAM, ISIC, class_map={}, leave_out=[], stored=stored_class_maps(data, run))
 
 
 def test_a_class_table_from_the_command_line() -> None:

@@ -15,7 +15,7 @@ import yaml
 from sklearn import metrics as sk
 from train_process import metrics_of, only_run
 
-from skinkd.data.ham10000 import CLASSES
+from skinkd.data.ham10000_folder import CLASSES
 from skinkd.errors import UserError
 from skinkd.runs.folder import RunFolder
 

@@ -10,7 +10,7 @@ import pandas as pd
 from skinkd.analysis.calibration import apply_temperature, fit_temperature, reliability
 from skinkd.analysis.rows import Row
 from skinkd.analysis.runs import Run
-from skinkd.analysis.statistics import mean_intervals
+from skinkd.scoring.bootstrap import mean_intervals
 from skinkd.scoring.metrics import confusion_matrix, evaluate, per_class, wilson_interval
 from skinkd.scoring.predictions import Floats
 

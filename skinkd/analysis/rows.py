@@ -12,6 +12,7 @@ from typing import Any
 
 from skinkd.analysis.runs import Run
 from skinkd.config.identity import NOT_IDENTITY, holds_added_defaults, identity
+from skinkd.config.paths import place_below
 from skinkd.errors import UserError
 
 _FIRST = ("backbone.name", "data.name", "protocol", "data.image_size", "data.split_seed")
@@ -167,7 +168,6 @@ def _teacher_seeds(config: dict[str, Any]) -> list[int]:
 
 def _flatten(config: dict[str, Any]) -> dict[str, Any]:
     """Dotted names and values of what is part of a run's identity; paths count from the folders that may move."""
-    places = sorted(config["paths"].items(), key=lambda item: -len(str(item[1])))
     result: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:
@@ -178,10 +178,8 @@ def _flatten(config: dict[str, Any]) -> dict[str, Any]:
                 walk(value, f"{name}.{key}" if name else str(key))
             return
         text = node if isinstance(node, str | int | float | bool | None) else json.dumps(node, ensure_ascii=False)
-        for place, path in places:
-            if isinstance(text, str) and text.startswith(f"{path}/"):
-                text = f"<{place}>{text.removeprefix(str(path))}"
-        result[name] = text
+        place = place_below(text, config["paths"])
+        result[name] = text if place is None else f"<{place[0]}>{place[1]}"
 
     walk(config, "")
     return result

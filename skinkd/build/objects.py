@@ -12,7 +12,6 @@ from torch import Tensor
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.mixing import MIXES, Mix
-from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
 from skinkd.errors import UserError, check_choice
@@ -21,21 +20,6 @@ from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
 
 Config = dict[str, Any]
-
-
-def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
-    """Load the images that the protocol splits, and the part of each."""
-    data = config["data"]
-    table = protocol_images(instantiate(data["table"], _convert_="all"), config["protocol"])
-    parts = make_split(
-        table,
-        protocol=config["protocol"],
-        fractions=data["fractions"],
-        seed=data["split_seed"],
-        fold=data["fold"],
-        folds=data["folds"],
-    )
-    return table, parts
 
 
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:

@@ -10,8 +10,10 @@ import pandas as pd
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from skinkd.config.paths import place_below
 from skinkd.config.resolve import read_config
 from skinkd.data.hashing import image_hashes, near_pairs
+from skinkd.data.source import archive_of_ids, source_of
 from skinkd.data.splits import protocol_images
 from skinkd.data.table import ImageTable
 from skinkd.errors import check_range
@@ -37,18 +39,6 @@ def run_config(checkpoint: Path) -> dict[str, Any] | None:
     return read_config(file) if checkpoint.parent.name == "checkpoints" and file.is_file() else None
 
 
-def naming(table: Mapping[str, Any]) -> str | None:
-    """Where the ids and groups of a dataset (its ``data.table``) mean the same images, wherever the files lie.
-
-    None for names that say nothing outside their folder or file, such as ``mel/000.png`` or patient 1.
-    """
-    loader = str(table.get("_target_")).rpartition(".")[2]
-    if loader in ("load_ham10000", "load_isic2019"):
-        return "ISIC archive"
-    keys = {"load_medmnist": ("flag",), "load_synthetic": ("images", "height", "width", "seed")}.get(loader)
-    return " ".join([loader, *(str(table.get(key)) for key in keys)]) if keys else None
-
-
 def own_images(
     run: dict[str, Any] | None, card: dict[str, Any], paths: Mapping[str, Any]
 ) -> tuple[pd.DataFrame | None, str]:
@@ -60,10 +50,11 @@ def own_images(
     if run is None:
         return None, "there is no config.yaml beside its checkpoint to say where they are"
     places: list[dict[str, Any]] = [run["data"]["table"]]
-    if naming(places[0]):  # else what lies at the same place below another folder may be other data
+    if archive_of_ids(places[0]):  # otherwise the same place below another folder may hold other data
         places.append(_below(places[0], run["paths"], paths))
-    if str(places[0]["_target_"]).endswith(".load_synthetic"):
-        del places[0]  # it would be drawn anew where the run's outputs once were
+    source = source_of(places[0])
+    if source is not None and source.generated:
+        del places[0]  # the images would be made again where the run's outputs once were
     problem = ""
     for place in places:
         settings = place | ({"on_bad_image": "skip"} if "on_bad_image" in place else {})
@@ -92,13 +83,11 @@ def _named(frame: pd.DataFrame, card: dict[str, Any]) -> np.ndarray:
 
 
 def _below(node: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
-    """Settings in which every place below one of the ``old`` paths is below the ``new`` path of that name."""
+    """Return settings in which every place below one of the ``old`` paths is below the ``new`` path of the same name."""
     if isinstance(node, dict):
         return {key: _below(value, old, new) for key, value in node.items()}
-    for name, path in sorted(old.items(), key=lambda item: -len(str(item[1]))):
-        if isinstance(node, str) and name in new and (node == str(path) or node.startswith(f"{path}/")):
-            return str(new[name]) + node.removeprefix(str(path))
-    return node
+    place = place_below(node, {name: path for name, path in old.items() if name in new})
+    return node if place is None else str(new[place[0]]) + place[1]
 
 
 def seen_images(table: ImageTable, card: dict[str, Any], run: dict[str, Any] | None, config: dict[str, Any]) -> Seen:
@@ -112,9 +101,9 @@ def seen_images(table: ImageTable, card: dict[str, Any], run: dict[str, Any] | N
     """
     frame = table.frame
     own, gap = own_images(run, card, config["paths"])
-    names = naming(config["data"]["table"])
+    archive = archive_of_ids(config["data"]["table"])
     known = np.zeros(len(frame), bool)
-    if run is None or (names is not None and names == naming(run["data"]["table"])):
+    if run is None or (archive is not None and archive == archive_of_ids(run["data"]["table"])):
         known |= _named(frame, card)
     if own is not None:
         places = {os.path.realpath(path) for path in own["path"][own["seen"]]}

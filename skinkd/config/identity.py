@@ -3,8 +3,11 @@
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from skinkd.config.paths import place_below
 
 NOT_IDENTITY = (
     "config",
@@ -40,8 +43,7 @@ def identity(config: dict[str, Any]) -> str:
     anywhere else counts as it is. A value that the run derived from others counts as the command gave it (``given``).
     """
     config = _as_given(config)
-    places = sorted(config["paths"].items(), key=lambda item: -len(str(item[1])))
-    text = json.dumps(_identity(config, "", places), sort_keys=True, default=str)
+    text = json.dumps(_identity(config, "", config["paths"]), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -58,7 +60,7 @@ def _as_given(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
+def _identity(node: Any, name: str, paths: Mapping[str, Any]) -> Any:
     if isinstance(node, dict):
         full = {key: (f"{name}.{key}" if name else key) for key in node}
         kept = {
@@ -66,13 +68,11 @@ def _identity(node: Any, name: str, places: list[tuple[str, Any]]) -> Any:
             for key, value in node.items()
             if full[key] not in NOT_IDENTITY and not holds_added_defaults(value, full[key])
         }
-        return {key: _identity(value, full[key], places) for key, value in kept.items()}
+        return {key: _identity(value, full[key], paths) for key, value in kept.items()}
     if isinstance(node, list):
-        return [_identity(value, name, places) for value in node]
-    for place_name, place in places:
-        if isinstance(node, str) and (node == str(place) or node.startswith(f"{place}/")):
-            return f"<{place_name}>{node.removeprefix(str(place))}"
-    return node
+        return [_identity(value, name, paths) for value in node]
+    place = place_below(node, paths)
+    return node if place is None else f"<{place[0]}>{place[1]}"
 
 
 def holds_added_defaults(value: Any, name: str) -> bool:

@@ -4,58 +4,34 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from skinkd.build.tables import Config, load_images, load_table, split_images
 from skinkd.config import cli
 from skinkd.config.user_errors import user_errors
-from skinkd.data import download as sources
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
+from skinkd.data.download import Connection
+from skinkd.data.download import download as fetch_dataset
 from skinkd.data.sheets import augment_sheet, class_table, contact_sheet, page, png, table_picture, write
-from skinkd.data.splits import make_split, protocol_images, shared_between
-from skinkd.data.table import ImageTable, read_csv, split_column
+from skinkd.data.source import source_of
+from skinkd.data.splits import measure_leak, shared_between
+from skinkd.data.table import read_csv, split_column
 from skinkd.data.transforms import train_pipeline
 from skinkd.data.verify import published_problems
 from skinkd.data.verify import verify as verify_table
 from skinkd.errors import UserError, check_whole, nearest
 
-Config = dict[str, Any]
-
-
-def load(config: Config) -> ImageTable:
-    """Return the dataset's table."""
-    return instantiate(config["data"]["table"], _convert_="all")
-
-
-def load_images(config: Config) -> ImageTable:
-    """Return the images that the protocol splits."""
-    return protocol_images(load(config), config["protocol"])
-
-
-def split_of(config: Config, table: ImageTable) -> pd.Series:
-    """Return the part of each row, as training would make it."""
-    data = config["data"]
-    return make_split(
-        table,
-        protocol=config["protocol"],
-        fractions=data["fractions"],
-        seed=data["split_seed"],
-        fold=data["fold"],
-        folds=data["folds"],
-    )
-
 
 def verify(config: Config) -> None:
-    """Print what is wrong with the files; exit code 1 if anything is."""
+    """Print the faults of the files; exit code 1 if there are any."""
     table_settings = config["data"]["table"]
     if "on_bad_image" in table_settings:
         table_settings["on_bad_image"] = "keep"
     try:
-        verdict = verify_table(load(config))
+        verdict = verify_table(load_table(config), source=source_of(table_settings))
         problems, facts = verdict.problems + published_problems(table_settings), verdict.facts
     except Exception as error:
         cause = error if isinstance(error, UserError) else error.__cause__
@@ -72,10 +48,11 @@ def verify(config: Config) -> None:
 def split(config: Config) -> None:
     """Write splits.csv and splits_report.json, and print the class table."""
     table = load_images(config)
-    parts = split_of(config, table)
+    parts = split_images(config, table)
     report = audit_split(
         table,
         parts,
+        measure_leak(table.frame, parts),
         near_duplicate_bits=config["data"]["near_duplicate_bits"],
         memory=Path(config["paths"]["cache_dir"]),
     )
@@ -96,20 +73,20 @@ def split(config: Config) -> None:
 
 
 def prepare(config: Config) -> None:
-    """Make the cache that data.cache=disk and data.cache=ram read."""
+    """Decode and shrink the images into the cache that data.cache=disk and data.cache=ram read."""
     folder = Path(config["paths"]["cache_dir"])
-    cache = prepare_cache(load(config), size=config["data"]["cache_size"], folder=folder)
+    cache = prepare_cache(load_table(config), size=config["data"]["cache_size"], folder=folder)
     print(f"{cache}: {(cache / 'pixels.bin').stat().st_size / 1e6:,.0f} MB; train with data.cache=disk or ram")
 
 
 def describe(config: Config) -> None:
-    """Write contact_sheet.png, classes.png and description.html, also of images that cannot be split."""
+    """Write contact_sheet.png, classes.png and description.html, even if the images cannot be split."""
     sheet = config["sheet"]
     check_whole("sheet.images_of_class", sheet["images_of_class"], 1)
     check_whole("seed", config["seed"], 0)
     table = load_images(config)
     try:
-        parts = split_of(config, table)
+        parts = split_images(config, table)
     except UserError as error:
         print(f"not split: {error}")
         parts = None
@@ -122,7 +99,7 @@ def describe(config: Config) -> None:
 
 
 def augment(config: Config) -> None:
-    """Write augment.png: images beside augmented copies of them."""
+    """Write augment.png: images next to augmented copies."""
     size, sheet = config["data"]["image_size"], config["sheet"]
     for name, value, low in (
         ("data.image_size", size, 1),
@@ -133,7 +110,7 @@ def augment(config: Config) -> None:
         check_whole(name, value, low)
     transforms = instantiate(config["augment"]["train"], _convert_="all")
     figure = augment_sheet(
-        load(config),
+        load_table(config),
         train_pipeline(transforms, image_size=size),
         images=sheet["images"],
         copies=sheet["copies"],
@@ -144,35 +121,37 @@ def augment(config: Config) -> None:
 
 
 def download(config: Config) -> None:
-    """Fetch the dataset into data.root, or say how to."""
+    """Fetch the dataset into data.root, or say how to get it."""
     data, settings = config["data"], config["download"]
-    # named as in conf/data/; data.name is free, and MedMNIST's is the set's
+    source = source_of(data["table"])
+    # conf/data/ has the loader's name; data.name is the user's, and MedMNIST's is the set's
     choice = data["table"]["_target_"].rpartition(".load_")[2]
-    if choice not in ("ham10000", "isic2019", "medmnist", "dermnet"):
-        raise UserError(f"data={choice or data['name']} is not downloaded; use ham10000, isic2019, medmnist or dermnet")
+    if source is None or not (source.files or source.listing or source.by_hand):
+        raise UserError(
+            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files "
+            "are; choose a public dataset"
+        )
     if not data["root"]:
         raise UserError(f"data.root={data['root']} is no folder to download into; give data.root=<folder>")
     root = Path(data["root"]).expanduser().absolute()
-    if choice == "dermnet":
-        print(sources.DERMNET.format(root=root))
+    if source.by_hand:
+        print(source.by_hand.format(root=root))
         return
-    common: dict[str, Any] = {
-        "connection": sources.Connection(settings["attempts"], settings["timeout"], settings["pause"]),
-        "say": print,
-    }
     try:
-        if choice == "ham10000":
-            sources.download_ham10000(root, address=settings["dataverse"], **common)
-        elif choice == "isic2019":
-            sources.download_isic2019(root, address=settings["isic"], **common)
-        else:
-            sources.download_medmnist(root, flag=data["flag"], size=data["size"], address=settings["zenodo"], **common)
-            choice += f" data.flag={data['flag']} data.size={data['size']}"
+        fetch_dataset(
+            source,
+            data["table"],
+            root,
+            address=settings["address"] or source.address,
+            connection=Connection(settings["attempts"], settings["timeout"], settings["pause"]),
+            say=print,
+        )
     except PermissionError as error:
         raise UserError(
             f"{error.filename} cannot be written; point SKINKD_DATA_DIR or paths.data_dir at a folder you own"
         ) from error
-    print(f"{root}; check it with python -m skinkd.data verify data={choice}")
+    words = " ".join([f"data={choice}", *(f"data.{key}={data[key]}" for key in source.chosen_by)])
+    print(f"{root}; check it with python -m skinkd.data verify {words}")
 
 
 VERBS: dict[str, Callable[[Config], None]] = {

@@ -1,4 +1,4 @@
-"""Images that lie in an array file: a path ending in ``#offset,height,width,channels`` names one of them.
+"""Images in an array file; a path that ends in ``#offset,height,width,channels`` names one of them.
 
 Training memory-maps such a file, so that all loading processes and jobs of a machine share its pages.
 """
@@ -19,7 +19,7 @@ def image_path(file: str | Path, offset: int, height: int, width: int, channels:
 
 
 def split_path(path: str) -> tuple[str, tuple[int, int, int, int]] | None:
-    """Return the array file and (offset, height, width, channels) that a path names, or None: a plain file."""
+    """Return the array file and (offset, height, width, channels) that a path names; None for a plain file."""
     file, mark, place = path.rpartition("#")
     numbers = place.split(",")
     if not mark or len(numbers) != 4 or not all(number.isdigit() for number in numbers):
@@ -29,7 +29,7 @@ def split_path(path: str) -> tuple[str, tuple[int, int, int, int]] | None:
 
 
 def read_array_image(file: str, place: tuple[int, int, int, int]) -> np.ndarray:
-    """Return a copy of an image of an array file, uint8 RGB (height, width, 3); grey is repeated.
+    """Return a copy of an image in an array file, uint8 RGB (height, width, 3); one grey channel becomes three.
 
     Raises:
         UserError: the file is missing, cannot be mapped, or is shorter than it should be.
@@ -38,13 +38,13 @@ def read_array_image(file: str, place: tuple[int, int, int, int]) -> np.ndarray:
     array = _IN_MEMORY[file] if file in _IN_MEMORY else _open(file)
     pixels = array[offset : offset + height * width * channels]
     if len(pixels) < height * width * channels:
-        raise UserError(f"{file} is truncated; remove it, and it is made again")
+        raise UserError(f"{file} is truncated; remove it, and it will be made again")
     image = np.asarray(pixels).reshape(height, width, channels)
     return np.repeat(image, 3, axis=2) if channels == 1 else image.copy()
 
 
 def keep_in_memory(file: str | Path) -> None:
-    """Read an array file into memory, once; loading processes forked afterwards share it."""
+    """Read an array file into memory, unless it is there; processes that are forked afterwards share it."""
     if str(file) not in _IN_MEMORY:
         _IN_MEMORY[str(file)] = np.array(_open(str(file)))
 
@@ -57,4 +57,4 @@ def _open(file: str) -> np.ndarray:
             return np.load(file, mmap_mode="r").reshape(-1)
         return np.memmap(file, np.uint8, mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be opened ({error}); remove it, and it is made again") from error
+        raise UserError(f"{file} cannot be opened ({error}); remove it, and it will be made again") from error

@@ -1,4 +1,4 @@
-"""The leak audit of a split: what ``splits_report.json`` says."""
+"""The audit of a split: the content of ``splits_report.json``."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.hashing import image_hashes, near_pairs
-from skinkd.data.splits import PARTS, measure_leak
+from skinkd.data.splits import PARTS, LeakReport
 from skinkd.data.table import ImageTable
 from skinkd.errors import check_range
 
@@ -15,24 +15,29 @@ LISTED = 100  # near-duplicate pairs named in the report
 
 
 def audit_split(
-    table: ImageTable, parts: pd.Series, *, near_duplicate_bits: int | None, memory: Path | None
+    table: ImageTable,
+    parts: pd.Series,
+    leak: LeakReport,
+    *,
+    near_duplicate_bits: int | None,
+    memory: Path | None,
 ) -> dict[str, Any]:
     """Return the report of a split, as plain values for JSON.
 
-    ``parts``: images, groups and images of each class, for each part; ``groups_in_two_parts``; of test,
-    ``leak_train`` and ``leak_train_or_val``, the shares whose group is also there, and ``leak_train_by_class``;
-    ``near_duplicates`` (None if not looked for): for each pair of parts the number of pairs of images across
-    them whose perceptual hashes are near and whose groups differ, and the first of them by name.
+    ``parts``: for each part, the numbers of images and groups, and the number of images of each class.
+    ``groups_in_two_parts``, ``leak_train``, ``leak_train_or_val``, ``leak_train_by_class``: of ``leak``.
+    ``near_duplicates``: for each two parts, the number of pairs of images across them that are near-duplicates and of
+    different groups, and the names of the first ``LISTED`` pairs; None: not looked for.
 
     Args:
         table: the images.
         parts: the part of each row.
-        near_duplicate_bits: largest number of the hash's 256 bits in which near-duplicates differ; None looks
-            for none.
-        memory: folder to remember the hashes in, or None.
+        leak: of the same table and parts.
+        near_duplicate_bits: number of the perceptual hash's 256 bits by which two near-duplicates may differ; None:
+            near-duplicates are not looked for.
+        memory: folder that keeps the hashes for later calls; None: they are not kept.
     """
     part, frame = parts.to_numpy(str), table.frame
-    leak = measure_leak(frame, parts)
     report: dict[str, Any] = {
         "dataset": table.name,
         "parts": {
@@ -66,7 +71,7 @@ def audit_split(
 
 
 def _across(frame: pd.DataFrame, part: np.ndarray, hashes: np.ndarray, bits: int) -> dict[str, Any]:
-    """Count and name near-duplicates between each two parts, where groups do not already join them."""
+    """Count and name the near-duplicates of different groups between each two parts."""
     ids, groups = frame["image_id"].to_numpy(str), frame["group"].to_numpy(str)
     found = {}
     for first, second in (("test", "train"), ("test", "val"), ("val", "train")):
@@ -93,7 +98,7 @@ def audit_sentence(report: dict[str, Any]) -> str:
 
 
 def audit_numbers(report: dict[str, Any]) -> dict[str, float]:
-    """Return the report's numbers, flat, as metrics.json and the trackers have them."""
+    """Return the report's numbers under the names that metrics.json and the trackers use."""
     near = report["near_duplicates"]
     pairs = (
         {}

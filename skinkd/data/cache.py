@@ -1,8 +1,8 @@
-"""Images decoded and shrunk once, kept on disk as one array that training memory-maps.
+"""A cache of decoded and shrunk images: one array on disk, which training memory-maps.
 
 A cache is a folder ``images-<key>`` of ``pixels.bin`` (the images' bytes, one after the other) and
-``index.json``. The key is a digest of the images' ids and bytes and of the settings, so a cache is used by
-whoever has the same images, wherever they lie, and a changed image gives another cache.
+``index.json``. The key is a digest of the settings and of the images' ids and bytes. So the same images share a
+cache wherever they lie, and a changed image needs a new cache.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from skinkd.data.table import ImageTable
 from skinkd.errors import check_choice, check_whole
 
 VERSION = 1
-"""Part of the key: raise it whenever a change alters a byte of what is cached."""
+"""Part of the key: raise it with every change that alters a cached byte."""
 
 MODES = ("off", "disk", "ram")
 CHUNK = 256  # images decoded at a time, held in memory until written
@@ -35,14 +35,14 @@ _BLOCK = 1 << 24
 
 
 def cached(table: ImageTable, *, mode: str, size: int | None, image_size: int, folder: Path) -> ImageTable:
-    """Return the table with its paths in a cache, which is made first if it is not there; "off" changes nothing.
+    """Return the table with paths into a cache, which is made if it does not exist; "off" changes nothing.
 
     Args:
         table: the images.
         mode: "off"; "disk": memory-mapped; "ram": read into memory, shared by processes forked afterwards.
         size: see :func:`prepare`; at least ``image_size``.
-        image_size: that of training, which a cache must not fall short of.
-        folder: where caches are kept.
+        image_size: the image size of training; a cache must not hold smaller images.
+        folder: the folder of all caches.
 
     Raises:
         UserError: an unknown mode, a size below ``image_size``, or an image that cannot be read.
@@ -65,12 +65,12 @@ def cached(table: ImageTable, *, mode: str, size: int | None, image_size: int, f
 
 
 def prepare(table: ImageTable, *, size: int | None, folder: Path) -> Path:
-    """Return the cache's folder, built with a progress bar by all cores if it is absent or damaged.
+    """Return the cache's folder; if it is absent or damaged, build it on all cores and show a progress bar.
 
-    Larger images are shrunk to a shorter side of ``size`` (averaging areas, as evaluation does, so that with
-    ``size`` = ``image_size`` evaluation sees the same bytes as without a cache); smaller ones stay. None
-    shrinks none. A lock lets one process build while others wait; it builds beside and moves into place, so
-    that a killed build leaves nothing that could be taken for a cache.
+    Images whose shorter side exceeds ``size`` are shrunk to it; ``size`` of None shrinks none. Shrinking averages areas,
+    as evaluation does: with ``size`` = ``image_size`` evaluation sees the same bytes as without a cache. One process
+    builds while the others wait for a lock. The cache gets its name only when it is complete, so that a killed process
+    leaves nothing that looks like a cache.
 
     Raises:
         UserError: an image cannot be read.
@@ -87,7 +87,7 @@ def prepare(table: ImageTable, *, size: int | None, folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_whole(target, len(table)):
             return target
-        building = folder / f".{target.name}.building"  # of ours or of a process that was killed
+        building = folder / f".{target.name}.building"  # what is there is left by a process that was killed
         shutil.rmtree(building, ignore_errors=True)
         shutil.rmtree(target, ignore_errors=True)
         building.mkdir()
@@ -100,7 +100,7 @@ def prepare(table: ImageTable, *, size: int | None, folder: Path) -> Path:
 
 
 def is_whole(cache: Path, images: int) -> bool:
-    """Whether a cache has the length and checksum that its index states, for so many images."""
+    """Whether a cache holds this number of images, with the length and the checksum that its index states."""
     try:
         index: dict[str, Any] = json.loads((cache / "index.json").read_text())
         shapes = index["shapes"]

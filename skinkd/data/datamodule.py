@@ -1,4 +1,4 @@
-"""The loaders of a run: one table, one split, the same for every method."""
+"""The loaders of a run: of one table and one split, and the same for every method."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,8 +23,8 @@ from skinkd.errors import UserError, check_range
 class SkinDataModule(L.LightningDataModule):
     """Train, validation and test loaders that yield :class:`skinkd.batch.Batch`.
 
-    For a Trainer with ``use_distributed_sampler=False``: images are shared out here. Evaluation gives each
-    process every world-th image and repeats none, so processes may have different numbers of batches.
+    The Trainer needs ``use_distributed_sampler=False``, since images are shared among processes here. In evaluation each
+    process gets every ``world``-th image and none is repeated, so processes may have different numbers of batches.
 
     Args:
         table: the images.
@@ -32,11 +32,11 @@ class SkinDataModule(L.LightningDataModule):
             (:func:`skinkd.data.splits.make_split`).
         train_pipeline: augmentation (:func:`skinkd.data.transforms.train_pipeline`).
         eval_pipeline: resizing (:func:`skinkd.data.transforms.eval_pipeline`).
-        views: what a training sample is, a name of :data:`skinkd.data.views.VIEWS`; the method's choice.
-        batch_size: training images of one step in one process; a last, smaller batch is dropped.
+        views: the views of a training sample, a name in :data:`skinkd.data.views.VIEWS`; the method chooses it.
+        batch_size: training images of one step in one process; a smaller batch at the end is dropped.
         eval_batch_size: images of one evaluation step in one process.
         num_workers: loading processes of each loader; changes no result.
-        seed: of order and augmentation.
+        seed: of the order and the augmentation.
         sampler: "none" | "balanced" | "sqrt", see :func:`skinkd.data.sampler.class_balance_weights`; "per_class":
             ``sampler_target`` images of each class in an epoch.
         sampler_target: images of each class, for "per_class"; unused by the others.
@@ -144,7 +144,7 @@ class SkinDataModule(L.LightningDataModule):
             "persistent_workers": persistent and self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": start_worker,
-            # a loader draws a seed at each start; not from the global generator, which dropout uses
+            # a loader draws a seed at each start, and dropout uses the global generator
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
@@ -163,5 +163,5 @@ class SkinDataModule(L.LightningDataModule):
 
 
 def start_worker(worker: int) -> None:
-    """Keep a loading process to one thread: OpenCV would start one per core in each of them."""
+    """Limit a loading process to one thread: OpenCV would start a thread for each core in every such process."""
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""One sample: read, augmented by a seed of its own, as tensors."""
+"""One sample: an image that is read, augmented by the sample's own seed, and turned into tensors."""
 
 import albumentations as A
 import numpy as np
@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from skinkd.batch import Batch
+from skinkd.batch import NO_LABEL, Batch
 from skinkd.data.files import read_image
 from skinkd.data.transforms import seed_pipeline
 from skinkd.data.views import VIEWS
@@ -14,22 +14,21 @@ from skinkd.errors import check_choice
 
 
 class SkinDataset(Dataset[Batch]):
-    """The images of one part.
+    """The images of one part of a split, or of a table without labels.
 
     Augmentation draws from a generator seeded by (seed, epoch, index) and by nothing else: it is the same for
-    any number of workers or processes, and new in every epoch.
+    any number of workers or processes, and different in every epoch.
 
     Args:
-        frame: columns ``path`` and ``label``; the row's position is the sample's index.
+        frame: column ``path``, and ``label`` if the classes are known; the row's position is the sample's index.
         pipeline: albumentations pipeline from an image of any size to a fixed one.
-        views: a name of :data:`skinkd.data.views.VIEWS`, or None for evaluation: the pipeline once, no view
-            axis.
+        views: a name of :data:`skinkd.data.views.VIEWS`; None, for evaluation: the pipeline once, no view axis.
         seed: of the augmentation.
     """
 
     def __init__(self, frame: pd.DataFrame, *, pipeline: A.Compose, views: str | None, seed: int):
         self.paths = frame["path"].to_numpy(str)  # one block of memory, shared with the workers
-        self.labels = frame["label"].to_numpy(np.int64)
+        self.labels = frame["label"].to_numpy(np.int64) if "label" in frame else np.full(len(frame), NO_LABEL, np.int64)
         self.pipeline = pipeline
         self.views = None if views is None else VIEWS[check_choice("views", views, VIEWS)]
         self.seed = seed

@@ -1,4 +1,4 @@
-"""DermNet as distributed: ``train/<class>/…`` and ``test/<class>/…``, 23 classes, neither lesion nor patient known."""
+"""DermNet as distributed: ``train/<class>/…`` and ``test/<class>/…``, 23 classes, no lesion or patient ids."""
 
 import logging
 from pathlib import Path
@@ -7,12 +7,18 @@ import numpy as np
 
 from skinkd.data.files import usable_images
 from skinkd.data.folder import group_near_duplicates, scan_classes
+from skinkd.data.source import Source
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
 
 CLASSES = 23
+SOURCE = Source(
+    licence="dermnetnz.org",
+    by_hand="DermNet has terms of its own (dermnetnz.org), so fetch it yourself: the 23-class collection that the "
+    "literature uses is on Kaggle as shubhamgoel27/dermnet; unpack its train/ and test/ folders into {root}",
+)
 
 
 def load_dermnet(
@@ -25,14 +31,14 @@ def load_dermnet(
 ) -> ImageTable:
     """Return DermNet's table: groups of near-duplicates, the official split in ``official_split``.
 
-    The overlap of its train and test folders is measured and always told in a warning: test images of which a
-    near-duplicate is in train, or that none was looked for.
+    A warning always tells the overlap of the train and test folders: how many test images have a near-duplicate in
+    train, or that this was not measured.
 
     Args:
         root: folder that holds train/ and test/.
         near_duplicate_bits: largest number of the perceptual hash's 256 bits in which near-duplicates differ.
         drop_train_test_duplicates: leave out the training images of groups that are also in test.
-        memory: folder to remember the perceptual hashes in.
+        memory: folder that stores the perceptual hashes.
         on_bad_image: "error" or "skip", see :func:`skinkd.data.files.usable_images`.
 
     Raises:

@@ -1,8 +1,6 @@
-"""The public datasets from their public addresses: resumed where a connection broke, checked before use."""
+"""Downloads that resume where a connection broke; files are checked before they are used."""
 
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import textwrap
@@ -11,32 +9,18 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
-from skinkd.data.isic2019 import GROUND_TRUTH, METADATA
-from skinkd.data.medmnist import archive_file, check_set, file_crc
-from skinkd.data.medmnist_sets import SETS
-from skinkd.data.table import read_csv
+from skinkd.data.hashing import file_checksum, file_crc
+from skinkd.data.source import Settings, Source
 from skinkd.errors import UserError
 
-HAM10000_DOI = "doi:10.7910/DVN/DBW86T"
-METADATA_COLUMNS = ("lesion_id", "image_id", "dx")  # that load_ham10000 needs
-HAM10000_FILES = ("HAM10000_images_part_1", "HAM10000_images_part_2", "HAM10000_metadata")
-# of the challenge's own tables; its archive of images has no published checksum, only the CRCs inside it
-ISIC2019_SHA256 = {
-    GROUND_TRUTH: "c193a9a94c538f0043de56fa680f02b436b6c308691da3aac24c2e9cf375b6bb",
-    METADATA: "5aa3bc771c5d88d18f23824e8fccb93ef98de5a00976e2a42ec1fe54ceed2990",
-}
-DERMNET = (
-    "DermNet has terms of its own (dermnetnz.org), so fetch it yourself: the 23-class collection that the "
-    "literature uses is on Kaggle as shubhamgoel27/dermnet; unpack its train/ and test/ folders into {root}"
-)
 _BLOCK = 1 << 20
 
 
@@ -44,9 +28,9 @@ class Connection(NamedTuple):
     """How patiently to download.
 
     Attributes:
-        attempts: tries in a row without a byte gained before giving up.
-        timeout: seconds without a byte before a try counts as failed.
-        pause: seconds before the second try; doubled for each further one.
+        attempts: number of successive attempts without a new byte after which to give up.
+        timeout: seconds without a byte after which an attempt has failed.
+        pause: seconds before the second attempt; doubled for each further attempt.
     """
 
     attempts: int
@@ -66,20 +50,20 @@ def fetch(
     connection: Connection,
     check: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Download a file, going on from ``<target>.part`` if an earlier try left one; return ``target``.
+    """Download a file and return ``target``; an earlier attempt's ``<target>.part`` is continued.
 
-    The server's ETag is kept beside the part, so that a file which changed meanwhile begins anew. ``target``
-    appears only when it is complete and right; one that is there already is checked, and kept if it is right.
+    The server's ETag is kept next to the part: if the file has changed on the server, the download starts again.
+    ``target`` appears only when it is complete and right. If it exists already, it is checked, and kept if it is right.
 
     Args:
         url: address.
         target: file to write.
-        checksum: "md5:<hexadecimal>" or "sha256:<hexadecimal>", or None where none is published.
+        checksum: "md5:<hexadecimal>" or "sha256:<hexadecimal>"; None: none is published.
         connection: how patiently.
-        check: raises UserError for a file that cannot be the right one, where no checksum tells.
+        check: raises UserError for a wrong file, where there is no checksum.
 
     Raises:
-        UserError: the server refuses, or gives up, or what it sends is twice not the right file.
+        UserError: the server refuses, the connection fails too often, or two downloads gave a wrong file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("w") as lock:
@@ -99,20 +83,20 @@ def fetch(
             part.unlink()
             _tag(part).unlink(missing_ok=True)
     raise UserError(
-        f"{url} was downloaded twice and is twice not the published file ({problem}); try again later, or "
+        f"{url} was downloaded twice, and neither copy is the published file ({problem}); try again later, or "
         f"get {target.name} by hand and put it into {target.parent}"
     )
 
 
 def _problem(path: Path, checksum: str | None, check: Callable[[Path], object] | None) -> str:
-    """Return what a file fails, its checksum or its check, or ""."""
-    if checksum is not None and _digest(path, checksum) != checksum:
+    """Return the checksum that a file does not have, or what its check says; "" for a right file."""
+    if checksum is not None and file_checksum(path, checksum) != checksum:
         return checksum
     try:
         if check is not None:
             check(path)
     except UserError as error:
-        return textwrap.shorten(str(error), 300)  # it may cite a web page that came in the file's place
+        return textwrap.shorten(str(error), 300)  # it may quote a web page that was sent instead of the file
     return ""
 
 
@@ -125,7 +109,7 @@ def _complete(url: str, part: Path, checksum: str | None, connection: Connection
             _request(url, part, connection.timeout)
             return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing is left of a file of this length: all of it, or not the one we began
+            if error.code == 416:  # the server has no more bytes: the part is whole, or the file has changed
                 if _is_whole(part, error.headers, checksum):
                     return
                 part.unlink(missing_ok=True)
@@ -142,24 +126,24 @@ def _complete(url: str, part: Path, checksum: str | None, connection: Connection
         if failures < connection.attempts:
             time.sleep(connection.pause * 2 ** (failures - 1))
     raise UserError(
-        f"{url} cannot be downloaded: {problem}; check the connection and give the same command again: it goes "
-        "on where it stopped"
+        f"{url} cannot be downloaded: {problem}; check the connection and give the same command again: it goes on "
+        "where it stopped"
     )
 
 
 def _is_whole(part: Path, headers: Message, checksum: str | None) -> bool:
-    """Whether a part that the server has no more bytes for is the whole file: killed just before it got its name."""
+    """Whether a part is the whole file: its process was killed just before renaming it. The server has no more bytes."""
     if not part.exists() or headers.get("Content-Range", "").strip() != f"bytes */{part.stat().st_size}":
         return False
     if checksum is not None:
-        return _digest(part, checksum) == checksum
+        return file_checksum(part, checksum) == checksum
     tag = _tag(part).read_text() if _tag(part).exists() else ""
-    # a server that names no ETag here has compared ours: a changed file is sent anew, by If-Range
+    # If-Range made the server compare the ETag: it would have sent a changed file from its start
     return bool(tag) and headers.get("ETag", tag) == tag
 
 
 def _request(url: str, part: Path, timeout: float) -> None:
-    """Append to ``part`` what is missing of it; raise OSError if the connection ends early."""
+    """Append the missing bytes to ``part``; raise OSError if the connection ends early."""
     begin = part.stat().st_size if part.exists() else 0
     tag = _tag(part).read_text() if _tag(part).exists() else ""
     headers = {"User-Agent": "skinkd"}
@@ -172,7 +156,7 @@ def _request(url: str, part: Path, timeout: float) -> None:
         if answer.status == 206:
             span = answer.headers.get("Content-Range", "")
             if not span.startswith(f"bytes {begin}-"):
-                raise _WrongAnswerError(f"the server sends {span or 'no range'} where bytes {begin} on were asked for")
+                raise _WrongAnswerError(f"the server sends {span or 'no range'} instead of the bytes from {begin} on")
         else:
             begin = 0
         total = begin + int(length) if length else None
@@ -201,21 +185,11 @@ def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _digest(path: Path, like: str) -> str:
-    """Return the file's checksum in the form of ``like``."""
-    kind = like.partition(":")[0]
-    digest = hashlib.new(kind)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return f"{kind}:{digest.hexdigest()}"
-
-
 def unzip(archive: Path, folder: Path) -> int:
     """Unpack an archive's files into ``folder``, with a progress bar; return how many there are.
 
-    Files that are there and right (by size and CRC) are kept, so that it can be repeated. Each file's CRC is
-    checked while it is unpacked, and it appears under its name only when whole.
+    Files that exist and are right, by size and CRC, are kept. Each file's CRC is checked while it is unpacked, and
+    the file gets its name only when it is whole.
 
     Raises:
         UserError: the archive is damaged, or would write outside ``folder``.
@@ -228,7 +202,9 @@ def unzip(archive: Path, folder: Path) -> int:
             for member in tqdm(members, desc=f"unpacking {archive.name}", unit="file", disable=None, leave=False):
                 target = (home / member.filename).resolve()
                 if not target.is_relative_to(home):
-                    raise UserError(f"{archive} wants to write {member.filename} outside {folder}; it is not safe")
+                    raise UserError(
+                        f"{archive} is not safe: it would write {member.filename} outside {folder}; remove it"
+                    )
                 size = target.stat().st_size if target.is_file() else -1
                 if size == member.file_size and file_crc(target) == member.CRC:
                     continue
@@ -245,67 +221,47 @@ def unzip(archive: Path, folder: Path) -> int:
     return len(members)
 
 
-def download_ham10000(root: Path, *, address: str, connection: Connection, say: Callable[[str], None]) -> None:
-    """Fetch HAM10000 from a Dataverse: its listing names the files and their MD5 sums; unpack the images."""
-    listing = root / ".dataverse.json"
-    listing.unlink(missing_ok=True)
-    fetch(
-        f"{address}/api/datasets/:persistentId/?persistentId={HAM10000_DOI}",
-        listing,
-        checksum=None,
-        connection=connection,
-    )
-    try:
-        entries = json.loads(listing.read_text())["data"]["latestVersion"]["files"]
-        files: dict[str, Mapping[str, Any]] = {Path(entry["label"]).stem: entry["dataFile"] for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{address} does not list the files of {HAM10000_DOI} as a Dataverse does") from error
-    finally:
-        listing.unlink(missing_ok=True)
-    absent = [name for name in HAM10000_FILES if name not in files]
-    if absent:
-        raise UserError(f"{address} lists no {', '.join(absent)} for {HAM10000_DOI}; has it been renamed?")
-    for name in HAM10000_FILES:
-        record = files[name]
-        url = f"{address}/api/access/datafile/{record['id']}"
-        if name == "HAM10000_metadata":
-            # a Dataverse turns a table into its own format; its checksum need not be the original file's
-            original = record.get("originalFileFormat")
-            fetch(
-                f"{url}?format=original" if original else url,
-                root / "HAM10000_metadata.csv",
-                checksum=None if original else _md5(record),
-                connection=connection,
-                check=lambda path: read_csv(path, required=METADATA_COLUMNS),
-            )
-        else:
-            archive = fetch(url, root / f"{name}.zip", checksum=_md5(record), connection=connection)
-            say(f"{name}: {unzip(archive, root / name)} files")
-
-
-def _md5(record: Mapping[str, Any]) -> str | None:
-    return f"md5:{record['md5']}" if record.get("md5") else None
-
-
-def download_isic2019(root: Path, *, address: str, connection: Connection, say: Callable[[str], None]) -> None:
-    """Fetch ISIC 2019's two tables, by SHA-256, and its 9 GB of training images, by the archive's CRCs."""
-    for name, sha256 in ISIC2019_SHA256.items():
-        fetch(f"{address}/{name}", root / name, checksum=f"sha256:{sha256}", connection=connection)
-    name = "ISIC_2019_Training_Input"
-    archive = fetch(f"{address}/{name}.zip", root / f"{name}.zip", checksum=None, connection=connection)
-    say(f"{name}: {unzip(archive, root)} files")
-
-
-def download_medmnist(
-    root: Path, *, flag: str, size: int, address: str, connection: Connection, say: Callable[[str], None]
+def download(
+    source: Source,
+    table: Settings,
+    root: Path,
+    *,
+    address: str,
+    connection: Connection,
+    say: Callable[[str], None],
 ) -> None:
-    """Fetch one file of MedMNIST, by the MD5 that its authors publish; one that cannot be used is refused before."""
-    check_set(flag, size)
-    target = archive_file(root, flag, size)
-    fetch(
-        f"{address}/{target.name}",
-        target,
-        checksum=f"md5:{SETS[flag].md5[size]}",
-        connection=connection,
-    )
-    say(f"{target}: its MD5 is the published one")
+    """Fetch a dataset's files into ``root`` and unpack the archives among them.
+
+    Args:
+        source: the dataset's; has ``files`` or ``listing``.
+        table: ``data.table``.
+        root: the dataset's folder.
+        address: where the files lie, such as ``source.address`` or a mirror.
+        connection: how patiently.
+        say: told what was unpacked, or that a file is the published one.
+
+    Raises:
+        UserError: as :func:`fetch` and :func:`unzip`.
+    """
+
+    def get(url: str) -> bytes:
+        file = root / ".listing"
+        file.unlink(missing_ok=True)  # an earlier answer may be out of date
+        try:
+            return fetch(f"{address}/{url}", file, checksum=None, connection=connection).read_bytes()
+        finally:
+            file.unlink(missing_ok=True)
+
+    files = source.listing(get) if source.listing else source.files(table) if source.files else ()
+    for file in files:
+        target = fetch(
+            f"{address}/{file.url or file.name}",
+            root / file.name,
+            checksum=file.checksum,
+            connection=connection,
+            check=file.check,
+        )
+        if file.unpack is not None:
+            say(f"{target.stem}: {unzip(target, root / file.unpack)} files")
+        elif len(files) == 1 and file.checksum:
+            say(f"{target}: its {file.checksum.partition(':')[0].upper()} is the published one")

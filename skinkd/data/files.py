@@ -1,4 +1,4 @@
-"""Image files: whether they are whole, and their pixels."""
+"""Image files: checks that they are whole, and reading of their pixels."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 HEAD, TAIL = 4096, 512  # bytes read from the two ends of a file
 CHUNK = 256  # files per thread task
-THREADS = 16  # waiting on a disk or a network drive, not computing
+THREADS = 16  # they wait for a disk or a network drive more than they compute
 
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -29,8 +29,8 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return name without ending -> path for the images in ``folders`` of ``root``.
 
-    Of two files of one name the earlier folder's wins, and within a folder the one whose ending comes first in
-    ``IMAGE_ENDINGS``.
+    Of two files of one name, the file in the earlier folder is taken; in one folder, the file whose ending comes first
+    in ``IMAGE_ENDINGS``.
     """
     found: dict[str, str] = {}
     for name in folders:
@@ -48,12 +48,11 @@ def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Return an image's pixels, uint8 RGB (H, W, 3), turned upright as its EXIF says.
+    """Return an image's pixels, uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
     ``path`` is a file, or a place in an array file (:mod:`skinkd.data.arrays`).
 
-    OpenCV pads a truncated file with grey and says nothing, so the end of the file is checked before
-    decoding.
+    OpenCV pads a truncated file with grey without a warning, so the end of the file is checked before decoding.
 
     Raises:
         UserError: the file is missing, truncated or no image.
@@ -71,7 +70,7 @@ def read_image(path: str | Path) -> np.ndarray:
         image = None if problem else decode(data)
     if problem:
         raise UserError(f"{path} {problem}; replace the file, or set data.on_bad_image=skip to leave out such images")
-    if image is None:  # the check of a file's ends, which is what data.on_bad_image goes by, lets it pass
+    if image is None:  # data.on_bad_image relies on the check of a file's two ends, which has passed
         raise UserError(
             f"{path} cannot be decoded, though its ends are whole; replace the file, or remove it and set "
             "data.on_bad_image=skip (python -m skinkd.data verify names all such files)"
@@ -80,7 +79,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def decoding_problem(path: str | Path) -> str | None:
-    """Return what is wrong with an image file, or None, decoding all of it; an array file's images need none."""
+    """Decode an image file and return its fault, or None. An image in an array file is not decoded."""
     if split_path(str(path)):
         return None
     try:
@@ -92,19 +91,19 @@ def decoding_problem(path: str | Path) -> str | None:
 def decode(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     """Return the pixels of an encoded image, uint8 RGB (H, W, 3), or None if OpenCV cannot decode it.
 
-    Other flags of OpenCV's may give it smaller, or grey and then (H, W).
+    OpenCV's other ``flags`` may return a smaller image, or a grey one, (H, W).
     """
     if not data:
         return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # of a size, say, that OpenCV refuses
+    except cv2.error:  # such as a size that OpenCV refuses
         return None
     return image if image is None or image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def encoding_problem(data: bytes) -> str | None:
-    """Return what is wrong with a file's bytes, or None; JPEG and PNG by their ends, in doubt by decoding."""
+    """Return the fault of a file's bytes, or None: JPEG and PNG are judged by their ends, and decoded if in doubt."""
     if not data:
         return "is empty"
     if data.startswith(JPEG_START) and not _jpeg_ends(data):
@@ -115,7 +114,7 @@ def encoding_problem(data: bytes) -> str | None:
 
 
 def _begins_well(head: bytes) -> bool:
-    """Whether a file's first ``HEAD`` bytes are those of a JPEG or PNG; others, and odd ones, are to be decoded."""
+    """Whether a file's first ``HEAD`` bytes are clearly a JPEG's or a PNG's; if not, the file must be decoded."""
     if head.startswith(PNG_START):
         return head[12:16] == b"IHDR"
     at, sized = 2, False
@@ -131,9 +130,8 @@ def _begins_well(head: bytes) -> bool:
 def _jpeg_ends(data: bytes) -> bool:
     """Whether an end-of-image marker follows the scan.
 
-    The segments before the scan are stepped over, since a thumbnail among them has an end marker too; inside
-    a scan a byte FF is always stuffed, so the pair FF D9 after its start is the end. Cameras may append bytes
-    after it.
+    The segments before the scan are skipped, since a thumbnail among them has an end marker too. In a scan every byte
+    FF is stuffed, so the first pair FF D9 is the end marker. Cameras may append bytes after it.
     """
     if data[-TAIL:].rstrip(b"\0").endswith(JPEG_END):
         return True
@@ -146,7 +144,7 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def file_problem(path: str | Path) -> str | None:
-    """Return what is wrong with an image file, or None, reading its two ends only where that is enough."""
+    """Return the fault of an image file, or None; only the two ends of the file are read if they are clear."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -171,8 +169,8 @@ def file_problem(path: str | Path) -> str | None:
 def check_images(paths: Sequence[str]) -> list[tuple[str, str]]:
     """Return (path, problem) for every file that is missing, empty, truncated or no image, in order.
 
-    JPEG and PNG files are judged by their first and last bytes, and decoded only where these are in doubt:
-    quick enough for every start, but blind to damage in the middle of a file.
+    JPEG and PNG files are judged by their first and last bytes, and decoded only if these are in doubt. That is quick
+    enough for the start of every run, but misses damage in the middle of a file.
     """
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -183,12 +181,16 @@ def check_images(paths: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def usable_images(frame: pd.DataFrame, *, name: str, on_bad_image: str) -> pd.DataFrame:
-    """Return the rows whose image files are whole; ``path`` "" stands for a file that was not found.
+    """Return the rows whose image files are whole; a ``path`` of "" stands for a file that was not found.
+
+    Args:
+        frame: columns ``image_id`` and ``path``.
+        name: of the dataset, for messages.
+        on_bad_image: of a missing or damaged file, "error" names it in a UserError, and "skip" drops its row with a
+            warning. "keep" checks nothing and keeps every row (``python -m skinkd.data verify`` does the check).
 
     Raises:
-        UserError: a file is missing or damaged and ``on_bad_image`` is "error" (the first few are named), or
-            none is usable. With "skip" the rows are dropped and a warning counts them; with "keep" nothing is
-            looked at and every row stays, for a check of its own (``python -m skinkd.data verify``).
+        UserError: a file is missing or damaged and ``on_bad_image`` is "error", or no file is usable.
     """
     check_choice("data.on_bad_image", on_bad_image, ("error", "skip", "keep"))
     if on_bad_image == "keep":

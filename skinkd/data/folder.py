@@ -1,4 +1,4 @@
-"""Data of one's own: folders named by class, or a CSV that names files, classes and, if known, groups and parts."""
+"""A user's own images: folders named by class, or a CSV of files, classes and, if known, groups and parts."""
 
 import logging
 import os
@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.files import IMAGE_ENDINGS, decoding_problem, usable_images, without_damaged
-from skinkd.data.ham10000 import connected_groups
+from skinkd.data.groups import connected_groups
 from skinkd.data.hashing import image_hashes, near_pairs
 from skinkd.data.table import PART_NAMES, ImageTable, class_labels, listing, read_csv, split_column
 from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# of files that usually lie beside images; they are passed over without a word
+# of files that often lie next to images; they are ignored without a warning
 SIDE_ENDINGS = (".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".yaml", ".html", ".pdf", ".xlsx", ".db", ".ini")
 
 
@@ -25,19 +25,19 @@ def load_folder(
 ) -> ImageTable:
     """Return the table of ``root/<class>/…`` or ``root/<part>/<class>/…``, parts named train, val and test.
 
-    Images (``IMAGE_ENDINGS``) may lie deeper in a class's folder; a warning counts files there that are none,
-    and images outside the class folders. An image's id is its path under ``root``; the classes are the folders'
-    names, sorted. With parts there is a column ``official_split``, for ``protocol=official``. Images that are
-    near-duplicates are one group, any other is a group of its own.
+    Images (``IMAGE_ENDINGS``) may lie deeper in a class's folder. A warning counts other files there, and images outside
+    the class folders. An image's id is its path under ``root``; the classes are the folders' names, sorted. Folders of
+    parts give a column ``official_split``, for ``protocol=official``. Near-duplicates form one group; any other image is
+    a separate group.
 
     Args:
         root: the folder.
-        near_duplicate_bits: see :func:`group_near_duplicates`; None makes every image a group of its own.
-        memory: folder to remember the perceptual hashes in.
+        near_duplicate_bits: see :func:`group_near_duplicates`; None makes every image a separate group.
+        memory: folder that stores the perceptual hashes.
         on_bad_image: "error" or "skip", see :func:`skinkd.data.files.usable_images`.
 
     Raises:
-        UserError: no folder, no class folders, one without an image, fewer than two classes, a folder that
+        UserError: no folder, no class folders, a class folder without an image, fewer than two classes, a folder that
             cannot be read, or an image that cannot be used.
     """
     root = Path(str(root)).expanduser().absolute()
@@ -50,7 +50,7 @@ def load_folder(
 
 
 def scan_classes(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return image_id, path, label and group (each image's own) of a folder, and its classes."""
+    """Return image_id, path, label and group (one for each image) of a folder, and the classes."""
     if not root.is_dir():
         raise UserError(
             f"there is no folder {root}; point data.root at a folder that holds one folder of images for each "
@@ -61,7 +61,7 @@ def scan_classes(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if parts and len(parts) != len(tops):
         other = [name for name in tops if name not in parts]
         raise UserError(
-            f"{root} has the parts {listing(parts)} and beside them {listing(other)}; put class folders "
+            f"{root} has both the parts {listing(parts)} and other folders ({listing(other)}); put class folders "
             "either into the parts or directly into the root"
         )
     rows = _scan(root, parts)
@@ -86,7 +86,7 @@ def scan_classes(root: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
 
 
 def _scan(root: Path, parts: list[str]) -> list[tuple[str, str, str]]:
-    """Return path, class and part of every image, and warn of files that are not used."""
+    """Return path, class and part of every image; warn of files that are not used."""
     rows: list[tuple[str, str, str]] = []
     unused: Counter[str] = Counter()
     empty = []
@@ -115,7 +115,7 @@ def _scan(root: Path, parts: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the files in a folder, sorted, without what is hidden or a Mac's."""
+    """Return the folders and the files in a folder, sorted, without hidden ones and those that a Mac adds."""
     folders: list[Path] = []
     files: list[Path] = []
     try:
@@ -128,7 +128,7 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Return the images in a class's folder and below, sorted, and the endings of files there that are none."""
+    """Return the images in a class's folder and below, sorted, and the endings of the other files there."""
     images: list[str] = []
     others: Counter[str] = Counter()
 
@@ -145,11 +145,11 @@ def _images(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def _unreadable(error: OSError) -> UserError:
-    return UserError(f"{error.filename} cannot be read ({error.strerror}); change its permissions, or take it away")
+    return UserError(f"{error.filename} cannot be read ({error.strerror}); change its permissions, or remove it")
 
 
 def _encodable(path: str) -> str:
-    """Return a path if it can be written as UTF-8, as ids, tables and digests need it."""
+    """Return a path if it can be written as UTF-8, which ids, tables and digests need; else raise UserError."""
     try:
         path.encode()
     except UnicodeEncodeError as error:
@@ -164,7 +164,7 @@ def _ending(name: str) -> str:
 
 
 def _counted(endings: Counter[str]) -> str:
-    """Return the endings and their counts, to stand behind a sentence."""
+    """Return the endings and their counts in brackets, to end a sentence."""
     return f" ({listing(f'{ending} {count}' for ending, count in endings.most_common())})" if endings else ""
 
 
@@ -173,14 +173,14 @@ def group_near_duplicates(
 ) -> pd.DataFrame:
     """Return the rows with groups joined wherever images' perceptual hashes differ in at most ``bits`` of 256.
 
-    The hashes decode every file. One that cannot be is as bad as one that is truncated, and is dropped, named
-    or kept as ``on_bad_image`` says. Without ``join`` that is all; with ``bits`` of None nothing is looked at.
+    The hashes decode every file. A file that cannot be decoded is treated as a truncated one: ``on_bad_image`` says
+    whether it is dropped, reported or kept. If ``join`` is False, that is all. If ``bits`` is None, nothing is done.
     """
     if bits is None or frame.empty or (on_bad_image == "keep" and not join):
         return frame
     hashes = image_hashes(frame["path"].tolist(), memory=memory)
     if on_bad_image != "keep":
-        # a black image has the hash 0 as well
+        # a hash of 0 is that of a file that cannot be decoded, or of a black image
         suspects = frame["path"].to_numpy()[~hashes.any(axis=1)]
         problems = {path: problem for path in suspects if (problem := decoding_problem(path))}
         if problems:
@@ -218,19 +218,19 @@ def load_table(
         path_column: column of the image files' paths.
         label_column: column of class names; the classes are its values, sorted.
         id_column: column of image ids, or None: the path is the id.
-        group_column: column of lesion or, better, patient; an empty cell makes a group of its own. None: none
-            is known, and near-duplicates are grouped. A column's name is in ``frame.attrs["group_column"]``.
+        group_column: column of lesion or, better, patient; an image with an empty cell is a separate group. None:
+            neither is known, and near-duplicates are grouped. ``frame.attrs["group_column"]`` has the column's name.
         split_column_name: column with train, val or test, for ``protocol=official``, or None.
         near_duplicate_bits: see :func:`group_near_duplicates`.
-        memory: folder to remember the perceptual hashes in.
+        memory: folder that stores the perceptual hashes.
         on_bad_image: "error" or "skip", see :func:`skinkd.data.files.usable_images`.
 
     Raises:
-        UserError: the CSV, a column, an image or a second class is missing or wrong.
+        UserError: the CSV, a column or an image is missing or wrong, or there is only one class.
     """
     file = Path(str(file)).expanduser().absolute()
     folder = file.parent if root is None else Path(str(root)).expanduser().absolute()
-    path_column, label_column = str(path_column), str(label_column)  # Hydra makes a number of a number
+    path_column, label_column = str(path_column), str(label_column)  # Hydra turns a name such as 7 into a number
     id_column, group_column, split_column_name = (
         None if name is None else str(name) for name in (id_column, group_column, split_column_name)
     )
@@ -240,7 +240,7 @@ def load_table(
     ids = rows[id_column or path_column]
     classes = tuple(sorted(set(rows[label_column])))
     if len(classes) < 2:
-        raise UserError(f"{file}: {label_column!r} has the class {classes[0]!r} alone; there must be two or more")
+        raise UserError(f"{file}: {label_column!r} has only the class {classes[0]!r}; there must be two or more")
     groups = rows[group_column] if group_column else pd.Series("", index=rows.index)
     frame = pd.DataFrame(
         {
@@ -263,5 +263,5 @@ def load_table(
         join=not group_column,
     )
     if group_column:
-        usable.attrs["group_column"] = group_column  # what a group is, only its author knows
+        usable.attrs["group_column"] = group_column  # of lesions or of patients: only the author of the table knows
     return ImageTable(table.name, classes, usable)

@@ -1,7 +1,8 @@
-"""Digests of image files and perceptual hashes of images, remembered between runs."""
+"""Checksums of files, and perceptual hashes of images, which are stored for later runs."""
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,23 +16,24 @@ from skinkd.data.files import decode
 from skinkd.errors import UserError
 
 VERSION = 1
-"""Part of every remembered file's name: raise it whenever a hash changes."""
+"""Part of the name of every stored file: raise it with every change of a hash."""
 
 SIDE, KEPT = 64, 16  # the image is shrunk to SIDE × SIDE, KEPT × KEPT coefficients are kept
-LARGE_FILE = 200_000  # bytes; from here on a quarter of the resolution is decoded, still above SIDE
+LARGE_FILE = 200_000  # bytes; such files are decoded at a quarter of their resolution, which still exceeds SIDE
 CHUNK = 64
 _ROWS = 256  # of the distance matrix at a time
+_BLOCK = 1 << 20
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
     """Return the 256-bit DCT hash of an image, uint8 (H, W, 3) or (H, W), as uint64 (4,).
 
-    Grey, 64×64, discrete cosine transform, the 16×16 lowest frequencies; a bit is whether a coefficient is
-    above their median, the mean's left out of it (pHash: Zauner, Implementation and Benchmarking of
-    Perceptual Image Hash Functions, 2010, with 256 bits in place of 64, ours). Measured on HAM10000: a copy
-    at 0.6 of the size and JPEG quality 60 differs in 10 bits (median; 24 at most for 99 %), of three million
-    pairs of different lesions none in 40 or fewer; with 64 bits lesions of one shape could not be told apart.
-    A flip or a quarter turn is another image to it, and so is another photograph of the lesion.
+    The image is made grey and 64×64, and a discrete cosine transform gives its 16×16 lowest frequencies. A bit says
+    whether a coefficient is above the median of all but the mean's. It is pHash (Zauner, Implementation and Benchmarking
+    of Perceptual Image Hash Functions, 2010) with 256 bits instead of 64, which is ours. Measured on HAM10000: a copy at
+    0.6 of the size and JPEG quality 60 differs in 10 bits (median; 99 % in at most 24), and none of three million pairs
+    of different lesions differs in 40 bits or fewer; 64 bits could not tell lesions of one shape apart. A flipped or
+    turned image has another hash, and so has another photograph of the lesion.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -44,7 +46,7 @@ def image_hashes(paths: Sequence[str], *, memory: Path | None) -> np.ndarray:
 
     Args:
         paths: files, or places in array files.
-        memory: folder to remember the result in, by paths, sizes and times of change; None remembers nothing.
+        memory: folder that stores the result, by paths, sizes and times of change; None: it is not stored.
     """
     return _remember("hashes", paths, memory, _hash_file, np.dtype((np.uint64, 4)), "hashing images")
 
@@ -52,7 +54,7 @@ def image_hashes(paths: Sequence[str], *, memory: Path | None) -> np.ndarray:
 def file_digests(paths: Sequence[str], *, memory: Path | None) -> np.ndarray:
     """Return the SHA-256 of each image's bytes as stored, bytes (N,) of 64 hexadecimal digits, or b"".
 
-    Args: as :func:`image_hashes`; b"" stands for a file that cannot be read.
+    Arguments as :func:`image_hashes`; b"" stands for a file that cannot be read.
     """
     return _remember("digests", paths, memory, _digest_file, np.dtype("S64"), "reading images")
 
@@ -60,8 +62,8 @@ def file_digests(paths: Sequence[str], *, memory: Path | None) -> np.ndarray:
 def near_pairs(hashes: np.ndarray, *, distance: int, others: np.ndarray | None = None) -> np.ndarray:
     """Return the pairs (i, j) of hashes that differ in at most ``distance`` of 256 bits, int64 (M, 2), sorted.
 
-    With ``others``, i indexes ``hashes`` and j ``others``; without, i < j within ``hashes``. A hash of 0, of
-    a file that could not be decoded, is near nothing. All pairs are compared: N·M of them.
+    With ``others``, i indexes ``hashes`` and j ``others``; without, i < j within ``hashes``. A hash of 0 stands for
+    a file that could not be decoded, and is in no pair. All N·M pairs are compared.
     """
     second = hashes if others is None else others
     there, known = np.asarray(hashes.any(axis=1)), np.asarray(second.any(axis=1))
@@ -75,6 +77,22 @@ def near_pairs(hashes: np.ndarray, *, distance: int, others: np.ndarray | None =
         found.append(np.argwhere(near) + np.array([start, 0]))
     pairs = np.concatenate(found)
     return pairs[pairs[:, 0] < pairs[:, 1]] if others is None else pairs
+
+
+def file_checksum(path: Path, like: str) -> str:
+    """Return a file's checksum, of the kind of ``like``: "md5:<hexadecimal>" or "sha256:<hexadecimal>"."""
+    kind = like.partition(":")[0]
+    with path.open("rb") as file:
+        return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+
+
+def file_crc(path: Path) -> int:
+    """Return a file's CRC-32, as a ZIP archive states it of each file in it."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _hash_file(path: str) -> np.ndarray:
@@ -114,7 +132,7 @@ def _remember(
             if stored.shape == (len(paths), *dtype.shape) and stored.dtype == dtype.base:
                 return stored
         except (OSError, ValueError, EOFError):
-            pass  # a damaged memory is made again
+            pass  # the stored file is damaged, and is made again
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     values: list[object] = []
     with (

@@ -1,4 +1,4 @@
-"""ISIC 2019's training set from its official tables: HAM10000, BCN20000 and MSK in one, with 8 classes."""
+"""ISIC 2019's training set from its official tables: HAM10000, BCN20000 and MSK together, in 8 classes."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
-from skinkd.data.ham10000 import DUPLICATE_PAIRS, IMAGE_FOLDERS, connected_groups
+from skinkd.data.groups import connected_groups
+from skinkd.data.ham10000_folder import DUPLICATE_PAIRS, IMAGE_FOLDERS
+from skinkd.data.source import File, Settings, Source
 from skinkd.data.table import ImageTable, listing, read_csv
 from skinkd.errors import UserError
 
@@ -18,7 +20,7 @@ CLASSES = ("AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC")
 UNKNOWN = "UNK"
 GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 METADATA = "ISIC_2019_Training_Metadata.csv"
-# the archive holds a folder of its own name, and some unpack it into another of that name
+# the archive holds a folder of the same name; some unpack it into one more folder of that name
 FOLDERS = (
     "ISIC_2019_Training_Input",
     "ISIC_2019_Training_Input/ISIC_2019_Training_Input",
@@ -26,6 +28,25 @@ FOLDERS = (
     "",
 )
 SUFFIX = "_downsampled"
+SHA256 = {
+    GROUND_TRUTH: "c193a9a94c538f0043de56fa680f02b436b6c308691da3aac24c2e9cf375b6bb",
+    METADATA: "5aa3bc771c5d88d18f23824e8fccb93ef98de5a00976e2a42ec1fe54ceed2990",
+}
+
+
+def published_files(table: Settings) -> list[File]:
+    """Return the two tables, by SHA-256, and the 9 GB of images, of which only the CRCs in the archive are known."""
+    tables = [File(name=name, checksum=f"sha256:{sha256}") for name, sha256 in SHA256.items()]
+    return [*tables, File(name="ISIC_2019_Training_Input.zip", unpack=".")]
+
+
+SOURCE = Source(
+    licence="CC BY-NC 4.0",
+    ids="ISIC archive",
+    address="https://isic-challenge-data.s3.amazonaws.com/2019",
+    files=published_files,
+    class_maps=("isic2019_ham10000",),
+)
 
 
 def load_isic2019(
@@ -38,19 +59,19 @@ def load_isic2019(
     ids: those absent from ``root`` are taken from ``ham10000_root``, if it has them. An image's id is its
     name without the ``_downsampled`` that some releases append, in the tables and in the files alike.
 
-    A group is a connected component of "same lesion_id" and HAM10000's published duplicate pairs. An image
-    without a lesion id is a group of its own. UNK ("none of the others") names no diagnosis to learn: images
-    labelled so are left out, and a warning counts them; the official training table has none.
+    A group is a connected component of "same lesion_id" and HAM10000's published duplicate pairs. An image without a
+    lesion id is a separate group. UNK ("none of the others") is no diagnosis that could be learnt: such images are left
+    out, and a warning counts them; the official training table has none.
 
     Args:
         root: the folder.
         ham10000_root: folder in HAM10000's layout; need not exist.
-        only_available: use the images that are there and say how many of how many they are.
+        only_available: use the images that exist; a warning says how many of how many these are.
         on_bad_image: "error" or "skip", see :func:`skinkd.data.files.usable_images`.
 
     Raises:
-        UserError: a table is absent, unreadable or in conflict with the other, a row has not exactly one
-            class, or images are missing or damaged.
+        UserError: a table is absent or unreadable, the two tables contradict each other, a row does not have exactly
+            one class, or images are missing or damaged.
     """
     root, ham10000_root = (Path(path).expanduser().absolute() for path in (root, ham10000_root))
     frame = read_tables(root)
@@ -87,7 +108,7 @@ def read_tables(root: Path) -> pd.DataFrame:
     """Return image_id, label and group of ISIC 2019 from its two tables alone; labels index ``CLASSES``.
 
     Raises:
-        UserError: as :func:`load_isic2019`, but for the images.
+        UserError: as :func:`load_isic2019`, except for the images.
     """
     for name in (GROUND_TRUTH, METADATA):
         if not (root / name).is_file():

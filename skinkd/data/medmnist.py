@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from skinkd.data.arrays import image_path
+from skinkd.data.hashing import file_crc
 from skinkd.data.medmnist_sets import SETS, SIZES
+from skinkd.data.source import File, Settings, Source
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError, check_choice
@@ -22,15 +24,15 @@ from skinkd.errors import UserError, check_choice
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
-_MARKER = "checked.json"  # size and modification time of each unpacked array when its CRC was last seen to be right
+_MARKER = "checked.json"  # size and modification time of each unpacked array at the last check that found its CRC right
 
 
 def load_medmnist(root: str | Path, *, flag: str, size: int, unpacked: str | Path) -> ImageTable:
     """Return the table of ``<flag>.npz`` (28 px) or ``<flag>_<size>.npz`` in ``root``, with its official split.
 
-    The arrays of the archive are unpacked once, checked by its CRCs, into ``unpacked`` (a folder named by
-    the archive's content), and memory-mapped from there. Images are named ``<part>_<row>``; MedMNIST says
-    nothing of lesions or patients, so each image is a group of its own, and a warning tells of DermaMNIST's leak.
+    The arrays of the archive are unpacked once into ``unpacked``, in a folder named by the archive's content; they are
+    checked by the archive's CRCs, and memory-mapped from there. Images are named ``<part>_<row>``. MedMNIST tells
+    neither lesions nor patients, so each image is a separate group; for DermaMNIST a warning tells of the leak.
 
     Raises:
         UserError: an unknown flag or size, a multi-label set, no such file, or one that is damaged or not
@@ -53,8 +55,29 @@ def load_medmnist(root: str | Path, *, flag: str, size: int, unpacked: str | Pat
     return ImageTable(flag if size == 28 else f"{flag}_{size}", SETS[flag].classes, pd.concat(frames))
 
 
+def published_files(table: Settings) -> list[File]:
+    """Return the set's one file, with the MD5 that its authors publish.
+
+    Raises:
+        UserError: MedMNIST has no such set, or the set cannot be used.
+    """
+    flag, size = table["flag"], table["size"]
+    check_set(flag, size)
+    return [File(name=archive_file(Path(), flag, size).name, checksum=f"md5:{SETS[flag].md5[size]}")]
+
+
+SOURCE = Source(
+    licence="CC BY 4.0; DermaMNIST CC BY-NC 4.0",
+    ids="MedMNIST {flag}",
+    address="https://zenodo.org/records/10519652/files",
+    files=published_files,
+    chosen_by=("flag", "size"),
+    class_maps=("dermamnist_ham10000",),
+)
+
+
 def check_set(flag: str, size: int) -> None:
-    """Raise UserError unless MedMNIST has the set in this size, with one label for an image."""
+    """Raise UserError unless MedMNIST has the set in this size, and its images have one label each."""
     check_choice("data.flag", flag, SETS)
     if size not in SIZES:
         raise UserError(f"data.size={size} is not a size of MedMNIST; use one of {', '.join(map(str, SIZES))}")
@@ -70,11 +93,11 @@ def archive_file(root: Path, flag: str, size: int) -> Path:
 
 
 def unpack(archive: Path, unpacked: Path) -> Path:
-    """Return the folder of the archive's ``<part>_images.npy`` and ``<part>_labels.npy``, unpacking what need be.
+    """Return the folder of the archive's ``<part>_images.npy`` and ``<part>_labels.npy``, and unpack those it lacks.
 
-    Arrays that are there are kept if they are the archive's: by their size at every opening, and by their CRC
-    unless their size and modification time are those noted when it was last right. Each array appears under
-    its name only when whole: safe when two processes do it at once or one is killed.
+    An array that exists is kept if it has the archive's size and CRC; the CRC is not computed again if size and
+    modification time are those of the last check. Each array gets its name only when it is whole, so two processes may
+    unpack at once, and either may be killed.
     """
     names = [f"{part}_{what}.npy" for part in PARTS for what in ("images", "labels")]
     try:
@@ -90,7 +113,7 @@ def unpack(archive: Path, unpacked: Path) -> Path:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive} is damaged ({error}); download it again") from error
     if stamps != known:
-        # it only saves time: a folder that is another's to write is as good without
+        # the marker only saves time: a folder that cannot be written can do without
         with contextlib.suppress(OSError):
             temporary = folder / f".{_MARKER}.{os.getpid()}"
             temporary.write_text(json.dumps(stamps))
@@ -107,16 +130,16 @@ def _read_marker(folder: Path) -> dict[str, Any]:
 
 
 def _whole_member(file: zipfile.ZipFile, name: str, folder: Path, known: Any) -> list[int]:
-    """See to it that ``folder`` has the archive's array ``name``; return the [size, modification time] it has."""
+    """Unpack the array ``name`` if ``folder`` lacks it or has a damaged one; return its [size, modification time]."""
     member, path = file.getinfo(name), folder / name
     if path.is_file():
-        stamp = _stamp(path)  # before the reading: a change meanwhile is seen next time
+        stamp = _stamp(path)  # before the reading, so that a change during it is seen next time
         if stamp[0] == member.file_size and (stamp == known or file_crc(path) == member.CRC):
             return stamp
         log.warning("%s is not what %s holds; it is unpacked again", path, file.filename)
     temporary = folder / f".{name}.{os.getpid()}"
     try:
-        # the end of a member checks its CRC
+        # reading a member to its end checks its CRC
         with file.open(member) as source, temporary.open("wb") as target:
             shutil.copyfileobj(source, target, _BLOCK)
         stamp = _stamp(temporary)
@@ -129,15 +152,6 @@ def _whole_member(file: zipfile.ZipFile, name: str, folder: Path, known: Any) ->
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def file_crc(path: Path) -> int:
-    """Return a file's CRC-32, as a ZIP archive has it of its members."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 def _part(folder: Path, part: str, archive: Path, classes: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Which image comes when: an order from seed and epoch alone, and a loader that can resume inside it."""
+"""The order of the images in an epoch, which follows from seed and epoch alone, and a loader that resumes in it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,20 +13,20 @@ SAMPLERS = ("none", "balanced", "sqrt", "per_class")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (index, epoch): shuffled, or drawn with replacement by weight, anew in every epoch.
+    """Yields (index, epoch): every epoch shuffles the images anew, or draws them with replacement by weight.
 
-    The epoch travels with the index, since the processes that load images never hear of it otherwise. All
-    processes draw the same order and each takes every ``world``-th of it; the order is wrapped around to a
-    multiple of ``world``, so that all have the same number of batches.
+    The epoch is given with each index, since the loading processes are not told of it otherwise. All training processes
+    draw the same order, and each takes every ``world``-th image of it. The order is repeated from its start up to a
+    multiple of ``world``, so that all processes have the same number of batches.
 
     Args:
         length: number of images.
         seed: of the order.
         rank: this process, 0..world-1.
         world: number of processes.
-        weights: relative probability of each image, or None for each image once.
-        per_class: labels of all images and a number: an epoch has that many images of each class, every image of a class
-            before any comes again (so a class with more loses some of its images, others in each epoch).
+        weights: relative probability of each image; None: each image comes once.
+        per_class: the labels of all images, and the number of images of each class in an epoch. An image comes a second
+            time only after every image of its class has come; of a larger class, each epoch has another choice.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class ResumableLoader(DataLoader[Batch]):
     """A DataLoader that Lightning saves in the checkpoint: a resumed run neither repeats nor skips images.
 
-    Iteration begins at the first batch asked for, not at ``iter()``: Lightning calls ``iter()`` before it
-    tells the sampler the epoch, and worker processes would already have fetched the wrong one.
+    Iteration begins when the first batch is asked for, not at ``iter()``: Lightning calls ``iter()`` before it tells the
+    sampler the epoch, and worker processes would fetch images of the wrong epoch.
     """
 
     sampler: EpochSampler
-    _batches = 0  # of the current epoch, handed out
+    _batches = 0  # yielded in the current epoch
     _resume: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield the batches of the sampler's epoch, from where a loaded state of that epoch left off."""
+        """Yield the batches of the sampler's epoch; after a state of that epoch was loaded, the remaining ones."""
         resume, self._resume = self._resume, None
         self._batches = resume["batches"] if resume and resume["epoch"] == self.sampler.epoch else 0
         self.sampler.skip = self._batches * (self.batch_size or 1)
@@ -101,19 +101,18 @@ class ResumableLoader(DataLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the number of its batches that have been handed out."""
+        """Return the epoch and the number of batches of it that were yielded."""
         return {"epoch": self.sampler.epoch, "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state at the next iteration, if that is of the same epoch."""
+        """Continue from a saved state at the next iteration, if the state is of the same epoch."""
         self._resume = dict(state)
 
 
 def class_balance_weights(labels: np.ndarray, *, sampler: str) -> np.ndarray | None:
-    """Return each training image's sampling weight from the labels, or None to take each image once.
+    """Return each training image's sampling weight; None: each image comes once, or "per_class" counts them.
 
-    "balanced": 1/n_c, every class equally often; "sqrt": 1/sqrt(n_c), half-way in the exponent; "none": no
-    weights.
+    For a class of n_c images, "balanced" is 1/n_c, which draws every class equally often, and "sqrt" is 1/sqrt(n_c).
     """
     check_choice("sampler", sampler, SAMPLERS)
     if sampler in ("none", "per_class"):

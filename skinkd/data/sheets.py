@@ -1,4 +1,4 @@
-"""Pictures and tables to look at before training: a contact sheet, a class table, augmented examples."""
+"""Pictures and tables for a look at the data before training: contact sheet, class table, augmented examples."""
 
 import base64
 import html
@@ -17,7 +17,7 @@ from skinkd.data.transforms import seed_pipeline
 
 
 def class_table(table: ImageTable, parts: pd.Series | None) -> pd.DataFrame:
-    """Return a row for each class and one for all: images, groups, share, and images of each part, if there are parts."""
+    """Return a row for each class and one for all: images, groups, share, and if ``parts`` is given the images of each."""
     frame = table.frame if parts is None else table.frame.assign(part=parts.to_numpy())
     rows = []
     for label, name in [*enumerate(table.classes), (None, "all")]:
@@ -59,7 +59,7 @@ def contact_sheet(table: ImageTable, *, each: int, inches: float, seed: int) -> 
 def augment_sheet(
     table: ImageTable, pipeline: A.Compose, *, images: int, copies: int, inches: float, seed: int
 ) -> Figure:
-    """Return a figure with a row for each of ``images`` images: as it is, then ``copies`` augmented ones."""
+    """Return a figure with a row for each of ``images`` images: the image, then ``copies`` augmented copies."""
     figure, axes = _grid(images, copies + 1, inches)
     rng = np.random.default_rng(seed)
     for row, place in zip(axes, np.sort(rng.permutation(len(table))[:images]), strict=False):
@@ -103,7 +103,7 @@ def table_picture(rows: pd.DataFrame) -> Figure:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write a file, its folder too."""
+    """Write a file, and make its folder if it is absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

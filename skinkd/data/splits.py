@@ -1,4 +1,4 @@
-"""Which part of a split each image is in, and how much a split leaks: pure functions of table and seed."""
+"""The part of each image in a split, and how much a split leaks: pure functions of table and seed."""
 
 import hashlib
 from collections import defaultdict
@@ -8,22 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from skinkd.data.source import NamedSplit, Source
 from skinkd.data.table import ImageTable, listing
-from skinkd.errors import UserError, check_choice, check_whole
+from skinkd.errors import UserError, check_whole, nearest
 
 PARTS = ("train", "val", "test")
-PROTOCOLS = ("grouped", "image_level", "oversampled", "official", "dermamnist")
+PROTOCOLS = ("grouped", "image_level", "oversampled", "official")
+"""Of every dataset; a dataset's ``SOURCE`` may name a further split."""
 
 
 @dataclass(frozen=True)
 class LeakReport:
-    """How many test images show a lesion that training, or the choice of a checkpoint, has seen.
+    """How many test images show a lesion that is also in train or in val.
 
     Attributes:
         test_images: number of test images.
         in_train: share of them whose group also has images in train.
         in_train_or_val: share of them whose group also has images in train or val.
-        in_train_per_label: the first share within each label that occurs in test.
+        in_train_per_label: ``in_train`` among the test images of each label.
         shared_groups: number of groups with images in more than one part.
     """
 
@@ -43,11 +45,11 @@ class LeakReport:
 
 
 def protocol_images(table: ImageTable, protocol: str) -> ImageTable:
-    """Return the images that the protocol splits: the table itself, but for "oversampled".
+    """Return the images that the protocol splits: the table itself, except for "oversampled".
 
-    That one repeats the images of each class, in the order of their ids, until it has as many as the largest class, before
-    anything is split, as published code does (MSKD's, of Pavel et al. 2025). A copy is "<image_id>#2" and so on, of the same
-    group. It is there to measure what that does to the score.
+    "oversampled" repeats the images of each class, in the order of their ids, until every class has as many as the
+    largest. It does so before the split, as published code does (MSKD's, of Pavel et al. 2025), so that the effect on
+    the score can be measured. The second copy of an image is called "<image_id>#2"; copies keep the group.
     """
     if protocol != "oversampled":
         return table
@@ -71,24 +73,30 @@ def make_split(
     seed: int,
     fold: int | None,
     folds: int | None,
+    source: Source | None = None,
 ) -> pd.Series:
     """Return the part ("train", "val" or "test") of each row of ``table.frame``.
 
     Args:
         table: the images.
         protocol: "grouped" keeps each group in one part; "image_level" ignores groups, as the papers' code
-            does, and leaks (measure it with :func:`measure_leak`); "oversampled" is the same on a table with copies
-            (:func:`protocol_images`), and leaks more.
+            does, and leaks (see :func:`measure_leak`); "oversampled" does the same on a table with copies
+            (:func:`protocol_images`), and leaks more; "official" is the dataset's own split, and
+            ``source.named_split.protocol`` another dataset's split of the same images.
         fractions: share of the images for train, val and test; not used when ``fold`` is given.
         seed: of the split; the same seed gives the same split.
         fold: with ``folds``, the fold to test on (see :func:`grouped_folds`), or None.
         folds: number of folds, or None.
+        source: the dataset's.
 
     Raises:
         UserError: an unknown protocol, fractions that are no shares, a fold out of range, or a class that is
             absent from a part.
     """
-    check_choice("protocol", protocol, PROTOCOLS)
+    named = source.named_split if source is not None else None
+    known = [*PROTOCOLS, *([named.protocol] if named else [])]
+    if protocol not in known:
+        raise UserError(f"protocol={protocol} is no split of the dataset {table.name}{nearest(str(protocol), known)}")
     if set(fractions) != set(PARTS):
         raise UserError(f"data.fractions names {listing(fractions)}; it must name {', '.join(PARTS)}")
     fractions = {part: fractions[part] for part in PARTS}
@@ -103,36 +111,31 @@ def make_split(
     elif protocol in ("image_level", "oversampled"):
         parts = image_level_split(table.frame, fractions=fractions, seed=seed)
     else:
-        parts = official_split(table, protocol=protocol, fractions=fractions, seed=seed)
-    _check_classes(table, parts, official=protocol in ("official", "dermamnist"))
+        parts = official_split(table, protocol=protocol, fractions=fractions, seed=seed, named=named)
+    official = protocol == "official" or (named is not None and protocol == named.protocol)
+    _check_classes(table, parts, official=official)
     return parts
 
 
-def official_split(table: ImageTable, *, protocol: str, fractions: Mapping[str, float], seed: int) -> pd.Series:
-    """Return the dataset's own split, of its column ``official_split``; groups are as its authors left them.
+def official_split(
+    table: ImageTable, *, protocol: str, fractions: Mapping[str, float], seed: int, named: NamedSplit | None
+) -> pd.Series:
+    """Return the published split, which is the column ``official_split``; it may put a group into two parts.
 
-    A dataset without a validation part gets one from train, whole groups and stratified, the share of val in
-    train and val together as in ``fractions``.
+    If the split has no validation part, whole groups are taken from train, stratified by class. Their share of train is
+    ``val / (train + val)`` of ``fractions``.
 
     Raises:
         UserError: the dataset has no such column, an image has no part in it, or a part has no image.
     """
-    if protocol == "dermamnist" and table.name != "ham10000":
-        raise UserError(
-            f"protocol=dermamnist is the split of data=ham10000; for data={table.name} use protocol=official"
-        )
     if "official_split" not in table.frame.columns:
-        mend = (
-            "put dermamnist_split.csv (image_id, split) beside HAM10000's metadata"
-            if protocol == "dermamnist"
-            else "use protocol=grouped"
-        )
-        raise UserError(f"protocol={protocol}: the dataset {table.name} has no split of its own; {mend}")
+        how = named.how if named and protocol == named.protocol else "use protocol=grouped"
+        raise UserError(f"protocol={protocol}: the dataset {table.name} has no such split; {how}")
     parts = table.frame["official_split"].astype(object).rename("part")
     without = table.frame["image_id"][(parts == "").to_numpy()]
     if len(without):
         raise UserError(
-            f"protocol={protocol}: {len(without)} images of {table.name} have no part in its own split "
+            f"protocol={protocol}: {len(without)} images of {table.name} have no part in that split "
             f"({listing(without)}); complete the split, or use protocol=grouped"
         )
     if "val" not in set(parts):
@@ -152,11 +155,11 @@ def official_split(table: ImageTable, *, protocol: str, fractions: Mapping[str, 
 def grouped_split(frame: pd.DataFrame, *, fractions: Mapping[str, float], seed: int) -> pd.Series:
     """Split whole groups, stratified by class: the part of each row.
 
-    Within each class (a group's most frequent label) the groups are taken in an order drawn by ``seed`` and
-    each goes to the part that is filled least relative to its share. So within each class no part exceeds its
-    share by more than the largest group, and a class with at least as many groups as there are parts is in
-    every part. The order comes from SHA-256 of seed and group: it does not depend on the order of the rows or
-    on any library's generator.
+    The class of a group is its most frequent label. Within each class the groups are taken in an order drawn by
+    ``seed``, and each goes to the part that is filled least relative to its share. So in each class no part exceeds its
+    share by more than the largest group, and a class with at least as many groups as there are parts is in every part.
+    The order is that of SHA-256 of seed and group: it depends neither on the order of the rows nor on any library's
+    generator.
 
     Args:
         frame: columns ``group`` and ``label``.
@@ -168,7 +171,7 @@ def grouped_split(frame: pd.DataFrame, *, fractions: Mapping[str, float], seed: 
 
 
 def image_level_split(frame: pd.DataFrame, *, fractions: Mapping[str, float], seed: int) -> pd.Series:
-    """Split single images, stratified by class, as if no two showed the same lesion: it leaks."""
+    """Split single images, stratified by class, as if no two of them showed the same lesion; this leaks."""
     _check_fractions(fractions)
     return _assign(frame["image_id"], frame["label"], fractions, seed)
 
@@ -212,11 +215,14 @@ def measure_leak(frame: pd.DataFrame, parts: pd.Series) -> LeakReport:
 
 
 def shared_between(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Return how many images of a part of one split are, or share a group, with a part of another.
+    """Return how many images of each part of ``own`` have their id or their group in each part of ``other``.
 
-    Both have the columns image_id, group and split; the other may lack group, and then has the own table's groups of the same
-    images. ``images["test of this, train of the other"]`` counts
-    images of this split's test whose id or group is in the other's train; and so on for all pairs of parts.
+    ``images["test of this, train of the other"]`` counts the images in the test part of ``own`` whose id or group is in
+    the train part of ``other``, and so on for all pairs of parts.
+
+    Args:
+        own: a split, with the columns image_id, group and split.
+        other: another split; if it has no column group, its images have the groups that ``own`` gives them.
     """
     if "group" not in other.columns:
         groups = dict(zip(own["image_id"], own["group"], strict=True))
@@ -232,7 +238,7 @@ def shared_between(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, dict[str
 
 
 def _assign(groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float], seed: int) -> pd.Series:
-    """Return a part for each row, whole groups at a time; the greedy rule of :func:`grouped_split`."""
+    """Return a part for each row, by the rule of :func:`grouped_split`."""
     label_counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     for group, label in zip(groups.tolist(), labels.tolist(), strict=True):
         label_counts[group][label] += 1
@@ -259,7 +265,7 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
 
 
 def _check_classes(table: ImageTable, parts: pd.Series, *, official: bool) -> None:
-    """Every part must have every class; of a split that is not ours to choose, train must."""
+    """Raise UserError unless each part has images of every class; of a published split, only train must."""
     present = {part: set(table.frame["label"][(parts == part).to_numpy()]) for part in PARTS}
     for label, name in enumerate(table.classes):
         needed = PARTS if not official else ("train",)
@@ -268,6 +274,6 @@ def _check_classes(table: ImageTable, parts: pd.Series, *, official: bool) -> No
             rows = table.frame[(table.frame["label"] == label).to_numpy()]
             raise UserError(
                 f"class {name!r} is absent from the {' and '.join(absent)} part of {table.name}: it has "
-                f"{len(rows)} images of {rows['group'].nunique()} lesions; add images of it, use fewer "
+                f"{len(rows)} images of {rows['group'].nunique()} lesions; add images of the class, use fewer "
                 "folds, or leave the class out"
             )

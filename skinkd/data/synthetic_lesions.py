@@ -1,10 +1,10 @@
 """Stylised dermoscopy: one lesion, and photographs of it, as pure functions of a look and a numpy Generator.
 
 Ours. A lesion is painted once on a canvas wider than any photograph of it: skin times the pigment's
-transmittance, then the structures dermoscopy names (network, globules, milia-like cysts, ovoid nests or
-lacunae, vessels, scale, scar, streaks). A photograph looks at that canvas with its own zoom, rotation,
-lighting, hair, ruler and vignette, so two photographs of a lesion share what a network could memorise, as in
-HAM10000 (Tschandl et al., 2018).
+transmittance, then the structures that dermoscopy names (network, globules, milia-like cysts, ovoid nests or
+lacunae, vessels, scale, scar, streaks). Each photograph shows that canvas with another zoom, rotation,
+lighting, hair, ruler and vignette. So two photographs of a lesion share details that a network could memorise,
+as in HAM10000 (Tschandl et al., 2018).
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skinkd.data.synthetic_looks import Look
 
-Array = NDArray[Any]  # float32; OpenCV's stubs and numpy's promotion say no more
+Array = NDArray[Any]  # float32; the stubs of OpenCV and numpy are less precise
 
 ZOOM = (0.82, 1.2)  # of a photograph, relative to the lesion's own size
 SHIFT = 0.14  # largest displacement of the lesion from the centre, in image heights

@@ -1,4 +1,4 @@
-"""What each class of the synthetic dataset looks like: dermoscopy's vocabulary as numbers that can be mixed.
+"""The look of each class of the synthetic dataset: dermoscopic features as numbers that can be mixed.
 
 Ours; stylised after the dermoscopic criteria of each diagnosis, not measured on HAM10000.
 """
@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 class Look(NamedTuple):
-    """What a lesion looks like; every field blends linearly, so that two classes can overlap.
+    """The look of a lesion; every field blends linearly, so that two classes can overlap.
 
     ``rim``, ``core`` and ``patch`` are RGB transmittances in [0, 1] that multiply the skin's colour; ``size``
     is the mean radius in image heights; ``softness`` the border's width in radii; the rest are strengths,

@@ -1,4 +1,4 @@
-"""The one shape every dataset is brought to: a table of images with a class and a group."""
+"""The shape that every dataset is brought to: a table of images, each with a class and a group."""
 
 import codecs
 import csv
@@ -12,7 +12,8 @@ import pandas as pd
 
 from skinkd.errors import UserError, nearest
 
-COLUMNS = ("image_id", "path", "label", "group")
+UNLABELLED_COLUMNS = ("image_id", "path")
+COLUMNS = (*UNLABELLED_COLUMNS, "label", "group")
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class ImageTable:
         name: the dataset's name, for messages and files.
         classes: class names; their order is the order of logits and of every per-class number.
         frame: ``image_id`` (str, unique), ``path`` (str), ``label`` (int64 index into ``classes``), ``group``
-            (str: images of one group show the same lesion and belong in one part of a split), and whatever
-            else the dataset knows (``official_split``, …). The index is 0..n-1.
+            (str: images of one group show the same lesion and belong in one part of a split), and any further
+            columns of the dataset (``official_split``, …). The index is 0..n-1.
 
     Raises:
         UserError: no images, an id used twice, or a label outside ``classes``.
@@ -36,32 +37,62 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         """Check the rows and bring them to the order and types promised above."""
-        absent = [column for column in COLUMNS if column not in self.frame.columns]
-        if absent:
-            raise ValueError(f"an image table needs the columns {COLUMNS}; absent: {absent}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"class names repeat: {self.classes}")
-        if self.frame.empty:
-            raise UserError(f"the dataset {self.name!r} has no images; check data.root and its metadata")
-        frame = self.frame.astype({"image_id": str, "path": str, "label": np.int64, "group": str})
-        repeated = frame["image_id"][frame["image_id"].duplicated()].unique()
-        if len(repeated):
-            raise UserError(
-                f"{len(repeated)} image ids of the dataset {self.name!r} appear more than once "
-                f"({listing(repeated)}); each image needs an id of its own"
-            )
+        frame = _checked(self.name, self.frame, COLUMNS).astype({"label": np.int64, "group": str})
         outside = sorted(set(frame["label"]) - set(range(len(self.classes))))
         if outside:
             raise UserError(
                 f"the dataset {self.name!r} has the labels {outside} outside its {len(self.classes)} classes"
             )
-        frame = frame.sort_values("image_id", kind="stable", ignore_index=True)
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "frame", frame)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.frame)
+
+
+@dataclass(frozen=True)
+class UnlabelledTable:
+    """Images to predict the classes of, one row each, sorted by ``image_id``; nothing is known of their classes.
+
+    Attributes:
+        name: for messages and files.
+        frame: ``image_id`` (str, unique) and ``path`` (str), and no other column. The index is 0..n-1.
+
+    Raises:
+        UserError: no images, or an id used twice.
+    """
+
+    name: str
+    frame: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Check the rows and bring them to the order and types promised above."""
+        frame = _checked(self.name, self.frame, UNLABELLED_COLUMNS)
+        object.__setattr__(self, "frame", frame[list(UNLABELLED_COLUMNS)])
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.frame)
+
+
+def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows sorted by ``image_id``; raise UserError if there is none, or an id is used twice."""
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise ValueError(f"a table of images needs the columns {columns}; absent: {absent}")
+    if frame.empty:
+        raise UserError(f"the dataset {name!r} has no images; check data.root and its metadata")
+    frame = frame.astype({"image_id": str, "path": str})
+    repeated = frame["image_id"][frame["image_id"].duplicated()].unique()
+    if len(repeated):
+        raise UserError(
+            f"{len(repeated)} image ids of the dataset {name!r} appear more than once "
+            f"({listing(repeated)}); each image needs an id of its own"
+        )
+    return frame.sort_values("image_id", kind="stable", ignore_index=True)
 
 
 def listing(names: Iterable[object], *, shown: int = 5) -> str:
@@ -75,8 +106,7 @@ def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, 
     """Return the index of each name in ``classes``, int64.
 
     Raises:
-        UserError: a name is no class; the message names the file, the column, the value and the nearest
-            classes.
+        UserError: a name is no class.
     """
     index = {name: label for label, name in enumerate(classes)}
     unknown = sorted({name for name in names if name not in index})
@@ -112,21 +142,20 @@ def split_column(names: Iterable[str], source: Path) -> list[str]:
 def read_csv(
     path: Path, *, required: Sequence[str], optional_cells: Sequence[str] = (), may_be_empty: bool = False
 ) -> pd.DataFrame:
-    """Read a metadata file as text: every cell a stripped str, nothing turned into a number or a gap.
+    """Read a metadata file as text: every cell is a stripped str, never a number or a missing value.
 
-    UTF-8 with or without a byte-order mark, UTF-16 with one, otherwise Latin-1; any line ending; quoted
-    cells; comma, semicolon or tab between cells, whichever the header uses.
+    The file may be UTF-8, UTF-16 with a byte-order mark, or Latin-1, with any line ending and with quoted cells. Commas,
+    semicolons or tabs separate the cells, whichever the header has most of.
 
     Args:
         path: the file.
-        required: columns that must be there, without an empty cell.
-        optional_cells: columns that must be there but may have empty cells.
-        may_be_empty: whether there may be no row.
+        required: columns that must exist and have no empty cell.
+        optional_cells: columns that must exist and may have empty cells.
+        may_be_empty: whether a header without rows is allowed.
 
     Raises:
-        UserError: the file cannot be read, is empty, lacks a required column or has it twice, has a row of
-            another length than the header, an open quote, or an empty cell in a required column. The line is
-            named.
+        UserError: the file cannot be read or is empty; a column is absent or there twice; a row has more or fewer
+            cells than the header; a quote is not closed; a required cell is empty. The message names the line.
     """
     header, rows = _parse(path)
     required, optional_cells = [str(name) for name in required], [str(name) for name in optional_cells]
@@ -172,14 +201,14 @@ def _parse(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             if any(cells):
                 rows.append((reader.line_num, cells))
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; mend the quotes of that line") from error
+        raise UserError(f"{path}, line {reader.line_num}: {error}; correct the quotes of that line") from error
     if not rows:
-        raise UserError(f"{path} has no word in any cell; download it again")
+        raise UserError(f"{path} has only empty cells; download it again")
     header = rows[0][1]
     for line, cells in rows:
         if len(cells) != len(header):
             raise UserError(
-                f"{path}, line {line}: {len(cells)} cells where the header has {len(header)}; mend that line"
+                f"{path}, line {line} has {len(cells)} cells, and the header has {len(header)}; correct the line"
             )
     return header, rows[1:]
 

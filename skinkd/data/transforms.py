@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import asks the network for a newer version otherwise
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import asks the network for a newer version
 
 import albumentations as A
 import cv2
@@ -18,7 +18,7 @@ from skinkd.errors import UserError, check_range
 class RegionalGamma(A.ImageOnlyTransform):
     """Regional gamma augmentation (RGA): one box of the image, one gamma.
 
-    Of TSS-KD (Liu et al., Neurocomputing 638:130115, 2025), numbers from its published code.
+    Of TSS-KD (Liu et al., Neurocomputing 638:130115, 2025); the numbers are from its published code.
 
     λ = max(b, 1 − b) with b ~ Beta(``beta_alpha``, ``beta_alpha``); the box's sides are sqrt(1 − λ) of the
     image's sides, so it covers at most half of it; its centre is uniform and the box is clipped at the
@@ -67,10 +67,10 @@ class RegionalGamma(A.ImageOnlyTransform):
 
 
 class SyntheticHair(A.ImageOnlyTransform):
-    """Draw dark curved hairs over the image; ours, after the artefact that hides lesions in dermoscopy.
+    """Draw dark curved hairs over the image, as they hide lesions in dermoscopy; ours.
 
-    Each hair is a quadratic Bézier curve between two points on a circle around a random centre, drawn
-    antialiased and blended, so that it darkens rather than paints over.
+    Each hair is a quadratic Bézier curve between two points on a circle around a random centre. It is drawn antialiased
+    and blended, so that it darkens the image.
 
     Args:
         count_range: least and largest number of hairs.
@@ -149,7 +149,7 @@ def train_pipeline(transforms: Sequence[Any], *, image_size: int) -> A.Compose:
         pipeline = A.Compose(list(transforms), strict=True)
     except ValueError as error:
         raise UserError(f"augment.train: {error}") from error
-    # one image that must shrink and one that must grow, neither of them square
+    # an image that must shrink and an image that must grow; neither is square
     for height, width in ((image_size + 13, 2 * image_size + 7), (image_size - image_size // 4, image_size)):
         seed_pipeline(pipeline, np.random.default_rng(0))
         result = pipeline(image=np.zeros((height, width, 3), np.uint8))["image"]
@@ -172,10 +172,9 @@ def eval_pipeline(*, image_size: int) -> A.Compose:
 
 
 def seed_pipeline(pipeline: A.Compose, rng: np.random.Generator) -> None:
-    """Let every transform of ``pipeline`` draw from ``rng``, one after the other.
+    """Let all transforms of ``pipeline`` draw from the one generator ``rng``.
 
-    Not ``Compose.set_random_seed``: in albumentations 2.0.8 it gives every transform a generator of its own
-    with the same seed, so that transforms decide alike (two flips of probability 0.5 happen together or not
-    at all).
+    ``Compose.set_random_seed`` would not do: in albumentations 2.0.8 it gives each transform a separate generator with
+    the same seed. The transforms then decide alike: two flips of probability 0.5 both happen, or neither does.
     """
     pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))

@@ -1,23 +1,20 @@
-"""Everything that can be wrong with a dataset's files, looked for before anybody trains on them."""
+"""Faults in a dataset's files, to be found before anybody trains on them."""
 
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from skinkd.data.arrays import read_array_image, split_path
-from skinkd.data.download import ISIC2019_SHA256
 from skinkd.data.files import decode, encoding_problem
-from skinkd.data.ham10000 import CLASSES as HAM10000_CLASSES
-from skinkd.data.medmnist import archive_file
-from skinkd.data.medmnist_sets import SETS
+from skinkd.data.hashing import file_checksum
+from skinkd.data.source import Settings, Source, source_of
 from skinkd.data.table import ImageTable, listing
 from skinkd.errors import UserError
 
@@ -32,19 +29,25 @@ class _Image(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`verify` found: one sentence for each problem, and facts that are none."""
+    """What :func:`verify` found: a sentence for each problem, and facts about the data that are no problem."""
 
     problems: list[str]
     facts: list[str]
 
 
-def verify(table: ImageTable) -> Verdict:
+def verify(table: ImageTable, *, source: Source | None = None) -> Verdict:
     """Read and decode every image of a table loaded with ``on_bad_image="keep"``.
 
     Problems: an image that is missing, empty, truncated or no image; copies, byte by byte or by group, with
     different labels; byte-identical images in different parts of the dataset's own split, or in different
-    groups of a dataset that knows its groups. Damage in the middle of a JPEG that leaves it decodable is not
-    seen. A group column of one's own may be of patients, with several diagnoses each: these are a fact.
+    groups if the dataset has groups of several images. Damage in the middle of a JPEG is not found if OpenCV still
+    decodes the file. The group column of a user's own table may name patients, who may have several diagnoses:
+    groups with different labels are then a fact, not a problem.
+
+    Args:
+        table: the images.
+        source: the dataset's. A split that another dataset published (``source.named_split``) may put copies into
+            different parts; training measures that, and here it is no problem.
     """
     frame = table.frame
     paths, ids = frame["path"].tolist(), frame["image_id"].tolist()
@@ -61,12 +64,13 @@ def verify(table: ImageTable) -> Verdict:
         if not image.problem:
             copies[image.digest].append(row)
     repeated = [rows for rows in copies.values() if len(rows) > 1]
-    parts = _own_parts(table)
+    own_split = "official_split" in frame and (source is None or source.named_split is None)
+    parts = frame["official_split"].tolist() if own_split else [""] * len(frame)
     lesions: dict[str, list[int]] = defaultdict(list)
     for row, group in enumerate(groups):
         lesions[group].append(row)
     knows_groups = len(lesions) < len(frame)
-    told: set[int] = set()  # a wrong label is one problem, even if it contradicts a copy and other images of its group
+    told: set[int] = set()  # a wrong label is told once, even if both a copy and the group contradict it
     for rows in repeated:
         if len({labels[row] for row in rows}) > 1:
             problems.append(f"the same file with different labels: {_named(rows, ids, labels)}")
@@ -96,40 +100,22 @@ def verify(table: ImageTable) -> Verdict:
     return Verdict(problems, facts)
 
 
-def published_problems(settings: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each file of a dataset that is there and has not its published checksum.
+def published_problems(settings: Settings) -> list[str]:
+    """Return a sentence for each file of a dataset that exists and does not have its published checksum.
 
     Args:
-        settings: ``data.table`` of a table that could be loaded; ISIC 2019's tables and MedMNIST's archives have
-            published checksums.
+        settings: ``data.table`` of a table that could be loaded.
     """
-    target, sums = settings["_target_"], {}
-    if target.endswith("load_isic2019"):
-        root = Path(settings["root"]).expanduser().absolute()
-        sums = {root / name: f"sha256:{value}" for name, value in ISIC2019_SHA256.items()}
-    elif target.endswith("load_medmnist"):
-        flag, size = settings["flag"], settings["size"]
-        sums = {archive_file(Path(settings["root"]).expanduser().absolute(), flag, size): f"md5:{SETS[flag].md5[size]}"}
+    source = source_of(settings)
+    if source is None or source.files is None:
+        return []
+    root = Path(settings["root"]).expanduser().absolute()
+    sums = {root / file.name: file.checksum for file in source.files(settings) if file.checksum}
     return [
         f"{path} is not the published file ({checksum}); remove it, and download it again"
         for path, checksum in sums.items()
-        if path.is_file() and _checksum(path, checksum.partition(":")[0]) != checksum
+        if path.is_file() and file_checksum(path, checksum) != checksum
     ]
-
-
-def _checksum(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
-
-
-def _own_parts(table: ImageTable) -> list[str]:
-    """Return the part of each image in the dataset's own split, or "" for each.
-
-    The split that HAM10000's table may carry is DermaMNIST's, which is known to part copies and says so when it is used.
-    """
-    if "official_split" not in table.frame or (table.name, table.classes) == ("ham10000", HAM10000_CLASSES):
-        return [""] * len(table)
-    return table.frame["official_split"].tolist()
 
 
 def _named(rows: list[int], ids: list[str], values: list[str]) -> str:

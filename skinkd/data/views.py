@@ -1,4 +1,4 @@
-"""What one training sample is: one view of an image, two, or its four rotations."""
+"""The views of an image that make up a training sample: one, two, or four rotations."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ def two_views(image: np.ndarray, augment: Augment, rng: np.random.Generator) -> 
 def four_rotations(image: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
     """Return the copies of ``image`` (H, W, 3) turned by 0, 90, 180 and 270 degrees, 0 first: (4, h, w, 3).
 
-    As in SSD-KD's code (Wang et al., 2023): a fair coin flips the image, then each rotated copy is augmented
-    on its own. Rotations are counter-clockwise and exact.
+    As in SSD-KD's code (Wang et al., 2023): the image is flipped with probability 0.5, then each rotated copy is
+    augmented separately. Rotations are counter-clockwise and exact.
     """
     if rng.integers(2):
         image = image[:, ::-1]

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
-from skinkd.build.objects import load_split
 from skinkd.build.seen import Seen, run_config, seen_images
+from skinkd.build.tables import load_split, load_table
 from skinkd.config.identity import identity
 from skinkd.config.resolve import read_config
 from skinkd.data.datamodule import start_worker
 from skinkd.data.dataset import SkinDataset
-from skinkd.data.table import ImageTable
+from skinkd.data.source import source_of
+from skinkd.data.table import ImageTable, UnlabelledTable
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError, check_choice, nearest
 from skinkd.models.backbone import Backbone
@@ -59,10 +59,15 @@ def evaluate(settings: DictConfig) -> None:
     out = output_folder(config, checkpoint)
     network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))
     table = chosen_images(config)
+    run = run_config(checkpoint)
     meeting = match_classes(
-        card["classes"], table.classes, class_map=config.get("class_map") or {}, leave_out=config["leave_out"]
+        card["classes"],
+        table.classes,
+        class_map=config.get("class_map") or {},
+        leave_out=config["leave_out"],
+        stored=stored_class_maps(config, run),
     )
-    seen = seen_images(table, card, run_config(checkpoint), config)
+    seen = seen_images(table, card, run, config)
     rows, removed = unseen_rows(table, seen, meeting)
     copies = (
         ""
@@ -78,7 +83,8 @@ def evaluate(settings: DictConfig) -> None:
             f"warning: content was not compared with {'all' if removed['copies'] is not None else 'any'} of the run's "
             f"images: {seen.gap}; copies of them under other names may be among those scored"
         )
-    probability = predict(network, rows, image_size=card["backbone"]["image_size"], settings=config["data"])
+    pictures = UnlabelledTable(table.name, rows)
+    probability = predict(network, pictures, image_size=card["backbone"]["image_size"], settings=config["data"])
     merged = np.zeros((len(rows), len(meeting.classes)), np.float64)
     np.add.at(merged.T, list(meeting.of_run), probability.T)
     predictions = prediction_table(rows, np.arange(len(rows)), merged, meeting.classes)
@@ -121,10 +127,17 @@ def _essence(config: dict[str, Any]) -> str:
 def chosen_images(config: dict[str, Any]) -> ImageTable:
     """The data's images, or those of one part of its split."""
     if config["part"] is None:
-        return instantiate(config["data"]["table"], _convert_="all")
+        return load_table(config)
     check_choice("part", config["part"], ("train", "val", "test"))
     table, parts = load_split(config)
     return ImageTable(table.name, table.classes, table.frame[(parts == config["part"]).to_numpy()])
+
+
+def stored_class_maps(config: dict[str, Any], run: dict[str, Any] | None) -> list[str]:
+    """Return the tables of ``conf/class_map`` for the datasets of this evaluation and of the run, if that is known."""
+    sources = [source_of(one["data"]["table"]) for one in (config, run) if one is not None]
+    names = [source.class_maps if source is not None else () for source in sources]
+    return [name for name in names[0] if all(name in others for others in names)]
 
 
 def match_classes(
@@ -133,10 +146,12 @@ def match_classes(
     *,
     class_map: Mapping[str, Sequence[str]],
     leave_out: Sequence[str],
+    stored: Sequence[str] = (),
 ) -> ClassTable:
     """Bring the run's classes and the data's to the classes of ``class_map``; a name not in it stands for itself.
 
-    Classes of the run that the data lacks stay: to predict one is then a mistake.
+    Classes of the run that the data lacks stay: to predict such a class is a mistake. ``stored`` are names of class
+    maps to propose where a class has no counterpart.
 
     Raises:
         UserError: a name listed under two classes, or a class of the data that is none of the run's.
@@ -162,8 +177,8 @@ def match_classes(
             key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(one) for one in (run[0], name)]
             raise UserError(
                 f"class {name!r} of the data is none of the run's{nearest(name, run)}; say which of the run's it is, as in "
-                f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, give a class_map that is there (such as "
-                f"isic2019_ham10000), or leave_out=[{name}]"
+                f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, "
+                f"{''.join(f'give class_map={one}, ' for one in stored)}or leave_out=[{name}]"
             )
     return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
 
@@ -196,11 +211,11 @@ def unseen_rows(table: ImageTable, seen: Seen, meeting: ClassTable) -> tuple[pd.
 
 
 @torch.inference_mode()
-def predict(network: Backbone, rows: pd.DataFrame, *, image_size: int, settings: dict[str, Any]) -> np.ndarray:
-    """Class probabilities (N, K) of the rows, in their order."""
+def predict(network: Backbone, table: UnlabelledTable, *, image_size: int, settings: dict[str, Any]) -> np.ndarray:
+    """Return the probabilities of the K classes for each of the N images of the table, (N, K)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
-    dataset = SkinDataset(rows.assign(label=0), pipeline=eval_pipeline(image_size=image_size), views=None, seed=0)
+    dataset = SkinDataset(table.frame, pipeline=eval_pipeline(image_size=image_size), views=None, seed=0)
     loader = DataLoader(
         dataset,
         batch_size=settings["eval_batch_size"],

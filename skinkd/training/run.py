@@ -8,7 +8,8 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import read_cards
-from skinkd.build.objects import build_data, build_method, load_split
+from skinkd.build.objects import build_data, build_method
+from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
@@ -54,6 +55,7 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         audit = audit_split(
             table,
             parts,
+            leak,
             near_duplicate_bits=config["data"]["near_duplicate_bits"],
             memory=Path(config["paths"]["cache_dir"]),
         )

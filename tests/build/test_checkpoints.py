@@ -12,7 +12,8 @@ import yaml
 from torch import Tensor
 from train_process import metrics_of
 
-from skinkd.build.objects import build_data, load_split
+from skinkd.build.objects import build_data
+from skinkd.build.tables import load_split
 from skinkd.models.backbone import Backbone
 
 Trained = Callable[..., Path]

@@ -24,7 +24,7 @@ from train_process import metrics_of
 import skinkd.train
 import skinkd.training.run
 from skinkd.build.checkpoints import open_checkpoint, read_cards
-from skinkd.build.objects import load_split
+from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
 from skinkd.config.identity import identity, run_path
 from skinkd.config.resolve import resolved, teacher_config

@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from skinkd.batch import Batch
+from skinkd.batch import NO_LABEL, Batch
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.dataset import SkinDataset
 from skinkd.data.files import read_image
 from skinkd.data.ham10000 import load_ham10000
 from skinkd.data.splits import make_split
-from skinkd.data.table import ImageTable
+from skinkd.data.table import ImageTable, UnlabelledTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
 from skinkd.errors import UserError
 
@@ -149,6 +150,22 @@ def test_an_integer_key_is_epoch_zero(make: Callable[..., SkinDataModule], table
     assert torch.equal(dataset[3].image, dataset[3, 0].image)
     with pytest.raises(UserError, match="views=three"):
         SkinDataset(table.frame, pipeline=dataset.pipeline, views="three", seed=0)
+
+
+def test_images_without_labels_are_what_evaluation_sees_and_no_class_can_be_read_from_them(table: ImageTable) -> None:
+    pipeline = eval_pipeline(image_size=SIZE)
+    labelled, unlabelled = (
+        SkinDataset(frame, pipeline=pipeline, views=None, seed=0)
+        for frame in (table.frame, UnlabelledTable(table.name, table.frame).frame)
+    )
+    batch = next(iter(DataLoader(unlabelled, batch_size=len(table))))
+    assert torch.equal(batch.image, torch.stack([labelled[index].image for index in range(len(table))]))
+    assert batch.label.dtype == torch.int64 and (batch.label == NO_LABEL).all()
+    assert batch.index.tolist() == list(range(len(table)))
+    with pytest.raises(IndexError, match="out of bounds"):
+        torch.nn.functional.cross_entropy(torch.zeros(len(table), 3), batch.label)
+    with pytest.raises(ValueError, match="negative"):
+        np.bincount(unlabelled.labels)
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +15,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.data import download
+from skinkd.data import ham10000, isic2019, medmnist
 from skinkd.data.__main__ import VERBS
-from skinkd.data.download import Connection, fetch, unzip
+from skinkd.data.download import Connection, download, fetch, unzip
 from skinkd.data.medmnist_sets import SETS
+from skinkd.data.source import Source
 from skinkd.errors import UserError
 
 DATA = np.random.default_rng(0).bytes(3_000_000)
@@ -103,6 +104,13 @@ def server() -> Iterator[Server]:
 
 def get(server: Server, target: Path, checksum: str | None = MD5) -> Path:
     return fetch(f"{server.address}/file", target, checksum=checksum, connection=QUICK)
+
+
+def get_all(server: Server, source: Source, root: Path, **table: object) -> list[str]:
+    """Download a dataset from the server; what is said."""
+    said: list[str] = []
+    download(source, table, root, address=server.address, connection=QUICK, say=said.append)
+    return said
 
 
 def only(target: Path) -> None:
@@ -192,7 +200,7 @@ def test_a_server_that_lies_about_the_range(server: Server, tmp_path: Path) -> N
 
 def test_wrong_bytes_are_never_kept(server: Server, tmp_path: Path) -> None:
     server.files["/file"] = DATA[:-1] + b"?"
-    with pytest.raises(UserError, match="twice not the published file"):
+    with pytest.raises(UserError, match="downloaded twice, and neither copy is the published file"):
         get(server, tmp_path / "file.bin")
     assert [path.name for path in tmp_path.iterdir()] == [".file.bin.lock"]
     assert len(server.asked) == 2
@@ -274,9 +282,8 @@ def test_ham10000_comes_out_in_its_own_layout(server: Server, tmp_path: Path, ta
         "ISIC2018_Task3_Test_GroundTruth.csv": b"other",
     }
     dataverse(server, files, tabular=tabular)
-    said: list[str] = []
     server.drops, server.drop_after = 2, 60
-    download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=said.append)
+    said = get_all(server, ham10000.SOURCE, tmp_path)
     assert (tmp_path / "HAM10000_images_part_1/ISIC_1.jpg").read_bytes() == b"one"
     assert (tmp_path / "HAM10000_images_part_2/ISIC_2.jpg").read_bytes() == b"two"
     assert (tmp_path / "HAM10000_metadata.csv").read_text().startswith("lesion_id")
@@ -285,7 +292,7 @@ def test_ham10000_comes_out_in_its_own_layout(server: Server, tmp_path: Path, ta
     del files["HAM10000_images_part_2.zip"]
     dataverse(server, files, tabular=tabular)
     with pytest.raises(UserError, match="lists no HAM10000_images_part_2"):
-        download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=said.append)
+        get_all(server, ham10000.SOURCE, tmp_path)
 
 
 PAGE = b'<html lang="en">\n<p>Sign in, please</html>' + b"x" * 9999
@@ -302,18 +309,18 @@ def test_metadata_without_a_checksum_are_read_before_they_are_kept(
         table.write_bytes(before)
     server.files[path] = PAGE
     with pytest.raises(
-        UserError, match=r"twice not the published file \(.* get HAM10000_metadata\.csv by hand"
+        UserError, match=r"neither copy is the published file \(.* get HAM10000_metadata\.csv by hand"
     ) as error:
-        download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+        get_all(server, ham10000.SOURCE, tmp_path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 800
     assert not table.exists() and not list(tmp_path.glob("*.part*"))
     assert sum(asked == path for asked, _ in server.asked) == 2
     server.files[path] = METADATA
-    download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+    get_all(server, ham10000.SOURCE, tmp_path)
     assert table.read_bytes() == METADATA
     if before is not None:
         table.write_bytes(before)
-        download.download_ham10000(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+        get_all(server, ham10000.SOURCE, tmp_path)
         assert table.read_bytes() == METADATA
 
 
@@ -329,9 +336,7 @@ def test_a_set_that_cannot_be_used_is_not_fetched(
     server: Server, tmp_path: Path, flag: str, size: int, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        download.download_medmnist(
-            tmp_path, flag=flag, size=size, address=server.address, connection=QUICK, say=lambda _: None
-        )
+        get_all(server, medmnist.SOURCE, tmp_path, flag=flag, size=size)
     assert not server.asked and not list(tmp_path.iterdir())
 
 
@@ -343,14 +348,15 @@ def verb(*overrides: str) -> None:
 
 
 def test_the_closing_hint_is_a_command_that_composes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "dermamnist_64.npz").write_bytes(DATA)  # there already: nothing is asked for
     monkeypatch.setitem(SETS["dermamnist"].md5, 64, MD5.removeprefix("md5:"))
     verb("data=medmnist", f"data.root={tmp_path}", "data.size=64")
     assert capsys.readouterr().out.endswith("verify data=medmnist data.flag=dermamnist data.size=64\n")
-    monkeypatch.setattr(download, "download_ham10000", lambda *_, **__: None)
-    verb("data=ham10000", f"data.root={tmp_path}", "data.name=mine")
+    files = {f"HAM10000_images_part_{part}.zip": archive({f"ISIC_{part}.jpg": b"one"}) for part in (1, 2)}
+    dataverse(server, files | {"HAM10000_metadata.tab": METADATA}, tabular=True)
+    verb("data=ham10000", f"data.root={tmp_path}", "data.name=mine", f"download.address={server.address}")
     assert capsys.readouterr().out.endswith("verify data=ham10000\n")
 
 
@@ -359,7 +365,7 @@ def test_the_closing_hint_is_a_command_that_composes(
     [
         (
             ["data=table", "data.file=x.csv"],
-            "data=table is not downloaded; use ham10000, isic2019, medmnist or dermnet",
+            "data=table is not downloaded, as its loader has no SOURCE that says where the files are; choose a public",
         ),
         (["data=folder", "data.root=/data"], "data=folder is not downloaded"),
         (["data=isic2019", "data.root=null"], r"data\.root=None is no folder to download into"),
@@ -374,16 +380,15 @@ def test_what_the_verb_cannot_download_is_one_sentence(words: list[str], sentenc
 def test_the_others_are_checked_against_published_sums(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched: Callable[..., None] = download.download_medmnist
     server.files["/dermamnist_64.npz"] = b"not MedMNIST"
     with pytest.raises(UserError, match=r"published file \(md5:b70a2f56"):
-        fetched(tmp_path, flag="dermamnist", size=64, address=server.address, connection=QUICK, say=lambda _: None)
-    tables = {name: name.encode() for name in download.ISIC2019_SHA256}
+        get_all(server, medmnist.SOURCE, tmp_path, flag="dermamnist", size=64)
+    tables = {name: name.encode() for name in isic2019.SHA256}
     server.files |= {f"/{name}": data for name, data in tables.items()}
     server.files["/ISIC_2019_Training_Input.zip"] = archive({"ISIC_2019_Training_Input/ISIC_1.jpg": b"1"})
     with pytest.raises(UserError, match=r"published file \(sha256:"):
-        download.download_isic2019(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+        get_all(server, isic2019.SOURCE, tmp_path)
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in tables.items()}
-    monkeypatch.setattr(download, "ISIC2019_SHA256", sums)
-    download.download_isic2019(tmp_path, address=server.address, connection=QUICK, say=lambda _: None)
+    monkeypatch.setattr(isic2019, "SHA256", sums)
+    assert get_all(server, isic2019.SOURCE, tmp_path) == ["ISIC_2019_Training_Input: 1 files"]
     assert (tmp_path / "ISIC_2019_Training_Input/ISIC_1.jpg").read_bytes() == b"1"

@@ -65,7 +65,7 @@ def test_part_folders_give_the_official_split(tmp_path: Path) -> None:
     parts = make_split(table, protocol="official", fractions=FRACTIONS, seed=0, fold=None, folds=None)
     expected = {"Train": "train", "valid": "val", "test": "test"}
     assert parts.tolist() == [expected[name.split("/")[0]] for name in table.frame["image_id"]]
-    with pytest.raises(UserError, match="use protocol=official"):
+    with pytest.raises(UserError, match=r"protocol=dermamnist is no split of the dataset data; .*official"):
         make_split(table, protocol="dermamnist", fractions=FRACTIONS, seed=0, fold=None, folds=None)
 
 
@@ -75,7 +75,7 @@ def test_part_folders_give_the_official_split(tmp_path: Path) -> None:
         ([], "there is no folder"),
         (["a/0.jpg"], "images .* of 1 classes"),
         (["0.jpg"], "of 0 classes"),
-        (["train/a/0.jpg", "train/b/0.jpg", "other/a/0.jpg"], "beside them other"),
+        (["train/a/0.jpg", "train/b/0.jpg", "other/a/0.jpg"], r"has both the parts train and other folders \(other\)"),
     ],
 )
 def test_wrong_folders(tmp_path: Path, paths: list[str], words: str) -> None:

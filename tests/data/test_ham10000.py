@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinkd.data.files import read_image
-from skinkd.data.ham10000 import CLASSES, DUPLICATE_PAIRS, connected_groups, load_ham10000, load_synthetic
+from skinkd.data.groups import connected_groups
+from skinkd.data.ham10000 import load_ham10000, load_synthetic
+from skinkd.data.ham10000_folder import CLASSES, DUPLICATE_PAIRS
 from skinkd.errors import UserError
 
 Folder = Callable[..., Path]
@@ -150,7 +152,7 @@ def test_a_split_file_beside_the_metadata_becomes_a_column(ham_folder: Folder) -
     assert column == [*(("train", "val", "test") * 4)[:11], ""]
     twice = "image_id,split\nISIC_9000000,train\nISIC_9000000,val\n"
     (root / "dermamnist_split.csv").write_text(twice)
-    with pytest.raises(UserError, match=r"dermamnist_split\.csv: 1 images are there more than once \(ISIC_9000000\)"):
+    with pytest.raises(UserError, match=r"dermamnist_split\.csv has more than one line for 1 images \(ISIC_9000000\)"):
         load_ham10000(root, on_bad_image="error")
     (root / "dermamnist_split.csv").write_text("image_id,split\nISIC_9000000,trian\n")
     with pytest.raises(UserError, match=r"dermamnist_split\.csv: 'trian' is not a part .* 'train'"):

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skinkd.data import dermnet, ham10000
 from skinkd.data.ham10000 import load_ham10000
+from skinkd.data.source import Source
 from skinkd.data.splits import (
     PARTS,
     grouped_folds,
@@ -273,8 +275,8 @@ def official_table(parts: list[str], name: str = "ham10000") -> ImageTable:
     return ImageTable(name, ("a", "b", "c"), frame.assign(official_split=parts))
 
 
-def official(table: ImageTable, protocol: str = "official") -> pd.Series:
-    return make_split(table, protocol=protocol, fractions=FRACTIONS, seed=0, fold=None, folds=None)
+def official(table: ImageTable, protocol: str = "official", source: Source | None = ham10000.SOURCE) -> pd.Series:
+    return make_split(table, protocol=protocol, fractions=FRACTIONS, seed=0, fold=None, folds=None, source=source)
 
 
 @pytest.mark.parametrize("protocol", ["official", "dermamnist"])
@@ -299,14 +301,17 @@ def test_an_official_split_without_validation_gets_one_out_of_train(seed: int, g
 
 def test_wrong_official_splits() -> None:
     table = official_table(["train", "train", "train", "test", "val", ""] * 20)
-    with pytest.raises(UserError, match="20 images of ham10000 have no part in its own split"):
+    with pytest.raises(UserError, match="20 images of ham10000 have no part in that split"):
         official(table)
-    with pytest.raises(UserError, match="use protocol=official"):
-        official(official_table(["train", "test"] * 20, name="dermnet"), "dermamnist")
+    for source in (dermnet.SOURCE, None):
+        with pytest.raises(UserError, match=r"protocol=dermamnist is no split of the dataset other; valid: .*official"):
+            official(official_table(["train", "test"] * 20, name="other"), "dermamnist", source)
+    with pytest.raises(UserError, match=r"protocol=gruped is no split .*; did you mean 'grouped'.*valid: dermamnist"):
+        official(table, "gruped")
     bare = ImageTable("ham10000", ("a", "b", "c"), make_frame([(0, 1), (1, 1), (2, 1)]))
     with pytest.raises(UserError, match=r"put dermamnist_split\.csv"):
         official(bare, "dermamnist")
-    with pytest.raises(UserError, match="has no split of its own; use protocol=grouped"):
+    with pytest.raises(UserError, match="has no such split; use protocol=grouped"):
         official(bare)
     lacking = official_table(["test"] * 6 + ["train"] * 12)
     with pytest.raises(UserError, match="class 'a' is absent from the train part"):

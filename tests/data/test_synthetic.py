@@ -22,7 +22,6 @@ from skinkd.data.synthetic import (
     METADATA,
     MIN_IMAGES,
     PARTS,
-    contact_sheet,
     counts,
     generate,
 )
@@ -259,19 +258,3 @@ def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         generate(tmp_path / "root", images=MIN_IMAGES, image_size=(32, 32), seed=0)
     assert [path.name for path in blocked.iterdir()] == ["notes.txt"]
     assert list((tmp_path / "root").iterdir()) == [blocked]
-
-
-def test_contact_sheet_shows_two_photographs_of_a_lesion_and_then_others(folder: Path) -> None:
-    sheet = contact_sheet(folder, columns=5)
-    assert sheet.shape == (7 * SIZE[0], 5 * SIZE[1], 3) and sheet.dtype == np.uint8
-    lesion_of = {}
-    for row in _rows(folder):
-        image = cv2.imread(str(next(folder.glob(f"*/{row['image_id']}.jpg"))))[..., ::-1]
-        lesion_of[image.tobytes()] = (row["dx"], row["lesion_id"])
-    for r, name in enumerate(CLASSES):
-        tiles = [np.ascontiguousarray(t).tobytes() for t in np.hsplit(sheet[r * SIZE[0] : (r + 1) * SIZE[0]], 5)]
-        shown = [lesion_of[tile] for tile in tiles]
-        assert {dx for dx, _ in shown} == {name}
-        assert shown[0] == shown[1] and len(set(shown)) == 4
-    with pytest.raises(UserError, match="columns"):
-        contact_sheet(folder, columns=11)

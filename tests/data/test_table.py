@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skinkd.data.table import ImageTable, class_labels, listing, read_csv
+from skinkd.data.table import ImageTable, UnlabelledTable, class_labels, listing, read_csv
 from skinkd.errors import UserError
 
 CLASSES = ("mel", "nv")
@@ -37,6 +37,18 @@ def test_rows_are_sorted_typed_and_keep_extra_columns() -> None:
     assert table.frame.index.tolist() == [0, 1, 2]
     assert given_frame["image_id"].tolist() == ["b", "a", "c"]  # the caller's frame is left alone
     assert len(table) == 3
+
+
+def test_a_table_without_labels_keeps_nothing_that_could_be_taken_for_one() -> None:
+    pictures = UnlabelledTable("t", frame(["b", "a", "c"], [1, 0, 1]))
+    assert pictures.frame.to_dict("list") == {"image_id": ["a", "b", "c"], "path": ["a", "b", "c"]}
+    assert pictures.frame.index.tolist() == [0, 1, 2] and len(pictures) == 3
+    assert len(UnlabelledTable("t", pictures.frame)) == 3
+    for rows, words in ((frame([]), "the dataset 't' has no images"), (frame(["a", "a"]), r"1 image ids .*\(a\)")):
+        with pytest.raises(UserError, match=words):
+            UnlabelledTable("t", rows)
+    with pytest.raises(ValueError, match="'path'"):
+        UnlabelledTable("t", pictures.frame[["image_id"]])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +176,7 @@ def test_read_csv_of_any_bytes_is_a_table_or_a_user_error(
 
 @pytest.mark.parametrize("data", [b",,,\n", b'""\n', b";\n;\n", b"\xef\xbb\xbf,\n", b" , \r\n"])
 def test_a_file_without_a_word_is_one_sentence(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(UserError, match="has no word in any cell"):
+    with pytest.raises(UserError, match="has only empty cells"):
         read_csv(write(tmp_path, data), required=["id"])
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from skinkd.data import verify as verify_module
+from skinkd.data import ham10000, isic2019
 from skinkd.data.arrays import image_path
 from skinkd.data.folder import load_folder, load_table
 from skinkd.data.ham10000 import load_ham10000
@@ -24,7 +24,7 @@ PART_1, PART_2 = "HAM10000_images_part_1", "HAM10000_images_part_2"
 
 
 def check(root: Path) -> Verdict:
-    return verify(load_ham10000(root, on_bad_image="keep"))
+    return verify(load_ham10000(root, on_bad_image="keep"), source=ham10000.SOURCE)
 
 
 def test_a_whole_dataset_has_no_problem(ham_folder: Folder) -> None:
@@ -94,6 +94,8 @@ def test_copies_of_one_lesion_are_no_problem_of_ham10000_whatever_dermamnist_doe
     rows = [f"ISIC_90{k:05d},{'test' if k % 2 else 'train'}" for k in range(20)]
     (root / "dermamnist_split.csv").write_text("\n".join(["image_id,split", *rows]))
     assert check(root).problems == []
+    own = verify(load_ham10000(root, on_bad_image="keep")).problems  # as if the split were the dataset's own
+    assert own == ["the same file in different parts: ISIC_9000016 (train), ISIC_9000017 (test)"]
 
 
 def own_images(root: Path) -> Path:
@@ -138,7 +140,7 @@ def test_published_checksums_are_compared_where_the_files_are(tmp_path: Path, mo
     isic = {"_target_": "skinkd.data.isic2019.load_isic2019", "root": tmp_path}
     assert published_problems(isic) == []  # none is there
     right = hashlib.sha256(b"right").hexdigest()
-    monkeypatch.setattr(verify_module, "ISIC2019_SHA256", {"one.csv": right, "two.csv": right})
+    monkeypatch.setattr(isic2019, "SHA256", {"one.csv": right, "two.csv": right})
     (tmp_path / "one.csv").write_bytes(b"right")
     (tmp_path / "two.csv").write_bytes(b"wrong")
     (problem,) = published_problems(isic)

@@ -20,7 +20,8 @@ from world import networks_of
 
 import skinkd.train
 import skinkd.training.run
-from skinkd.build.objects import build_data, build_method, load_split
+from skinkd.build.objects import build_data, build_method
+from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher
 from skinkd.config.identity import run_path
 from skinkd.config.resolve import resolved, teacher_config

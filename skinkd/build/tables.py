@@ -1,0 +1,42 @@
+"""The images and the split that a configuration names, without the network: for every verb that reads data."""
+
+from typing import Any
+
+import pandas as pd
+from hydra.utils import instantiate
+
+from skinkd.data.source import source_of
+from skinkd.data.splits import make_split, protocol_images
+from skinkd.data.table import ImageTable
+
+Config = dict[str, Any]
+
+
+def load_table(config: Config) -> ImageTable:
+    """Return the dataset's table."""
+    return instantiate(config["data"]["table"], _convert_="all")
+
+
+def load_images(config: Config) -> ImageTable:
+    """Return the images that the protocol splits."""
+    return protocol_images(load_table(config), config["protocol"])
+
+
+def split_images(config: Config, table: ImageTable) -> pd.Series:
+    """Return the part of each row of :func:`load_images`."""
+    data = config["data"]
+    return make_split(
+        table,
+        protocol=config["protocol"],
+        fractions=data["fractions"],
+        seed=data["split_seed"],
+        fold=data["fold"],
+        folds=data["folds"],
+        source=source_of(data["table"]),
+    )
+
+
+def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
+    """Return the images that the protocol splits, and the part of each."""
+    table = load_images(config)
+    return table, split_images(config, table)

@@ -1,0 +1,94 @@
+"""What is known of a published dataset: one ``SOURCE`` in the module of its loader, found through the loader."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Settings = Mapping[str, Any]
+"""``data.table`` of a configuration: the loader as ``_target_``, and its arguments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file to download.
+
+    Attributes:
+        name: path of the file in the dataset's folder.
+        url: address below ``Source.address``; "": ``name``.
+        checksum: "md5:<hexadecimal>" or "sha256:<hexadecimal>"; None: none is published.
+        unpack: folder, in the dataset's folder, to unpack the ZIP archive into; None: the file is no archive.
+        check: raises UserError for a wrong file, where there is no checksum.
+    """
+
+    name: str
+    url: str = ""
+    checksum: str | None = None
+    unpack: str | None = None
+    check: Callable[[Path], object] | None = None
+
+
+@dataclass(frozen=True)
+class NamedSplit:
+    """A split of the dataset's images that another dataset published; the loader puts it into ``official_split``.
+
+    Attributes:
+        protocol: value of the setting ``protocol`` that chooses the split.
+        how: what to do where the split is absent, to end a sentence.
+    """
+
+    protocol: str
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is known of a published dataset. Whatever is left out does not apply to the dataset.
+
+    Attributes:
+        licence: the terms of use.
+        ids: name of the archive that gives the image ids and groups: two images with equal ids of one archive are the
+            same image, wherever their files lie. ``{key}`` stands for an argument of the loader. None: ids and groups
+            mean nothing outside their folder.
+        address: where the files lie.
+        files: returns the files to download, given ``data.table``; asks no server.
+        listing: returns the files to download, where only the server knows them; its argument gets the content of an
+            address below ``address``.
+        by_hand: how to get the files, where they must not be downloaded by a program; ``{root}`` is their folder.
+        chosen_by: settings below ``data`` that choose among the files.
+        named_split: a split of these images that another dataset published.
+        class_maps: tables in ``conf/class_map`` that translate the class names.
+        generated: the loader makes the images itself, in its ``root``.
+    """
+
+    licence: str
+    ids: str | None = None
+    address: str = ""
+    files: Callable[[Settings], Sequence[File]] | None = None
+    listing: Callable[[Callable[[str], bytes]], Sequence[File]] | None = None
+    by_hand: str = ""
+    chosen_by: tuple[str, ...] = ()
+    named_split: NamedSplit | None = None
+    class_maps: tuple[str, ...] = ()
+    generated: bool = False
+
+
+def source_of(table: Settings) -> Source | None:
+    """Return the ``SOURCE`` of the module that defines the loader; None: it has none, or cannot be imported.
+
+    So a dataset needs no entry in any list, and a loader of another package is found as ours are.
+    """
+    module, _, name = str(table["_target_"]).rpartition(".")
+    try:
+        loader = getattr(importlib.import_module(module), name, None)
+    except ImportError:  # whoever calls the loader is told why
+        return None
+    return getattr(sys.modules.get(getattr(loader, "__module__", ""), None), "SOURCE", None)
+
+
+def archive_of_ids(table: Settings) -> str | None:
+    """Return ``Source.ids`` of a loader with its arguments filled in; None: ids mean nothing outside their folder."""
+    source = source_of(table)
+    return source.ids.format_map(table) if source is not None and source.ids is not None else None
