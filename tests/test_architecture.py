@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "training": {"build", "data", "methods", "scoring", "runs", "batch", "errors"},
     # modules that may import more than their room
     "scoring.other_data": {"build", "config", "data", "models", "runs", "scoring", "errors"},
+    "data.verbs": {"build", "config", "data", "errors"},
     "search.plan": {"build", "config", "search", "runs", "errors"},
     "scoring.run": {"training", "data", "methods", "models", "runs", "scoring", "errors"},
     "config.cli": {"config", "jobs", "errors"},
@@ -64,8 +65,8 @@ LIBRARIES: dict[str, set[str]] = {
 ONLY_IN = {
     "wandb": {"runs.tracking", "analysis.wandb_report"},
     "wandb_workspaces": {"analysis.wandb_report"},
-    "hydra": VERBS | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan"},
-    "omegaconf": VERBS | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan"},
+    "hydra": VERBS | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
+    "omegaconf": VERBS | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
     "timm": {"models"},
     "albumentations": {"data"},
     "optuna": {"search"},
