@@ -15,8 +15,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.data import ham10000, isic2019, medmnist
-from skinkd.data import verbs
+from skinkd.data import ham10000, isic2019, medmnist, verbs
 from skinkd.data.download import Connection, download, fetch, unzip
 from skinkd.data.medmnist_sets import SETS
 from skinkd.data.source import Source
