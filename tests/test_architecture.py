@@ -81,7 +81,7 @@ def test_data_know_neither_models_nor_losses_nor_methods(name: str) -> None:
 
 @pytest.mark.parametrize("name", of("methods"))
 def test_methods_know_no_data_no_configuration_and_not_each_other(name: str) -> None:
-    assert layers(MODULES[name]) <= {"methods", "losses", "models", "metrics", "batch", "errors"}
+    assert layers(MODULES[name]) <= {"methods", "losses", "models", "batch", "errors"}
     assert not third_party(MODULES[name]) & {"hydra", "omegaconf", "wandb", "albumentations", "cv2", "timm"}
     others = {module.split(".")[1] for module in ours(MODULES[name]) if module.startswith("methods.")}
     assert others <= SHARED_BY_METHODS
