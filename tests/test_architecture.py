@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "models": {"errors"},
     "data": {"batch", "runs.files", "errors"},
     "scoring": {"errors"},
-    "methods": {"losses", "models", "scoring", "batch", "errors"},
+    "methods": {"losses", "models", "batch", "errors"},
     "config": {"errors"},
     "runs": {"config", "runs.files", "scoring", "errors"},
     "analysis": {"scoring", "runs", "config", "errors"},

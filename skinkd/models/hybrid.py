@@ -1,6 +1,6 @@
 """The hybrid networks of MSKD: two branches, exits along the way, one classifier on both.
 
-Pavel et al., Scientific Reports 15:39792 (2025), and its Keras code; layers the sources leave open are ours.
+Pavel et al., Scientific Reports 15:39792 (2025), and its Keras code; where the sources leave a layer open, it is ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from skinkd.models.pretrained import fit_state, read_state
 
 
 class HybridFeatures(NamedTuple):
-    """What one pass of a hybrid gives: ``Features`` and the exits.
+    """Features of a batch, from one pass of a hybrid network: ``Features`` and the exits.
 
     Attributes:
         stages: feature maps (B, C_k, H_k, W_k) of the convolutional branch, shallow to deep.
@@ -37,8 +37,8 @@ class HybridFeatures(NamedTuple):
 def convmixer(pretrained: bool = False, **options: Any) -> ConvMixer:
     """timm's ConvMixer in any size; timm knows it by this name, so that ``Backbone`` does.
 
-    timm's own entries fix their sizes. ``options`` are ``dim``, ``depth``, ``kernel_size``, ``patch_size``
-    and what ``timm.create_model`` adds.
+    timm's own entries fix their sizes. ``options`` are ``dim``, ``depth``, ``kernel_size``, ``patch_size``, and
+    those that ``timm.create_model`` adds.
 
     Raises:
         RuntimeError: pretrained weights are asked for.
@@ -157,7 +157,7 @@ class HybridTeacher(nn.Module):
         )
 
     def freeze_exits(self) -> None:
-        """Train no exit: for losses on the combined classifier alone, which does not depend on them."""
+        """Freeze all exits, for losses on the combined classifier alone, which does not depend on the exits."""
         classifiers = (branch.model.get_classifier() for branch in (self.attention, self.conv))
         for module in (self.attention_exits, self.conv_exits, *classifiers):
             module.requires_grad_(False)
@@ -170,7 +170,7 @@ class HybridStudent(nn.Module):
     features, BN, and the branch's own classifier.
 
     Fusion ``logits`` (the code's): the final classifier sees the two exits' probabilities, concatenated.
-    Fusion ``features`` (ours; what the paper's "layer fusion" promises): it sees the average-pooled maps of
+    Fusion ``features`` (ours, after the paper's words "layer fusion"): it sees the average-pooled maps of
     every block of the CNN and of every stage of the branch but the last, and the branch's normed pooled
     features.
 
@@ -267,7 +267,7 @@ class HybridStudent(nn.Module):
         return HybridFeatures(stages=conv.stages, pooled=pooled, logits=self.classifier(pooled), exits=exits)
 
     def freeze_exits(self) -> None:
-        """Train no exit that the final classifier does not depend on: for losses on that classifier alone."""
+        """Freeze the exits that the final classifier does not depend on, for losses on that classifier alone."""
         if self.fusion == "features":
             self.exit_1.requires_grad_(False)
             self.conv.model.get_classifier().requires_grad_(False)

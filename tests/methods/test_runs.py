@@ -44,6 +44,13 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("outputs")
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half the time of a run this small, and are the same for every method."""
+    for picture in ("plot_curves", "plot_confusion"):
+        monkeypatch.setattr(f"skinkd.scoring.run.{picture}", lambda *_, **__: None)
+
+
 @pytest.fixture
 def settings_of(tiny: list[str], output: Path) -> Callable[..., DictConfig]:
     plain = [text for text in tiny if not text.startswith("backbone")]
