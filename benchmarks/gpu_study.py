@@ -15,6 +15,9 @@ of ``python -m skinkd.tune`` with ``tune.sampler.name=random tune.pruner.name=no
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many processes share the cores
+os.environ.setdefault(
+    "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
+)  # looks for GPUs without a start of CUDA, which no fork survives
 
 import argparse
 import io
@@ -32,6 +35,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
+import torch
 import yaml
 from hydra import compose, initialize_config_module
 
@@ -42,13 +46,16 @@ from skinkd.runs.folder import RunFolder, run_path
 from skinkd.teachers import resolved
 from skinkd.trial_process import history_of
 
+BEGAN = time.monotonic() - time.process_time()  # before the imports
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "conf" / "experiment"
 TRIALS_PAGE = ROOT / "docs" / "study_trials.md"
 PACKED = ("metrics.json", "config.yaml", "history.csv", "splits.csv", "environment.txt", "predictions/*.csv")
+FORK = multiprocessing.get_context("fork")
+NO_FORK = 3  # exit code of the process that tries
 TRIAL = ("data.fold=0", "trainer.max_epochs=2")
 DRY = (
-    *("strategy=cpu", "precision=fp32", "data=synthetic", "data.image_size=64", "data.cache_size=64"),
+    *("strategy=cpu", "data=synthetic", "data.image_size=64", "data.cache_size=64"),
     *("data.batch_size=16", "data.num_workers=0", "trainer.max_epochs=1", "trainer.limit_train_batches=2"),
     *("data.table.images=300", "channels_last=false"),
 )
@@ -176,16 +183,22 @@ def write_experiments(chosen: dict[str, dict[str, Any]], comment: str) -> None:
 
 @dataclass(eq=False)
 class Job:
-    """A run and what it waits for."""
+    """A run, the cores that it keeps busy, and the jobs that it waits for."""
 
     label: str
     overrides: list[str]
     folder: Path
     test: bool
+    cores: int
     needs: list["Job"] = field(default_factory=list)
     process: Any = None
     failed: bool = False
     began: float = 0.0
+
+    @property
+    def log(self) -> str:
+        """Name of the file of what it prints."""
+        return f"{self.label.replace(' ', '_')}.log"
 
     @property
     def finished(self) -> bool:
@@ -213,7 +226,7 @@ def make_job(name: str, fold: int, seed: int, made: dict[str, Job], extra: Seque
     if not test:
         overrides.append("evaluation.test=false")
     folder = run_path(resolved(composed(overrides)))
-    made[name] = Job(f"{name} fold {fold} seed {seed}", overrides, folder, test, needs)
+    made[name] = Job(f"{name} fold {fold} seed {seed}", overrides, folder, test, 1 + row.workers, needs)
     return made[name]
 
 
@@ -227,7 +240,7 @@ def make_block(rows: Sequence[str], fold: int, seed: int, extra: Sequence[str], 
 
 def in_processes(function: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
     """What ``function`` returns for each of the arguments, made at the same time: composing takes a third of a second."""
-    with multiprocessing.get_context("fork").Pool(min(len(arguments), os.cpu_count() or 1)) as pool:
+    with FORK.Pool(min(len(arguments), os.cpu_count() or 1)) as pool:
         return pool.starmap(function, arguments)
 
 
@@ -236,6 +249,8 @@ def _child(overrides: list[str], log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    if "SKINKD_STUDY_NO_FORK" in os.environ:
+        os.execv(sys.executable, [sys.executable, "-m", "skinkd.train", *overrides])
     sys.argv = ["skinkd.train", *overrides]
     code: Any = 0
     try:
@@ -251,58 +266,66 @@ def _child(overrides: list[str], log: Path) -> None:
     sys.exit(code)
 
 
-def run_jobs(jobs: Sequence[Job], *, at_once: int, until: float, logs: Path) -> None:
-    """Run jobs in their order, each when those it needs have finished, until the time is over; kill what runs then.
+def run_jobs(jobs: Sequence[Job], *, cores: int, until: float, logs: Path) -> None:
+    """Run jobs in their order, each when those it needs have finished, until the time is over; end what runs then.
 
     Args:
         jobs: with those they need.
-        at_once: how many processes.
+        cores: how many the running jobs may count together.
         until: of ``time.monotonic()``.
         logs: folder of what each prints.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    fork = multiprocessing.get_context("fork")
     waiting = [job for job in jobs if not job.finished]
     running: list[Job] = []
-    start = time.monotonic()
     try:
         while (waiting or running) and time.monotonic() < until:
             for job in [job for job in running if not job.process.is_alive()]:
                 running.remove(job)
-                job.failed = not job.finished
-                state = (
-                    f"FAILED ({job.process.exitcode}), see {job.label.replace(' ', '_')}.log"
-                    if job.failed
-                    else "finished"
-                )
-                now = time.monotonic()
-                print(f"{now - start:5.0f} s  {job.label}: {state} after {now - job.began:.0f} s", flush=True)
+                _told(job, logs)
             for job in list(waiting):
                 if any(need.failed for need in job.needs):
                     job.failed = True
                     waiting.remove(job)
-                elif len(running) < at_once and all(need.finished for need in job.needs):
+                elif all(need.finished for need in job.needs):
+                    if running and sum(one.cores for one in running) + job.cores > cores:
+                        break  # those behind it wait too, or the largest would come last
                     waiting.remove(job)
                     running.append(job)
                     job.began = time.monotonic()
-                    log = logs / f"{job.label.replace(' ', '_')}.log"
-                    job.process = fork.Process(target=_child, args=(job.overrides, log))
+                    job.process = FORK.Process(target=_child, args=(job.overrides, logs / job.log))
                     job.process.start()
             time.sleep(0.1)
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            for job in running:
-                if job.process.is_alive():
-                    os.killpg(job.process.pid, number)
-            stop = time.monotonic() + 3
-            while any(job.process.is_alive() for job in running) and time.monotonic() < stop:
-                time.sleep(0.1)
+        _end(running)
     for job in running:
-        job.process.join()
-        if not job.finished:
-            print(f"stopped: {job.label}")
+        print(f"stopped: {job.label}")
     if waiting:
-        print(f"not begun: {len(waiting)} jobs, the first of them {waiting[0].label}")
+        print(f"not begun: {len(waiting)} jobs, the first of them {waiting[0].label}", flush=True)
+
+
+def _told(job: Job, logs: Path) -> None:
+    job.failed = not job.finished
+    now = time.monotonic()
+    said = f"{now - BEGAN:5.0f} s  {job.label}: {'FAILED' if job.failed else 'finished'} after {now - job.began:.0f} s"
+    print(said, flush=True)
+    if job.failed:
+        last = (logs / job.log).read_text(errors="replace").splitlines()[-5:]
+        print(*(f"         {line}" for line in last), sep="\n", flush=True)
+
+
+def _end(running: Sequence[Job]) -> None:
+    """End the jobs' processes and all that these started: asked first, then killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for job in running:
+            if job.process.is_alive():
+                try:
+                    os.killpg(job.process.pid, number)
+                except ProcessLookupError:  # it has just begun and has no group of its own yet
+                    job.process.kill()
+        stop = time.monotonic() + 3
+        while any(job.process.is_alive() for job in running) and time.monotonic() < stop:
+            time.sleep(0.1)
 
 
 def warm(extra: Sequence[str]) -> None:
@@ -314,13 +337,29 @@ def warm(extra: Sequence[str]) -> None:
     audit_split(table, parts, near_duplicate_bits=bits, memory=memory)
 
 
-def warm_in_a_process(extra: Sequence[str]) -> None:
-    """The same in a process of its own, so that this one starts no threads that a fork would lose."""
-    process = multiprocessing.get_context("fork").Process(target=warm, args=(extra,))
+def prepare(extra: Sequence[str]) -> None:
+    """Do :func:`warm` in a forked process, so that this one starts no threads, which a fork would lose.
+
+    It tries the GPU too: where a forked process cannot use it, runs begin as new processes, seconds later each.
+    """
+    process = FORK.Process(target=_prepared, args=(extra,))
     process.start()
     process.join()
-    if process.exitcode:
+    if process.exitcode == NO_FORK:
+        os.environ["SKINKD_STUDY_NO_FORK"] = "1"
+        print("a forked process cannot use the GPU here: each run imports everything itself", flush=True)
+    elif process.exitcode:
         raise SystemExit("the images could not be prepared, as said above")
+
+
+def _prepared(extra: Sequence[str]) -> None:
+    warm(extra)
+    if torch.cuda.is_available():
+        try:
+            torch.zeros(1, device="cuda")
+        except RuntimeError as error:
+            print(error)
+            sys.exit(NO_FORK)
 
 
 # ---------------------------------------------------------------- tuning
@@ -364,12 +403,12 @@ class Trials:
 
 def make_trials(name: str, teacher: Path | None, extra: Sequence[str], trials: int) -> Trials:
     """The first trials of a row, which do not wait for the teacher yet."""
-    plan = plan_of(name, teacher, [*TRIAL, *extra])
+    plan, cores = plan_of(name, teacher, [*TRIAL, *extra]), 1 + ROWS[name].workers
     if plan.mode != "max":
         raise ValueError(f"the highest {plan.metric} is not the best")
     drawn = draw(plan, trials)
     jobs = [
-        Job(f"{name} trial {number}", [*plan.overrides(one), *plan.extra], plan.run_folder(one), False)
+        Job(f"{name} trial {number}", [*plan.overrides(one), *plan.extra], plan.run_folder(one), False, cores)
         for number, one in enumerate(drawn, start=1)
     ]
     return Trials(jobs, drawn, plan.metric)
@@ -400,9 +439,12 @@ def run_tuning(options: argparse.Namespace, until: float, output: Path) -> None:
     for name in rows:
         for job in trials[name].jobs:
             job.needs = needs[name]
-    print(f"{len(rows)} rows, up to {options.trials} trials each, {options.at_once} processes at once", flush=True)
+    print(
+        f"{len(rows)} rows, up to {options.trials} trials each, on {options.cores} cores",
+        flush=True,
+    )
     in_turn = [trials[name].jobs[number] for number in range(options.trials) for name in rows]
-    run_jobs([*teachers, *in_turn], at_once=options.at_once, until=until, logs=output / "tune" / "logs")
+    run_jobs([*teachers, *in_turn], cores=options.cores, until=until, logs=output / "tune" / "logs")
     folder = options.out / "tune"
     folder.mkdir(parents=True, exist_ok=True)
     for name in rows:
@@ -485,8 +527,8 @@ def run_folds(options: argparse.Namespace, until: float, output: Path) -> None:
     rows = options.rows or list(ROWS)
     blocks = [(rows, fold, seed, extra, True) for seed in options.seeds for fold in options.folds]
     jobs = [job for block in in_processes(make_block, blocks) for job in block]
-    print(f"{len(jobs)} runs, {options.at_once} processes at once", flush=True)
-    run_jobs(jobs, at_once=options.at_once, until=until, logs=output / "folds-logs")
+    print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
+    run_jobs(jobs, cores=options.cores, until=until, logs=output / "folds-logs")
     options.out.mkdir(parents=True, exist_ok=True)
     pack([job.folder for job in jobs if job.finished], options.out / "folds.tar.xz")
 
@@ -510,14 +552,15 @@ def pack(folders: Sequence[Path], target: Path) -> None:
 
 def main() -> None:
     """Do what the command line says."""
-    began = time.monotonic()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("tune", "folds"):
         one = verbs.add_parser(verb)
         one.add_argument("--seconds", type=float, required=True, help="the whole command ends within these")
         one.add_argument("--out", type=Path, required=True, help="folder of the results to bring home")
-        one.add_argument("--at-once", type=int, default=max(1, (os.cpu_count() or 1) * 3 // 4), help="processes")
+        one.add_argument(
+            "--cores", type=int, default=(os.cpu_count() or 1) * 3 // 2, help="that runs keep busy together"
+        )
         one.add_argument("--rows", nargs="*", choices=ROWS, help="all, if not given")
         one.add_argument("--cpu", action="store_true", help="a dry run on drawn images, tiny")
     verbs.choices["tune"].add_argument("--trials", type=int, default=12, help="of each row, at most")
@@ -536,12 +579,12 @@ def main() -> None:
         pack(sorted(file.parent for file in output.glob("*/metrics.json")), options.target)
     else:
         os.environ.setdefault("SKINKD_WEIGHTS", str(ROOT.parent / "shared" / "weights"))
-        warm_in_a_process(DRY if options.cpu else ())
-        print(f"prepared after {time.monotonic() - began:.0f} s", flush=True)
+        prepare(DRY if options.cpu else ())
+        print(f"prepared after {time.monotonic() - BEGAN:.0f} s", flush=True)
         if options.verb == "tune":
-            run_tuning(options, began + options.seconds - 10, output)
+            run_tuning(options, BEGAN + options.seconds - 10, output)
         else:
-            run_folds(options, began + options.seconds - 30, output)
+            run_folds(options, BEGAN + options.seconds - 30, output)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
     environment = os.environ | {"SKINKD_WEIGHTS": str(weights), "SKINKD_OUTPUT_DIR": str(tmp_path / "outputs")}
 
     def call(*words: str) -> str:
-        command = [sys.executable, str(SCRIPT), *words, "--cpu", "--out", str(tmp_path / "out"), "--at-once", "1"]
+        command = [sys.executable, str(SCRIPT), *words, "--cpu", "--out", str(tmp_path / "out"), "--cores", "1"]
         return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
     told = call("tune", "--seconds", "600", "--trials", "1", "--rows", "supervised", "kd")
