@@ -107,6 +107,7 @@ def build_method(
             weight=weights,
             focal_gamma=config["loss"]["focal_gamma"],
             logit_tau=config["loss"]["logit_tau"],
+            label_smoothing=config["loss"]["label_smoothing"],
         ),
         optimizer=instantiate(config["optim"]["optimizer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),

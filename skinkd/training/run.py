@@ -38,7 +38,7 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         say(f"warning: protocol={config['protocol']} leaks: {leak.sentence(table.classes)}")
     data = build_data(config, table, parts)
     taught = None
-    sources = [config["backbone"]["weights"]]
+    sources = [config["backbone"]["weights"], config["backbone"].get("conv_weights")]
     extra_metrics: dict[str, float] = {}
     if "teacher" in config["method"]:
         checkpoint = find_teacher(settings)
