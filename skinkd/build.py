@@ -1,5 +1,7 @@
 """From the resolved configuration to objects: data, network, method, trainer. Used by every verb; fits nothing."""
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from lightning.pytorch.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
 )
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
+from skinkd.data.device import DeviceAugmentation
 from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
@@ -57,6 +61,19 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
             f"backbone.image_size={config['backbone']['image_size']} is not data.image_size={data['image_size']}, the size of "
             "the images; leave backbone.image_size out: it follows data.image_size"
         )
+    transforms = instantiate(config["augment"]["train"], _convert_="all")
+    train = train_pipeline(transforms, image_size=data["image_size"])
+    views = get_class(config["method"]["_target_"]).views  # type: ignore[attr-defined]
+    on_device = None
+    # a run of before this setting has none
+    if check_choice("data.augment_on", data.get("augment_on", "cpu"), ("cpu", "device")) == "device":
+        if data["cache"] == "off":
+            raise UserError(
+                "data.augment_on=device keeps decoded images on the device; set data.cache=ram or data.cache=disk"
+            )
+        on_device = partial(
+            DeviceAugmentation, pipeline=train, views=views, seed=config["seed"], compiled=config["compile"]
+        )
     table = cached(
         table,
         mode=data["cache"],
@@ -64,19 +81,19 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         image_size=data["image_size"],
         folder=Path(config["paths"]["cache_dir"]),
     )
-    transforms = instantiate(config["augment"]["train"], _convert_="all")
     return SkinDataModule(
         table=table,
         parts=parts,
-        train_pipeline=train_pipeline(transforms, image_size=data["image_size"]),
+        train_pipeline=train,
         eval_pipeline=eval_pipeline(image_size=data["image_size"]),
-        views=get_class(config["method"]["_target_"]).views,  # type: ignore[attr-defined]
+        views=views,
         batch_size=data["batch_size"],
         eval_batch_size=data["eval_batch_size"],
         num_workers=data["num_workers"],
         seed=config["seed"],
         sampler=config["sampler"],
         sampler_target=config["sampler_target"],
+        on_device=on_device,
     )
 
 
@@ -108,7 +125,7 @@ def build_method(
             focal_gamma=config["loss"]["focal_gamma"],
             logit_tau=config["loss"]["logit_tau"],
         ),
-        optimizer=instantiate(config["optim"]["optimizer"]),
+        optimizer=fused_on_cuda(instantiate(config["optim"]["optimizer"]), config["trainer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
         calibration_bins=config["evaluation"]["calibration_bins"],
         _convert_="all",
@@ -117,6 +134,28 @@ def build_method(
         network.features = torch.compile(network.features)
         network.forward = torch.compile(network.forward)
     return method
+
+
+def fused_on_cuda(make: partial[Optimizer], trainer: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Let PyTorch's own optimizers update all parameters in one kernel where these are on a CUDA device.
+
+    ``+optim.optimizer.fused=false`` keeps them from it. With fp16 and gradient clipping they are not fused either: a fused
+    optimizer divides the gradients by the loss scale itself, which is too late for the clipping.
+
+    Args:
+        make: ``(parameters) -> Optimizer``, as the configuration has it.
+        trainer: the settings ``trainer``.
+    """
+    clips_scaled = trainer["gradient_clip_val"] is not None and trainer.get("precision") == "16-mixed"
+    if make.func not in (SGD, Adam, AdamW) or "fused" in make.keywords or clips_scaled:
+        return make
+
+    def build(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        listed = list(parameters)
+        on_cuda = bool(listed) and all(parameter.device.type == "cuda" for parameter in listed)
+        return make(listed, fused=True) if on_cuda else make(listed)
+
+    return build
 
 
 def fit_callbacks(config: Config, folder: RunFolder) -> list[Callback]:
@@ -158,7 +197,7 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
     if not callbacks:
         settings["enable_progress_bar"] = False
-    return L.Trainer(
+    trainer = L.Trainer(
         **settings,
         callbacks=callbacks,
         logger=logger or False,
@@ -167,3 +206,6 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    # deterministic algorithms fill all new memory, a pass over it, against reads of what was never written: there are none
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return trainer

@@ -41,7 +41,7 @@ NOT_IDENTITY = (
 )
 """Settings that change no number of a run, and so not its folder."""
 
-ADDED_SETTINGS: dict[str, Any] = {}
+ADDED_SETTINGS: dict[str, Any] = {"data.augment_on": "cpu"}
 """Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting.
 At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
 holds nothing else."""
