@@ -124,6 +124,7 @@ def build_method(
             weight=weights,
             focal_gamma=config["loss"]["focal_gamma"],
             logit_tau=config["loss"]["logit_tau"],
+            label_smoothing=config["loss"]["label_smoothing"],
         ),
         optimizer=fused_on_cuda(instantiate(config["optim"]["optimizer"]), config["trainer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),

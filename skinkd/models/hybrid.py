@@ -81,6 +81,8 @@ class HybridTeacher(nn.Module):
         convmixer: sizes of the ConvMixer, arguments of timm's ``ConvMixer``.
         pretrained: start branches given by timm's name from timm's weights; the two others have none.
         weights: a run's checkpoint to start from, or None.
+        conv_weights: a file to start the convolutional branch from, as ``weights`` of ``Backbone``, or None; unused with
+            ``weights``. Networks stored before this argument came have none.
         fusion_width: width of the combined classifier.
         drop_rate: dropout in the combined classifier.
 
@@ -104,23 +106,27 @@ class HybridTeacher(nn.Module):
         weights: str | None,
         fusion_width: int,
         drop_rate: float,
+        conv_weights: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.num_classes = num_classes
 
-        def branch(chosen: str, own_name: str, base: str, sizes: Mapping[str, Any]) -> Backbone:
+        def branch(
+            chosen: str, own_name: str, base: str, sizes: Mapping[str, Any], file: str | None = None
+        ) -> Backbone:
             own = chosen == own_name
             return plain_backbone(
                 base if own else chosen,
                 num_classes=num_classes,
                 image_size=image_size,
                 pretrained=pretrained and weights is None and not own,
+                weights=file if weights is None else None,
                 options=sizes if own else {},
             )
 
         self.attention = branch(attention_branch, "small_vit", "vit_tiny_patch16_224", small_vit)
-        self.conv = branch(conv_branch, "convmixer", "convmixer", convmixer)
+        self.conv = branch(conv_branch, "convmixer", "convmixer", convmixer, conv_weights)
         self.attention_exits = nn.ModuleList(Exit(c, num_classes) for c, *_ in self.attention.stage_shapes)
         self.conv_exits = nn.ModuleList(Exit(c, num_classes) for c, *_ in self.conv.stage_shapes)
         self.feature_dim = self.attention.feature_dim + self.conv.feature_dim
@@ -188,6 +194,8 @@ class HybridStudent(nn.Module):
         fusion: ``logits`` or ``features``.
         pretrained: start the timm branch from timm's weights.
         weights: a run's checkpoint to start from, or None.
+        conv_weights: a file to start the convolutional branch from, as ``weights`` of ``Backbone``, or None; unused with
+            ``weights``. Networks stored before this argument came have none.
         fusion_width: width of the final classifier.
         drop_rate: dropout in the final classifier.
 
@@ -212,6 +220,7 @@ class HybridStudent(nn.Module):
         weights: str | None,
         fusion_width: int,
         drop_rate: float,
+        conv_weights: str | None = None,
     ) -> None:
         super().__init__()
         self.fusion = check_choice("backbone.fusion", fusion, ("logits", "features"))
@@ -228,6 +237,7 @@ class HybridStudent(nn.Module):
             num_classes=num_classes,
             image_size=image_size,
             pretrained=pretrained and weights is None,
+            weights=conv_weights if weights is None else None,
             options={},
         )
         self.normalise: Normalise = self.conv.normalise
@@ -284,7 +294,13 @@ class HybridStudent(nn.Module):
 
 
 def plain_backbone(
-    name: str, *, num_classes: int, image_size: int, pretrained: bool, options: Mapping[str, Any]
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    pretrained: bool,
+    weights: str | None,
+    options: Mapping[str, Any],
 ) -> Backbone:
     """A branch: a timm network with its own stem and linear classifier, without dropout."""
     return Backbone(
@@ -292,7 +308,7 @@ def plain_backbone(
         num_classes=num_classes,
         image_size=image_size,
         pretrained=pretrained,
-        weights=None,
+        weights=weights,
         small_input=False,
         head="linear",
         head_widths=(),
