@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import train_process
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -50,6 +51,19 @@ def tiny(synthetic_root: Path) -> list[str]:
         "strategy=cpu",
         "logger=none",
     ]
+
+
+@pytest.fixture
+def accelerator() -> str:
+    """Lightning's name of the device that tests marked ``gpu`` run on.
+
+    With SKINKD_GPU_TESTS=cpu the tests run on the CPU, as a trial of the tests themselves.
+    """
+    if os.environ.get("SKINKD_GPU_TESTS") == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return "gpu"
 
 
 Trained = Callable[..., Path]

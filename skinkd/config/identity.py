@@ -31,6 +31,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "augment.mix_alpha": 1.0,
     "augment.mix_prob": 1.0,
     "backbone.conv_weights": None,
+    "data.augment_on": "cpu",
     "loss.label_smoothing": 0.0,
 }
 """Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting,

@@ -65,7 +65,7 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
     if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
     settings["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    return L.Trainer(
+    trainer = L.Trainer(
         **settings,
         callbacks=callbacks,
         logger=logger or False,
@@ -74,3 +74,6 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    # deterministic algorithms fill all new memory, a pass over it, against reads of what was never written: there are none
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return trainer
