@@ -41,7 +41,7 @@ from skinkd.losses.logit import kl_divergence
 from skinkd.losses.relational import rkd_angle, rkd_distance
 from skinkd.models.heads import Projector
 from skinkd.models.teacher import Teacher
-from skinkd.runs.callbacks import DivergenceCheck, EpochSeed
+from skinkd.training.callbacks import DivergenceCheck, EpochSeed
 
 CLASSES = 7
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

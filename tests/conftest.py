@@ -89,7 +89,7 @@ def train_tiny(tiny: list[str]) -> Trained:
 def trained(train_tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """As ``train_tiny``, into the test's own folder and without the pictures, which take half the time."""
     for picture in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(f"skinkd.scoring.run.{picture}", lambda *_, **__: None)
+        monkeypatch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
 
     def run(*overrides: str, output: Path | None = None) -> Path:
         return train_tiny(output or tmp_path / "outputs", *overrides)

@@ -19,7 +19,7 @@ from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
-from skinkd.scoring.run import score_and_report
+from skinkd.training.scores import score_and_report
 from skinkd.training.trainer import build_trainer, fit_callbacks
 
 

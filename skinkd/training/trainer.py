@@ -15,8 +15,16 @@ from lightning.pytorch.callbacks import (
 
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.errors import UserError, check_choice
-from skinkd.runs.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
 from skinkd.runs.folder import RunFolder
+from skinkd.training.callbacks import (
+    CheckpointCard,
+    DivergenceCheck,
+    EpochLine,
+    EpochSeed,
+    History,
+    MonitorCheck,
+    Progress,
+)
 from skinkd.training.scorer import Scorer
 
 Config = dict[str, Any]

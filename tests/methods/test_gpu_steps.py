@@ -15,7 +15,7 @@ from world import KeepGradients, make_batch, make_method
 
 from skinkd.batch import Batch
 from skinkd.methods.base import Method
-from skinkd.runs.callbacks import History
+from skinkd.training.callbacks import History
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
 every_method = pytest.mark.parametrize("name", METHODS)
