@@ -20,6 +20,7 @@ from skinkd.errors import UserError
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder, run_path
+from skinkd.runs.tables import next_commands
 from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
 from skinkd.scoring import score_and_report
 from skinkd.teachers import find_teacher, load_teacher, resolved, teacher_scores
@@ -79,6 +80,7 @@ def train(settings: DictConfig) -> None:
         if not finished:
             say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
         tracker.finish(failed=not finished)
+    say(next_commands(folder.path, tested=config["evaluation"]["test"]))
 
 
 def stored_settings(settings: DictConfig) -> DictConfig:
