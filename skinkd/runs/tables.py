@@ -100,7 +100,9 @@ def next_commands(folder: Path, *, tested: bool) -> str:
     chosen = f"{python} -m skinkd.evaluate {_word('run', str(folder))} data=folder data.root=FOLDER data.name=NAME"
     steps = [("score it on your own images, FOLDER/<class>/*.jpg:", chosen)]
     if tested:
-        steps.append(("compare it with the runs beside it:", f"{python} -m skinkd.compare {shlex.quote(str(folder.parent))}"))
+        steps.append(
+            ("compare it with the runs beside it:", f"{python} -m skinkd.compare {shlex.quote(str(folder.parent))}")
+        )
     curves = shlex.quote((folder / "curves.png").resolve().as_uri())
     steps.append(("look at its curves:", f"{python} -m webbrowser {curves}"))
     offline = [shlex.quote(str(path)) for path in sorted(folder.glob("wandb/offline-run-*"))]

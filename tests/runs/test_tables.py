@@ -144,6 +144,8 @@ def test_what_comes_next_is_short_and_true(tmp_path: Path, monkeypatch: pytest.M
     folder = Path("outputs/swskd-ham10000-resnet18-seed0-1a2b3c4d")
     lines = next_commands(folder, tested=True).splitlines()
     assert all(len(line) <= 80 for line in lines if not line.startswith("  "))
-    assert "  python -m skinkd.compare outputs" in [line.replace(shlex.quote(sys.executable), "python") for line in lines]
+    assert "  python -m skinkd.compare outputs" in [
+        line.replace(shlex.quote(sys.executable), "python") for line in lines
+    ]
     assert not [line for line in lines if "wandb" in line], "nothing was logged offline"
     assert not [line for line in next_commands(folder, tested=False).splitlines() if "compare" in line]
