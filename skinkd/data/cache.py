@@ -5,7 +5,6 @@ A cache is a folder ``images-<key>`` of ``pixels.bin`` (the images' bytes, one a
 cache wherever they lie, and a changed image needs a new cache.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from skinkd.data.files import read_image
 from skinkd.data.hashing import file_digests
 from skinkd.data.table import ImageTable
 from skinkd.errors import check_choice, check_whole
+from skinkd.runs.files import Lock
 
 VERSION = 1
 """Part of the key: raise it with every change that alters a cached byte."""
@@ -83,8 +83,7 @@ def prepare(table: ImageTable, *, size: int | None, folder: Path) -> Path:
     digests = file_digests(paths, memory=folder)
     text = "\n".join([f"{VERSION} {size}", *table.frame["image_id"]]).encode() + b"\n".join(digests.tolist())
     target = folder / f"images-{hashlib.sha256(text).hexdigest()[:24]}"
-    with (folder / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Lock(folder / f".{target.name}.lock"):
         if is_whole(target, len(table)):
             return target
         building = folder / f".{target.name}.building"  # what is there is left by a process that was killed

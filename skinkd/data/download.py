@@ -1,6 +1,5 @@
 """Downloads that resume where a connection broke; files are checked before they are used."""
 
-import fcntl
 import os
 import shutil
 import textwrap
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from skinkd.data.hashing import file_checksum, file_crc
 from skinkd.data.source import Settings, Source
 from skinkd.errors import UserError
+from skinkd.runs.files import Lock, written_atomically
 
 _BLOCK = 1 << 20
 
@@ -66,8 +66,7 @@ def fetch(
         UserError: the server refuses, the connection fails too often, or two downloads gave a wrong file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with Lock(target.with_name(f".{target.name}.lock")):
         if target.is_file():
             if not _problem(target, checksum, check):
                 return target
@@ -208,14 +207,12 @@ def unzip(archive: Path, folder: Path) -> int:
                 size = target.stat().st_size if target.is_file() else -1
                 if size == member.file_size and file_crc(target) == member.CRC:
                     continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{os.getpid()}")
-                try:
-                    with file.open(member) as source, temporary.open("wb") as out:
-                        shutil.copyfileobj(source, out, _BLOCK)
-                    os.replace(temporary, target)
-                finally:
-                    temporary.unlink(missing_ok=True)
+                with (
+                    written_atomically(target, sync=False) as temporary,
+                    file.open(member) as source,
+                    temporary.open("wb") as out,
+                ):
+                    shutil.copyfileobj(source, out, _BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive} is damaged ({error}); remove it and give the same command again") from error
     return len(members)

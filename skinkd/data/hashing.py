@@ -14,6 +14,7 @@ from tqdm import tqdm
 from skinkd.data.arrays import read_array_image, split_path
 from skinkd.data.files import decode
 from skinkd.errors import UserError
+from skinkd.runs.files import written_atomically
 
 VERSION = 1
 """Part of the name of every stored file: raise it with every change of a hash."""
@@ -144,11 +145,8 @@ def _remember(
             bar.update(len(chunk))
     result = np.array(values, dtype=dtype.base).reshape(len(paths), *dtype.shape)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
+        with written_atomically(file, sync=False) as temporary, temporary.open("wb") as stream:
             np.save(stream, result)
-        os.replace(temporary, file)
     return result
 
 

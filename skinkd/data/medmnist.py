@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import shutil
 import zipfile
 import zlib
@@ -20,6 +19,7 @@ from skinkd.data.source import File, Settings, Source
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError, check_choice
+from skinkd.runs.files import written_atomically
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +114,8 @@ def unpack(archive: Path, unpacked: Path) -> Path:
         raise UserError(f"{archive} is damaged ({error}); download it again") from error
     if stamps != known:
         # the marker only saves time: a folder that cannot be written can do without
-        with contextlib.suppress(OSError):
-            temporary = folder / f".{_MARKER}.{os.getpid()}"
+        with contextlib.suppress(OSError), written_atomically(folder / _MARKER) as temporary:
             temporary.write_text(json.dumps(stamps))
-            os.replace(temporary, folder / _MARKER)
     return folder
 
 
@@ -137,16 +135,11 @@ def _whole_member(file: zipfile.ZipFile, name: str, folder: Path, known: Any) ->
         if stamp[0] == member.file_size and (stamp == known or file_crc(path) == member.CRC):
             return stamp
         log.warning("%s is not what %s holds; it is unpacked again", path, file.filename)
-    temporary = folder / f".{name}.{os.getpid()}"
-    try:
+    with written_atomically(path, sync=False) as temporary:
         # reading a member to its end checks its CRC
         with file.open(member) as source, temporary.open("wb") as target:
             shutil.copyfileobj(source, target, _BLOCK)
-        stamp = _stamp(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return stamp
+        return _stamp(temporary)
 
 
 def _stamp(path: Path) -> list[int]:

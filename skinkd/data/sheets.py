@@ -14,6 +14,7 @@ from skinkd.data.files import read_image
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import seed_pipeline
+from skinkd.runs.files import written_atomically
 
 
 def class_table(table: ImageTable, parts: pd.Series | None) -> pd.DataFrame:
@@ -103,9 +104,9 @@ def table_picture(rows: pd.DataFrame) -> Figure:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write a file, and make its folder if it is absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+    """Write a file in one step, and make its folder if it is absent."""
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(data)
     return path
 
 

@@ -9,10 +9,15 @@ from typing import TextIO
 
 
 @contextlib.contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
+def written_atomically(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what is written there takes the place of ``path`` at the end, in one step.
 
-    After an error, or a kill at any moment, ``path`` is what it was. The content is on the disk before the name is.
+    After an error, or a kill at any moment, ``path`` is what it was.
+
+    Args:
+        path: of the file; its folder is made.
+        sync: wait until the disk has the content, and then the name, so that a power failure leaves no empty file. Of
+            use for files that cannot be made again.
 
     Raises:
         OSError: the file cannot be written; ``filename`` is set.
@@ -21,9 +26,11 @@ def written_atomically(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        _sync(temporary)
+        if sync:
+            _wait_for_disk(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        if sync:
+            _wait_for_disk(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
@@ -31,7 +38,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def _wait_for_disk(path: Path) -> None:
     """Wait until the disk has a file's content, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -12,6 +12,7 @@ tests/analysis/test_simulation.py measures how well all of this holds.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,6 +125,31 @@ def bootstrap_intervals(
     return mean_intervals(
         [table], classes, calibration_bins=calibration_bins, replicates=replicates, seed=seed, level=level
     )
+
+
+def intervals_of_test(
+    table: pd.DataFrame, classes: Sequence[str], settings: Mapping[str, Any], *, seed: int
+) -> dict[str, float]:
+    """Return the intervals of a test part as metrics.json has them: ``test/<name>_low`` and ``test/<name>_high``.
+
+    Args:
+        table: prediction table of the test part.
+        classes: the K class names.
+        settings: ``evaluation`` of the configuration: ``bootstrap_replicates``, ``interval`` and ``calibration_bins``.
+        seed: of the draws.
+    """
+    intervals = bootstrap_intervals(
+        table,
+        classes,
+        calibration_bins=settings["calibration_bins"],
+        replicates=settings["bootstrap_replicates"],
+        seed=seed,
+        level=settings["interval"],
+    )
+    bounds = {}
+    for name, (low, high) in intervals.items():
+        bounds |= {f"test/{name}_low": low, f"test/{name}_high": high}
+    return bounds
 
 
 def mean_intervals(

@@ -28,7 +28,7 @@ from skinkd.runs.console import say
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.plots import plot_confusion
 from skinkd.runs.tables import print_results
-from skinkd.scoring.bootstrap import bootstrap_intervals
+from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.metrics import evaluate as score
 from skinkd.scoring.metrics import per_class
 from skinkd.scoring.predictions import prediction_table
@@ -244,16 +244,8 @@ def report(
         "removed/near_copies": removed["copies"],  # null: not looked for
         "removed/images_of_classes_left_out": removed["class"],
         **{f"test/{name}": value for name, value in score(predictions, classes, calibration_bins=bins).items()},
+        **intervals_of_test(predictions, classes, settings, seed=config["seed"]),
     }
-    for name, (low, high) in bootstrap_intervals(
-        predictions,
-        classes,
-        calibration_bins=bins,
-        replicates=settings["bootstrap_replicates"],
-        seed=config["seed"],
-        level=level,
-    ).items():
-        metrics |= {f"test/{name}_low": low, f"test/{name}_high": high}
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     folder.write_csv("predictions.csv", predictions)

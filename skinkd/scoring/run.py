@@ -17,7 +17,7 @@ from skinkd.runs.folder import RunFolder
 from skinkd.runs.plots import plot_confusion, plot_curves
 from skinkd.runs.tables import print_results
 from skinkd.runs.tracking import Report, Tracker
-from skinkd.scoring.bootstrap import bootstrap_intervals
+from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.early_exit import FINAL, early_exit_curve
 from skinkd.scoring.metrics import per_class
 from skinkd.training.scorer import Scored, Scorer
@@ -92,23 +92,12 @@ def _network_scores(
     config: dict[str, Any], results: dict[str, dict[str, Scored]], classes: tuple[str, ...]
 ) -> dict[str, float]:
     """The deployed network's metrics of each part, and the intervals on test as ``test/<name>_low`` and ``_high``."""
-    settings = config["evaluation"]
     scores = {
         f"{part}/{name}": value for part, outputs in results.items() for name, value in outputs[""].metrics.items()
     }
     if "test" not in results:
         return scores
-    intervals = bootstrap_intervals(
-        results["test"][""].table,
-        classes,
-        replicates=settings["bootstrap_replicates"],
-        seed=config["seed"],
-        level=settings["interval"],
-        calibration_bins=settings["calibration_bins"],
-    )
-    for name, (low, high) in intervals.items():
-        scores |= {f"test/{name}_low": low, f"test/{name}_high": high}
-    return scores
+    return scores | intervals_of_test(results["test"][""].table, classes, config["evaluation"], seed=config["seed"])
 
 
 def _exit_scores(results: dict[str, dict[str, Scored]]) -> dict[str, float]:

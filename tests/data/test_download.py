@@ -15,8 +15,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.data import ham10000, isic2019, medmnist
-from skinkd.data.__main__ import VERBS
+from skinkd.data import ham10000, isic2019, medmnist, verbs
 from skinkd.data.download import Connection, download, fetch, unzip
 from skinkd.data.medmnist_sets import SETS
 from skinkd.data.source import Source
@@ -344,7 +343,7 @@ def verb(*overrides: str) -> None:
     """Run ``python -m skinkd.data download`` on the configuration that the overrides compose."""
     with initialize_config_module("skinkd.conf", version_base="1.3"):
         settings = OmegaConf.to_container(compose("data_verbs", list(overrides)), resolve=True)
-    VERBS["download"](settings)  # type: ignore[arg-type]
+    verbs.download(settings)  # type: ignore[arg-type]
 
 
 def test_the_closing_hint_is_a_command_that_composes(
