@@ -1,5 +1,6 @@
 """The documentation site: complete, strict, and of one host."""
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -105,9 +106,10 @@ def test_the_reference_has_every_public_function(site: Path, package: str) -> No
     place = ROOT / "skinkd" / package
     modules = list(place.glob("[!_]*.py"))
     names = {
-        f"{'.'.join(module.relative_to(ROOT).with_suffix('').parts)}.{name}"
+        f"{'.'.join(module.relative_to(ROOT).with_suffix('').parts)}.{node.name}"
         for module in modules
-        for name in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", module.read_text("utf-8"), flags=re.MULTILINE)
+        for node in ast.parse(module.read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     }
     assert names and names <= Page(site / f"reference/{package}.html").ids
 
