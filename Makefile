@@ -1,19 +1,31 @@
 # Two commands on a machine that has Python 3.11 and a package index:
 #   make train   set up, then the main job on the embedded dataset (CPU, about three minutes after installation)
 #   make test    set up, then the tests
+# and one that writes the documentation to site/: make docs
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 export NO_ALBUMENTATIONS_UPDATE = 1
 
-.PHONY: train test test-slow study lint types wheel-check clean
+# of pip's several hundred lines: files of a megabyte or more as they come, and how many packages there are
+define PROGRESS
+/(Downloading|Using cached) .*[MG]B/ { print; fflush() } \
+/^Installing collected packages/ { print "  unpacking " NF - 3 " packages, about a minute"; fflush() }
+endef
+
+.PHONY: train test test-slow study docs lint types wheel-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): skinkd, the packages it needs and those of its tests and documentation, by constraints.txt"
+	@echo "downloads of about 3 GB, most of them torch and its CUDA libraries; a few minutes, less if pip has them already"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(VENV)/bin/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' | awk '$(PROGRESS)'
 	@touch $@
 
 train: $(VENV)/.installed
+	@echo "training SW-SKD on the embedded dataset: 15 epochs, about three minutes on two CPU cores"
 	$(RUN) -m skinkd.train experiment=quickstart
 
 test: $(VENV)/.installed
@@ -25,6 +37,10 @@ test-slow: $(VENV)/.installed
 # hours on a CPU; resumable. STUDY="sweep.devices=2" runs two at once
 study: $(VENV)/.installed
 	$(RUN) benchmarks/study.py $(STUDY)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build
+	@echo "open site/index.html in a browser"
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -39,4 +55,4 @@ wheel-check: $(VENV)/.installed
 	sh tests/wheel_check.sh $(PYTHON) dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,14 +256,17 @@ def test_the_leaky_protocol_says_what_it_leaks(trained: Trained, capsys: pytest.
     assert f"protocol=image_level leaks: {leak:.1%} of the {len(test)} test images" in capsys.readouterr().out
 
 
-def test_a_process_prints_the_table_and_ends_with_the_run_folder(
+def test_a_process_prints_the_table_the_run_folder_and_what_comes_next(
     job: Callable[..., train_process.Result], tmp_path: Path
 ) -> None:
     result = job("trainer.enable_progress_bar=true", "method=swskd")
     assert result.code == 0, result.err
     folder = only_run(tmp_path / "outputs")
     lines = result.out.splitlines()
-    assert lines[-1] == str(folder) and lines[-2] == "run folder:"
+    assert lines[lines.index("run folder:") + 1] == str(folder)
+    (compare,) = [line for line in lines if "skinkd.compare" in line]
+    pasted = subprocess.run(compare, shell=True, capture_output=True, text=True, cwd=tmp_path / "job")
+    assert pasted.returncode == 0 and (tmp_path / "outputs/comparison/report.html").is_file(), pasted.stderr
     accuracy = metrics_of(folder)["test/accuracy"]
     assert any(line.startswith("accuracy") and f"{accuracy:.3f}" in line for line in lines)
     assert sum(line.startswith("epoch ") for line in lines) == 2

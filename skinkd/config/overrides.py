@@ -5,9 +5,11 @@ A mistake is one sentence that names the nearest valid words.
 
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -29,8 +31,6 @@ _NO_CHECK = (
     "--shell-completion",
     "-i",
     "--info",
-    "-cd",
-    "--config-dir",
 )
 
 
@@ -97,6 +97,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         raise UserError(f"the command line cannot be read: {first_line(error)}") from None
     with initialize_config_module(version_base="1.3", config_module=CONF):
         loader = GlobalHydra.instance().config_loader()
+        _search_also(loader, config_dir(arguments))
         groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
         chosen = [override for override in overrides if override.key_or_group in groups]
         for override in chosen:
@@ -113,6 +114,30 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         # last, all of it together: whatever Hydra itself would refuse
         plain = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
         _compose(config_name, [line for line in plain if not line.lstrip("+~").startswith("hydra")])
+
+
+def config_dir(arguments: list[str]) -> Path | None:
+    """Return the folder of ``--config-dir`` or ``-cd``, which Hydra searches for further choices; None: not given.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("-cd", "--config-dir"):
+            folder = Path(value if equals else following)
+            if not folder.is_dir():
+                raise UserError(f"--config-dir={folder} is no folder; give one with files such as method/<name>.yaml")
+            return folder.resolve()
+    return None
+
+
+def _search_also(loader: Any, folder: Path | None) -> None:
+    """Search ``folder`` as Hydra itself will, before the schemas."""
+    if folder is not None:
+        path = loader.config_search_path
+        path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        loader.repository.initialize_sources(path)
 
 
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:

@@ -58,6 +58,11 @@ class FreshProcessLauncher(Launcher):
             group = self.config.group or group_name(every)
             output = Path(self.config.paths.output_dir)
             about = {"group": group, "output": output, "metric": jobs[0].config["monitor"]["metric"]}
+            about["flags"] = [
+                f"--config-dir={one.path}"
+                for one in self.config.hydra.runtime.config_sources
+                if one.provider == "command-line"
+            ]
             configs = [job.config for job in jobs]
             if not self.cluster:
                 places = Places([{}], {}, False)

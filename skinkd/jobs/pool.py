@@ -47,9 +47,17 @@ class Pool:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], places: Places, start: Start, *, logs: Mapping[Job, Path], extra: list[str]
+        self,
+        jobs: Sequence[Job],
+        places: Places,
+        start: Start,
+        *,
+        logs: Mapping[Job, Path],
+        extra: list[str],
+        flags: Sequence[str] = (),
     ) -> None:
-        self.jobs, self.places, self.start, self.logs, self.extra = list(jobs), places, start, logs, extra
+        self.jobs, self.places, self.start, self.logs = list(jobs), places, start, logs
+        self.extra, self.flags = extra, flags
         self.running: dict[Job, tuple[Running, int | None, int]] = {}  # and its place, and where its log begins
         self.elsewhere: set[Path] = set()  # run folders that another process is in
 
@@ -99,7 +107,7 @@ class Pool:
         return bool(held)
 
     def _start(self, job: Job, place: int | None, environment: Environment) -> None:
-        command = [sys.executable, "-m", "skinkd.train", *job.overrides]
+        command = [sys.executable, "-m", "skinkd.train", *self.flags, *job.overrides]
         command += [*(one for one in self.extra if not job.config["group"]), "hydra.mode=RUN"]
         log = self.logs[job]
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -162,8 +170,20 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(one, handler)
 
 
-def run_sweep(jobs: Sequence[Job], *, group: str, output: Path, metric: str, places: Places, start: Start) -> int:
-    """Run the jobs, show them, print their results, and return the number of those that failed."""
+def run_sweep(
+    jobs: Sequence[Job],
+    *,
+    group: str,
+    output: Path,
+    metric: str,
+    places: Places,
+    start: Start,
+    flags: Sequence[str] = (),
+) -> int:
+    """Run the jobs, show them, print their results, and return the number of those that failed.
+
+    ``flags`` come before the overrides in the command of each job.
+    """
     folder = output / "sweeps" / group.replace("/", "_")
     write_sweep(folder, group, jobs, output)
     logs = {job: folder / "logs" / f"{job.folder.name}.log" for job in jobs}
@@ -174,6 +194,6 @@ def run_sweep(jobs: Sequence[Job], *, group: str, output: Path, metric: str, pla
         for label in job.repeats:
             same = "given more than once" if label == job.label else f"the same run as {job.label}"
             view.say(f"{label} is {same}, and runs once")
-    Pool(jobs, places, start, logs=logs, extra=[f"group={group}"]).run(view)
+    Pool(jobs, places, start, logs=logs, extra=[f"group={group}"], flags=flags).run(view)
     print_sweep(jobs, folder=folder, logs=logs)
     return sum(job.state == FAILED for job in jobs)

@@ -1,5 +1,10 @@
-"""The table that ends a run."""
+"""The table that ends a run, and the commands that come next."""
 
+import os
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -82,6 +87,47 @@ def print_results(
     console.print(classes)
     console.print("\nrun folder:")
     console.print(Text(str(folder)), soft_wrap=True)
+
+
+def next_commands(folder: Path, *, tested: bool) -> str:
+    """The commands that a finished run is good for, each below a line that says what it does.
+
+    They can be pasted into a POSIX shell whose working directory is this process's.
+
+    Args:
+        folder: the run folder. Its W&B runs that were logged offline are found there.
+        tested: whether the test part was scored; without it, a run cannot be compared.
+    """
+    python = _python()
+    chosen = f"{python} -m skinkd.evaluate {_word('run', str(folder))} data=folder data.root=FOLDER data.name=NAME"
+    steps = [("score it on your own images, FOLDER/<class>/*.jpg:", chosen)]
+    if tested:
+        steps.append(
+            ("compare it with the runs beside it:", f"{python} -m skinkd.compare {shlex.quote(str(folder.parent))}")
+        )
+    curves = shlex.quote((folder / "curves.png").resolve().as_uri())
+    steps.append(("look at its curves:", f"{python} -m webbrowser {curves}"))
+    offline = [shlex.quote(str(path)) for path in sorted(folder.glob("wandb/offline-run-*"))]
+    if offline:
+        steps.append(("upload it to W&B:", " ".join([python, "-m wandb sync", *offline])))
+    return "\n".join(["", "what can come next:", *(f"- {what}\n  {command}" for what, command in steps)])
+
+
+def _python() -> str:
+    """This interpreter, in the fewest words that find it."""
+    found = shutil.which("python")
+    if found and os.path.abspath(found) == os.path.abspath(sys.executable):
+        return "python"
+    relative = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if relative.startswith("..") else relative)
+
+
+def _word(key: str, value: str) -> str:
+    """``key=value`` as Hydra reads it, quoted for the shell."""
+    plain = re.fullmatch(r"[A-Za-z0-9_./@%+:-]+", value)
+    if not plain:
+        value = "'" + value.replace("'", r"\'") + "'"
+    return shlex.quote(f"{key}={value}")
 
 
 def plain_table(first: str, *others: str) -> Table:

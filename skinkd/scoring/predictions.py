@@ -55,8 +55,7 @@ def prediction_table(
     order.
 
     Args:
-        rows: the images of the evaluated part: ``image_id``, ``group`` and ``label`` (class name), one row
-        each;
+        rows: the images of the evaluated part: ``image_id``, ``group`` and ``label`` (class name), one row each;
             its pandas index holds the numbers that ``Batch.index`` carries.
         index: row numbers as gathered, in any order, (M,) with M ≥ N images.
         probabilities: class probabilities of those rows, (M, K); each row sums to one.

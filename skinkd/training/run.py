@@ -18,6 +18,7 @@ from skinkd.methods.base import Method
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
+from skinkd.runs.tables import next_commands
 from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
 from skinkd.training.scores import score_and_report
 from skinkd.training.trainer import build_trainer, fit_callbacks
@@ -77,6 +78,7 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         if not finished:
             say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
         tracker.finish(failed=not finished)
+    say(next_commands(folder.path, tested=config["evaluation"]["test"]))
 
 
 def as_run(config: dict[str, Any], method: Method) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -68,6 +69,21 @@ def test_a_mistake_is_named_with_the_nearest_valid_words(arguments: list[str], w
 )
 def test_what_is_right_passes(arguments: list[str]) -> None:
     check_overrides("train", arguments)
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "{}"], ["--config-dir={}"], ["-cd", "{}"]])
+def test_the_choices_of_a_further_folder_are_known(tmp_path: Path, flag: list[str]) -> None:
+    (tmp_path / "optim").mkdir()
+    (tmp_path / "optim/mine.yaml").write_text("defaults: [sgd_cosine]\npatience: 3\n")
+    given = [part.format(tmp_path) for part in flag]
+    check_overrides("train", [*given, "optim=mine", "optim.patience=4"])
+    for words, nearest in ((["optim=mina"], "'mine'"), (["optim=mine", "optim.patienc=4"], "'optim.patience'")):
+        with pytest.raises(UserError, match=nearest):
+            check_overrides("train", [*given, *words])
+    with pytest.raises(UserError, match="optim=mine is not a choice"):
+        check_overrides("train", ["optim=mine"])
+    with pytest.raises(UserError, match="no folder"):
+        check_overrides("train", [part.format(tmp_path / "absent") for part in flag])
 
 
 def test_a_setting_inside_a_swept_group_comes_with_the_jobs() -> None:

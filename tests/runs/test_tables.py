@@ -1,16 +1,20 @@
 """The last table of a run, as a terminal of 80 columns, a pipe and a narrow encoding show it."""
 
 import io
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 
-from skinkd.runs.tables import print_results
+from skinkd.runs.tables import next_commands, print_results
 from skinkd.scoring.bootstrap import bootstrap_intervals
 from skinkd.scoring.metrics import evaluate, per_class
 from skinkd.scoring.predictions import prediction_table
@@ -107,7 +111,7 @@ def test_a_pipe_gets_plain_text_in_any_encoding(encoding: str) -> None:
     code = (
         "import pandas as pd\n"
         "from pathlib import Path\n"
-        "from skinkd.runs.tables import print_results\n"
+        "from skinkd.runs.tables import next_commands, print_results\n"
         "names = 'n sensitivity sensitivity_low sensitivity_high specificity f1 auroc'.split()\n"
         "by_class = pd.DataFrame([{'class': 'c' * 40, **dict.fromkeys(names, 0.5)}])\n"
         "folder = Path('/x/' + 'y' * 120)\n"
@@ -119,3 +123,30 @@ def test_a_pipe_gets_plain_text_in_any_encoding(encoding: str) -> None:
     out = done.stdout.decode(encoding)
     assert "\x1b" not in out and out.splitlines()[-1] == "/x/" + "y" * 120
     assert "90 % interval" in out and max(map(len, out.splitlines()[:-1])) <= 80
+
+
+@pytest.mark.parametrize("name", ["swskd-ham10000-resnet18-seed0-1a2b3c4d", "it's a=[run], (of) 50 %", "größe"])
+def test_what_comes_next_can_be_pasted(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    for number in (2, 1):
+        (folder / f"wandb/offline-run-{number}").mkdir(parents=True)
+    commands = [shlex.split(line) for line in next_commands(folder, tested=True).splitlines() if line.startswith("  ")]
+    evaluate, compare, look, upload = commands
+    run, *others = OverridesParser.create().parse_overrides(evaluate[3:])
+    assert run.key_or_group == "run" and run.value() == str(folder)
+    assert {one.key_or_group for one in others} == {"data", "data.root", "data.name"}
+    assert compare[2:] == ["skinkd.compare", str(tmp_path)]
+    assert Path(url2pathname(urlsplit(look[-1]).path)) == folder / "curves.png"
+    assert upload[2:] == ["wandb", "sync", *(f"{folder}/wandb/offline-run-{number}" for number in (1, 2))]
+
+
+def test_what_comes_next_is_short_and_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("outputs/swskd-ham10000-resnet18-seed0-1a2b3c4d")
+    lines = next_commands(folder, tested=True).splitlines()
+    assert all(len(line) <= 80 for line in lines if not line.startswith("  "))
+    assert "  python -m skinkd.compare outputs" in [
+        line.replace(shlex.quote(sys.executable), "python") for line in lines
+    ]
+    assert not [line for line in lines if "wandb" in line], "nothing was logged offline"
+    assert not [line for line in next_commands(folder, tested=False).splitlines() if "compare" in line]

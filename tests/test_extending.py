@@ -1,0 +1,118 @@
+"""docs/extending.md: its files, written into a package outside of the checkout or into a copy of it, train a network."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
+ROOMS = {"confidence": "methods", "moles": "data", "pyramid": "models", "shadow": "data", "parts": ""}
+SMALL = (
+    *("data.image_size=32", "data.batch_size=16", "data.num_workers=0", "trainer.max_epochs=1", "logger=none"),
+    *("trainer.enable_progress_bar=false", "evaluation.bootstrap_replicates=20", "strategy=cpu"),
+)
+
+
+def files_of_the_page() -> dict[str, str]:
+    """Path -> content of every file that the page shows: the last path that is named right before a block."""
+    blocks = re.findall(r"([^\n]+)\n\n```(?:python|yaml)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return {re.findall(r"`([\w/]+\.(?:py|yaml))`", before)[-1]: content for before, content in blocks}
+
+
+def python(*words: str, folder: Path, data: Path) -> str:
+    """What ``python -m …`` prints in ``folder``, where it must succeed."""
+    env = {**os.environ, "SKINKD_DATA_DIR": str(data), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", *words], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset that the page describes: drawn, 60 photographs of 20 patients."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "moles/photographs").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = ("benign", "malignant")
+    rows = [(f"mole{k:02d}", names[k % 20 % 2], f"patient{k % 20}") for k in range(60)]
+    for name, diagnosis, _ in rows:
+        image = rng.integers(0, 120, (40, 40, 3)) + (0 if diagnosis == "benign" else 100)
+        cv2.imwrite(str(root / f"moles/photographs/{name}.png"), image.astype(np.uint8))
+    pd.DataFrame(rows, columns=["name", "diagnosis", "patient"]).to_csv(root / "moles/moles.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of the page, alone in a folder."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, content in {"mine/__init__.py": "", **files_of_the_page()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, "utf-8")
+    return folder
+
+
+def test_the_page_shows_every_file_that_it_names() -> None:
+    shown = set(files_of_the_page())
+    modules = {f"mine/{name}.py" for name in ROOMS}
+    choices = {"method/confidence", "data/moles", "backbone/narrow", "backbone/pyramid", "augment/shadow"}
+    assert shown == modules | {f"conf/{name}.yaml" for name in choices}
+
+
+def test_a_package_of_ones_own(own: Path, data: Path) -> None:
+    """All of it in one run: the made-up method on the made-up dataset, network and augmentation."""
+    words = ("method=confidence", "data=moles", "backbone=pyramid", "augment=shadow")
+    sweep = python("skinkd.train", "-m", "--config-dir", "conf", *words, "seed=0", *SMALL, folder=own, data=data)
+    (run,) = own.glob("outputs/confidence-moles-pyramid-*")
+    history = pd.read_csv(run / "history.csv")
+    assert {"train/ce", "train/penalty"} <= set(history) and (history["train/penalty"] > 0).all()
+    splits = pd.read_csv(run / "splits.csv")
+    assert len(splits) == 60 and (splits.groupby("group")["split"].nunique() == 1).all()
+    assert "1 of 1 jobs finished" in sweep
+    for command in ([*words, *SMALL, "--config-dir=conf"], [f"config={run}/config.yaml"]):
+        assert "finished already" in python("skinkd.train", *command, folder=own, data=data)
+
+
+def commands_of_the_page() -> list[str]:
+    """Every line of the page's shell blocks that runs something."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return [
+        line.partition("#")[0].strip() for block in blocks for line in block.splitlines() if line.startswith("python")
+    ]
+
+
+@pytest.mark.parametrize("command", commands_of_the_page())
+def test_the_commands_are_valid(own: Path, data: Path, command: str) -> None:
+    """Commands that train show what they would run; the others run."""
+    words = shlex.split(command)[2:]
+    out = python(*words, *(["--cfg", "job"] if words[0] == "skinkd.train" else []), folder=own, data=data)
+    assert out.strip()
+
+
+def test_a_copy_of_the_repository(tmp_path: Path, data: Path) -> None:
+    """The same files in their rooms; nothing else is changed."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "skinkd", tmp_path / "skinkd", ignore=ignored)
+    shutil.copytree(ROOT / "conf", tmp_path / "skinkd/conf", ignore=ignored)  # as in the wheel
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    for name, content in files_of_the_page().items():
+        for module, room in ROOMS.items():
+            content = content.replace(f"mine.{module}", f"skinkd.{room}.{module}".replace("..", "."))
+        path = tmp_path / "skinkd" / name
+        if name.startswith("mine/"):
+            path = tmp_path / "skinkd" / ROOMS[path.stem] / path.name
+        assert path not in before
+        path.write_text(content, "utf-8")
+    words = ["method=confidence", "data=moles", "backbone=pyramid", "augment=shadow", *SMALL]
+    out = python("skinkd.train", *words, folder=tmp_path, data=data)
+    assert list(tmp_path.glob("outputs/confidence-moles-pyramid-*/metrics.json")), out
+    assert "benign" in python("skinkd.parts", "data=moles", folder=tmp_path, data=data)
