@@ -176,7 +176,7 @@ def match_classes(
         else:
             key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(run[0]), _quoted(name)]
             raise UserError(
-                f"class {name!r} of the data is not a class of the run{nearest(name, run)}; map it to a class of the run, such as "
+                f"class {name!r} of the data is not a class of the run{nearest(name, run)}; map it, as in "
                 f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, "
                 f"{''.join(f'give class_map={table}, ' for table in stored)}or leave_out=[{name}]"
             )
