@@ -161,6 +161,23 @@ def test_draws_are_uniform_and_independent() -> None:
     assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.04
 
 
+def test_draws_are_those_of_splitmix64() -> None:
+    """Computed with Python's integers; fused as well, where products beyond 64 bits must wrap around."""
+
+    def mixed(value: int) -> int:
+        value = (value + 0x9E3779B97F4A7C15) % 2**64
+        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+        return value ^ (value >> 31)
+
+    keys = [0, 1, -1, 2**63 - 1, -(2**63), 123456789123456789]
+    steps = range(129, 133)
+    expected = [[(mixed((key + step * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for step in steps] for key in keys]
+    assert uniform(torch.tensor(keys), 128, 4).tolist() == expected
+    fused = torch.compile(lambda key: uniform(key, 128, 4), dynamic=False)
+    assert fused(torch.tensor(keys)).tolist() == expected
+
+
 @pytest.mark.parametrize("transforms", [basic, regional_gamma])
 def test_the_distribution_is_albumentations(tmp_path: Path, transforms: Callable[[], list[A.BasicTransform]]) -> None:
     """Of 3000 samples of an image: brightness, contrast, and colours of whole and quarters, each by Kolmogorov-Smirnov."""
