@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from waits import NoWait
 
 from skinkd.data import device_transforms as ours
-from skinkd.data.device import DeviceAugmentation, DeviceImages, uniform
+from skinkd.data.device import DeviceAugmentation, DeviceImages, augmented, uniform
 from skinkd.data.transforms import RegionalGamma, seed_pipeline, train_pipeline
 from skinkd.errors import UserError
 
@@ -234,6 +235,14 @@ def test_a_gpu_gives_the_samples_of_the_cpu(
     difference = (found.cpu().int() - expected.int()).abs()
     assert (difference <= 1).float().mean() > 0.99
     assert difference.float().mean() < 0.2
+
+
+@pytest.mark.parametrize("transforms", [basic, regional_gamma, central])
+def test_no_sample_makes_the_host_wait(files: list[str], transforms: Callable[[], list[A.BasicTransform]]) -> None:
+    augment = build(files, transforms(), views="four_rotations")
+    images, index, start = DeviceImages(files, torch.device("cpu")), torch.tensor([2, 0]), torch.tensor(5)
+    with NoWait():
+        augmented(images, index, start, augment.views, augment.resize, augment.transforms)
 
 
 def test_what_has_no_translation_is_refused(files: list[str]) -> None:
