@@ -9,11 +9,12 @@
 # There, with build/gpu/ copied to any place:
 #   bash run.sh [--cpu] STAGE SECONDS [STAGE SECONDS …]
 #       install           unpacks everything into $WORK (default /tmp/skinkd-gpu)
-#       tests             pytest -m gpu, $WORKERS (8) at once
+#       tests             pytest -m gpu, $WORKERS (8) at once; the log tells each failure as soon as it happens
 #       bench             benchmarks/gpu_bench.py: a table and bench.json
-#       study[:FILE]      runs the shell commands of FILE (one a line, default study.txt beside this script), $JOBS (4) at
-#                         once, until the seconds are over, and brings the run folders without checkpoints back
+#       tune              trials of the study's rows, then the choice among them: tune.tar.gz, to be unpacked in a checkout
+#       folds             the study's runs, with the settings that tune chose there, else those of the checkout: folds.tar.xz
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
+# All stages together leave at most 8 files in $OUT. tune and folds go on where the same stage ended before.
 # --cpu is a dry run on a machine without a GPU, tiny.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,21 +28,20 @@ pack() {
   mkdir -p "$out/wheels"
   # what the machine's image lacks; optuna and what it needs for tuning
   "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$out/wheels" \
-    hydra-core==1.3.8 omegaconf==2.3.1 albumentations==2.0.8 albucore==0.0.24 stringzilla==5.3.2 simsimd==6.5.16 \
+    hydra-core==1.3.8 omegaconf==2.3.1 timm==1.0.31 albumentations==2.0.8 albucore==0.0.24 stringzilla==5.3.2 simsimd==6.5.16 \
     pydantic==2.14.4 pydantic-core==2.50.5 typing-inspection==0.4.5 annotated-types==0.8.0 typing-extensions \
     optuna alembic mako colorlog 2>&1 | grep -v WARNING || true
   "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --platform any \
     --dest "$out/wheels" sqlalchemy 2>&1 | grep -v WARNING || true # without compiled parts: a third of the size
   "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$out/wheels" \
     antlr4-python3-runtime==4.9.3 2>&1 | grep -v WARNING || true
-  [ "$(ls "$out/wheels" | wc -l)" -ge 17 ] || { echo "wheels are missing in $out/wheels" >&2; exit 1; }
+  [ "$(ls "$out/wheels" | wc -l)" -ge 18 ] || { echo "wheels are missing in $out/wheels" >&2; exit 1; }
   git -C "$root" archive --format=tar.gz -o "$out/source.tar.gz" HEAD
   git -C "$root" rev-parse HEAD >"$out/COMMIT"
   local weights=()
   [ -z "${SKINKD_WEIGHTS:-}" ] || weights=(--weights "$SKINKD_WEIGHTS"/*.safetensors)
   "$root/.venv/bin/python" "$root/benchmarks/gpu_pack.py" "$out" --side "$side" --quality "$quality" "${weights[@]}"
   cp "${BASH_SOURCE[0]}" "$out/run.sh"
-  [ ! -f "$root/benchmarks/gpu_study.txt" ] || cp "$root/benchmarks/gpu_study.txt" "$out/study.txt"
   du -k --apparent-size "$out"/* | sort -n
   local total
   total=$(du -sk --apparent-size "$out" | cut -f1)
@@ -73,34 +73,27 @@ tests() {
   [ -z "$CPU" ] || { keep=(-k "${GPU_TESTS:-float32 and supervised}"); export SKINKD_GPU_TESTS=cpu; }
   local files # those that need nothing that the machine lacks, and quick to collect
   mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-  OMP_NUM_THREADS=1 "$PYTHON" -m pytest "${files[@]}" -m gpu -p no:cacheprovider -n "$WORKERS" --dist worksteal --timeout 100 -ra \
-    --durations 15 --junitxml "$OUT/tests.xml" "${keep[@]}"
+  OMP_NUM_THREADS=1 "$PYTHON" -m pytest "${files[@]}" -m gpu -vv --tb short -ra -p benchmarks.gpu_failures \
+    -p no:cacheprovider -p no:benchmark -n "$WORKERS" --dist worksteal --timeout 100 --durations 15 "${keep[@]}"
 }
 
 bench() {
   cd "$WORK/source" || return
-  "$PYTHON" benchmarks/gpu_bench.py --seconds "$((SECONDS_LEFT > 20 ? SECONDS_LEFT - 10 : SECONDS_LEFT))" \
-    --json "$OUT/bench.json" ${CPU:+--cpu}
+  "$PYTHON" benchmarks/gpu_bench.py --seconds "$((SECONDS_LEFT - 10))" --json "$OUT/bench.json" ${CPU:+--cpu}
 }
 
-# the commands run with $SECONDS_LEFT, $SKINKD_DATA_DIR, $SKINKD_WEIGHTS and $SKINKD_OUTPUT_DIR set
-study() {
-  local file=${STUDY_FILE:-$here/study.txt} code=0
+tune() {
   cd "$WORK/source" || return
-  mkdir -p "$WORK/logs"
-  local until=$(($(date +%s) + SECONDS_LEFT - 15)) number=0 line
-  while IFS= read -r line <&3; do
-    [[ -n $line && $line != \#* ]] || continue
-    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ] && [ "$(date +%s)" -lt "$until" ]; do sleep 0.5; done
-    local left=$((until - $(date +%s)))
-    [ "$left" -gt 0 ] || { echo "not begun, for want of time: $line"; continue; }
-    number=$((number + 1))
-    echo "$number ($left s left): $line"
-    (SECONDS_LEFT=$left timeout -k 5 "$left" bash -c "$line" >"$WORK/logs/$number.log" 2>&1; echo "$number: exit $?") &
-  done 3<"$file"
-  wait
-  tar -czf "$OUT/runs.tar.gz" --exclude '*.ckpt' --exclude cache --exclude pixels.bin -C "$WORK" outputs logs || code=1
+  "$PYTHON" benchmarks/gpu_study.py tune --seconds "$((SECONDS_LEFT - 10))" --out "$WORK/study" ${CPU:+--cpu} || return
+  local code=0
+  "$PYTHON" benchmarks/gpu_study.py choose "$WORK/study/tune" || code=1
+  tar -czf "$OUT/tune.tar.gz" -C "$WORK/source" conf/experiment docs/study_trials.md -C "$WORK/study" tune || code=1
   return $code
+}
+
+folds() {
+  cd "$WORK/source" || return
+  "$PYTHON" benchmarks/gpu_study.py folds --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu}
 }
 
 main() {
@@ -108,7 +101,7 @@ main() {
   [ "${1:-}" != pack ] || { shift; pack "$@"; exit; }
   [ "${1:-}" != --cpu ] || { CPU=1; shift; }
   export WORK=${WORK:-/tmp/skinkd-gpu} OUT=${OUT:-$PWD/gpu-out} PYTHON=${PYTHON:-python3}
-  export WORKERS=${WORKERS:-$([ -z "$CPU" ] && echo 8 || echo 1)} JOBS=${JOBS:-4}
+  export WORKERS=${WORKERS:-$([ -z "$CPU" ] && echo 8 || echo 1)}
   mkdir -p "$WORK/outputs" "$OUT"
   OUT=$(cd "$OUT" && pwd)
   export PYTHONPATH=$WORK/source:$WORK/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 NO_ALBUMENTATIONS_UPDATE=1
@@ -118,9 +111,8 @@ main() {
   [ $# -ge 2 ] || { sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | grep '^#' >&2; exit 2; }
   local failed=0
   while [ $# -ge 2 ]; do
-    local stage=${1%%:*} began
-    [[ $1 != *:* ]] || export STUDY_FILE=${1#*:}
-    case $stage in install | tests | bench | study) ;; *) echo "no stage $stage: install, tests, bench, study" >&2; exit 2 ;; esac
+    local stage=$1 began
+    case $stage in install | tests | bench | tune | folds) ;; *) echo "no stage $stage: install, tests, bench, tune, folds" >&2; exit 2 ;; esac
     began=$(date +%s)
     echo "== $stage, at most $2 s"
     # a process of its own, so that a stage that is stopped takes its processes along and the next one goes on

@@ -132,12 +132,14 @@ def augmented(
 def uniform(key: Tensor, first: int, count: int) -> Tensor:
     """Return numbers in [0, 1), float64 (N, count): draws ``first`` and so on of each key (N,)."""
     step = torch.arange(first + 1, first + count + 1, device=key.device)
-    bits = _hashed(key[:, None] + step * _GOLDEN)
+    # key + step · golden modulo 2⁶⁴; torch.compile computes products of an arange and a constant without the modulus and fails
+    bits = _hashed((key[:, None] * _GOLDEN_INVERSE + step) * _GOLDEN)
     return ((bits >> 11) & (2**53 - 1)).double() * 2.0**-53
 
 
 # SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) in signed integers, whose products wrap around alike
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_GOLDEN_INVERSE = pow(_GOLDEN, -1, 2**64) - 2**64
 _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 

@@ -116,8 +116,8 @@ class Method(L.LightningModule):
         }
         loss = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         self.terms.update({**values, "loss": loss}, self.trainer.global_step)
-        self.log_dict({f"train/{name}": value.detach() for name, value in values.items()})
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        # without prog_bar, with which Lightning reads the value from the device at every step
+        self.log_dict({f"train/{name}": value.detach() for name, value in {**values, "loss": loss}.items()})
         return loss
 
     def _ramp(self) -> float:

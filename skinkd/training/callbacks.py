@@ -128,8 +128,8 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=5 if sys.stdout.isatty() else 0, leave=False)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        shown = super().get_metrics(trainer, pl_module)
-        return {name.removeprefix("train/"): value for name, value in shown.items() if name != "v_num"}
+        loss = trainer.callback_metrics.get("train/loss")
+        return {} if loss is None else {"loss": float(loss)}
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)

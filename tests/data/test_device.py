@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from waits import NoWait
 
 from skinkd.data import device_transforms as ours
-from skinkd.data.device import DeviceAugmentation, DeviceImages, uniform
+from skinkd.data.device import DeviceAugmentation, DeviceImages, augmented, uniform
 from skinkd.data.transforms import RegionalGamma, seed_pipeline, train_pipeline
 from skinkd.errors import UserError
 
@@ -161,6 +162,23 @@ def test_draws_are_uniform_and_independent() -> None:
     assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.04
 
 
+def test_draws_are_those_of_splitmix64() -> None:
+    """Computed with Python's integers; fused as well, where products beyond 64 bits must wrap around."""
+
+    def mixed(value: int) -> int:
+        value = (value + 0x9E3779B97F4A7C15) % 2**64
+        value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+        return value ^ (value >> 31)
+
+    keys = [0, 1, -1, 2**63 - 1, -(2**63), 123456789123456789]
+    steps = range(129, 133)
+    expected = [[(mixed((key + step * 0x9E3779B97F4A7C15) % 2**64) >> 11) * 2.0**-53 for step in steps] for key in keys]
+    assert uniform(torch.tensor(keys), 128, 4).tolist() == expected
+    fused = torch.compile(lambda key: uniform(key, 128, 4), dynamic=False)
+    assert fused(torch.tensor(keys)).tolist() == expected
+
+
 @pytest.mark.parametrize("transforms", [basic, regional_gamma])
 def test_the_distribution_is_albumentations(tmp_path: Path, transforms: Callable[[], list[A.BasicTransform]]) -> None:
     """Of 3000 samples of an image: brightness, contrast, and colours of whole and quarters, each by Kolmogorov-Smirnov."""
@@ -217,6 +235,14 @@ def test_a_gpu_gives_the_samples_of_the_cpu(
     difference = (found.cpu().int() - expected.int()).abs()
     assert (difference <= 1).float().mean() > 0.99
     assert difference.float().mean() < 0.2
+
+
+@pytest.mark.parametrize("transforms", [basic, regional_gamma, central])
+def test_no_sample_makes_the_host_wait(files: list[str], transforms: Callable[[], list[A.BasicTransform]]) -> None:
+    augment = build(files, transforms(), views="four_rotations")
+    images, index, start = DeviceImages(files, torch.device("cpu")), torch.tensor([2, 0]), torch.tensor(5)
+    with NoWait():
+        augmented(images, index, start, augment.views, augment.resize, augment.transforms)
 
 
 def test_what_has_no_translation_is_refused(files: list[str]) -> None:

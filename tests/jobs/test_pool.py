@@ -114,7 +114,7 @@ def test_devices_that_are_none(devices: Any) -> None:
 
 @pytest.mark.parametrize(("gpus", "said"), [([], "no GPUs are visible"), (["0", "1"], "2 GPUs are visible")])
 def test_a_gpu_that_is_not_there(gpus: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=rf"sweep\.devices=\[0, 2\] names GPU \d and {said}"):
+    with pytest.raises(UserError, match=rf"sweep\.devices=\[0, 2\] names GPU \d, but {said}"):
         find_places([0, 2], [AUTO], gpus=gpus, cores=2)
 
 

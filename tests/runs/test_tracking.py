@@ -145,7 +145,7 @@ def test_it_says_once_that_it_is_offline_and_leaves_no_environment(
     before = dict(os.environ)
     folder = trained("logger=wandb", "logger.example_images=0")
     (run,) = offline_runs(folder)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "wandb sync" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("W&B")]
     assert lines == [f"W&B logs offline; to upload: wandb sync {run}"]
     assert {name for name in os.environ if name.startswith("WANDB")} == {n for n in before if n.startswith("WANDB")}
     assert "test/examples" not in str(WandbFile(run).summary)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from skinkd.batch import Batch
 from skinkd.methods.terms import TermMeter, TrainingDivergedError
 from skinkd.runs.folder import RunFolder
-from skinkd.training.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History
+from skinkd.training.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History, Progress
 
 
 class Tiny(L.LightningModule):
@@ -133,3 +133,22 @@ def test_every_checkpoint_gets_the_card(tmp_path: Path) -> None:
     card = {"classes": ["a", "b"]}
     fit(Tiny(), [CheckpointCard(card)], epochs=1).save_checkpoint(tmp_path / "one.ckpt")
     assert torch.load(tmp_path / "one.ckpt", weights_only=True)["skinkd"] == card
+
+
+def test_the_bar_shows_the_loss_of_the_step() -> None:
+    class Logged(Tiny):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log("train/loss", loss.detach())
+            return loss
+
+    class Shown(Callback):
+        def __init__(self) -> None:
+            self.values: list[dict[str, Any]] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+            self.values.append(Progress().get_metrics(trainer, pl_module))
+
+    shown = Shown()
+    fit(Logged(), [shown], epochs=1)
+    assert shown.values == [{"loss": 0.0}, {"loss": 2.0}, {"loss": 4.0}]
