@@ -384,7 +384,7 @@ def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
 
 
 def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: Path) -> None:
-    line = command(tiny, tmp_path, "trainer.max_epochs=15")
+    line = command(tiny, tmp_path, "trainer.max_epochs=1", "method.teacher.run.trainer.max_epochs=15")
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 150
     while not list(tmp_path.glob("supervised-*/checkpoints/last.ckpt")):
