@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import train_process
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -53,6 +54,19 @@ def tiny(synthetic_root: Path) -> list[str]:
     ]
 
 
+@pytest.fixture
+def accelerator() -> str:
+    """Lightning's name of the device that tests marked ``gpu`` run on.
+
+    With SKINKD_GPU_TESTS=cpu the tests run on the CPU, as a trial of the tests themselves.
+    """
+    if os.environ.get("SKINKD_GPU_TESTS") == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return "gpu"
+
+
 Trained = Callable[..., Path]
 
 
@@ -76,7 +90,7 @@ def train_tiny(tiny: list[str]) -> Trained:
 def trained(train_tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
     """As ``train_tiny``, into the test's own folder and without the pictures, which take half the time."""
     for picture in ("plot_curves", "plot_confusion"):
-        monkeypatch.setattr(f"skinkd.scoring.run.{picture}", lambda *_, **__: None)
+        monkeypatch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
 
     def run(*overrides: str, output: Path | None = None) -> Path:
         return train_tiny(output or tmp_path / "outputs", *overrides)

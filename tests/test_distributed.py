@@ -15,7 +15,7 @@ from train_process import metrics_of, only_run
 
 from skinkd.build.objects import build_data, build_method
 from skinkd.build.tables import load_split
-from skinkd.scoring.run import score_checkpoint
+from skinkd.training.scores import score_checkpoint
 
 WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)
 

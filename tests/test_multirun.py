@@ -198,7 +198,7 @@ def test_jobs_of_two_processes_each(tiny: list[str], tmp_path: Path) -> None:
 FAILS = """
 import os, sys
 if os.environ.get("LOCAL_RANK") == "1" and "seed=0" in sys.orig_argv:
-    from skinkd.runs.callbacks import EpochLine
+    from skinkd.training.callbacks import EpochLine
     def fail(*_):
         raise RuntimeError("this rank fails")
     EpochLine.on_train_epoch_end = fail

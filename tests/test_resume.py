@@ -31,7 +31,7 @@ EVERY_METHOD = [
 MOMENTS = {
     "in the first save": Act("lightning.fabric.plugins.io.torch_io:_atomic_save", 1, KILL),
     "in the save of an epoch": Act("lightning.fabric.plugins.io.torch_io:_atomic_save", 3, KILL),
-    "between history and checkpoint": Act("skinkd.runs.callbacks:EpochLine.on_train_epoch_end", 2, KILL),
+    "between history and checkpoint": Act("skinkd.training.callbacks:EpochLine.on_train_epoch_end", 2, KILL),
     "in validation": Act("skinkd.methods.base:Method.validation_step", 2, KILL),
     "before the test": Act("skinkd.methods.base:Method.test_step", 1, KILL),
     "before the last file": Act("skinkd.runs.folder:RunFolder.write_json", 1, KILL),

@@ -70,7 +70,8 @@ def read_cards(files: Iterable[str | Path | None]) -> list[dict[str, Any]]:
 def rebuild(stored: dict[str, Any]) -> Stored:
     """Build the network of an opened checkpoint, in eval mode, and load its weights."""
     card, state, prefix = stored["skinkd"], stored["state_dict"], "network."
-    arguments = {**card["backbone"], "pretrained": False, "weights": None}
+    started_from = {name: None for name in ("weights", "conv_weights") if name in card["backbone"]}
+    arguments = {**card["backbone"], "pretrained": False, **started_from}
     network = instantiate(arguments, num_classes=len(card["classes"]), _convert_="all")
     network.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
     return Stored(network.eval(), card, {name: state[name] for name in state if not name.startswith(prefix)})

@@ -1,5 +1,7 @@
 """From the resolved configuration to objects: data, network, method, trainer. Used by every verb; fits nothing."""
 
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,12 @@ import lightning as L
 import pandas as pd
 import torch
 from hydra.utils import get_class, instantiate
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
+from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import MIXES, Mix
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
@@ -34,6 +38,15 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
             f"backbone.image_size={config['backbone']['image_size']} is not data.image_size={data['image_size']}, the size of "
             "the images; leave backbone.image_size out: it follows data.image_size"
         )
+    train = train_pipeline(instantiate(config["augment"]["train"], _convert_="all"), image_size=data["image_size"])
+    method: Any = get_class(config["method"]["_target_"])
+    mix = build_mix(config, method, num_classes=len(table.classes))
+    on_device = build_device_augmentation(config, train, views=method.views)
+    if mix is not None and on_device is not None:
+        raise UserError(
+            f"augment.mix={config['augment']['mix']} mixes batches in the loading processes, and data.augment_on=device makes "
+            "them on the device; set data.augment_on=cpu or augment.mix=none"
+        )
     table = cached(
         table,
         mode=data["cache"],
@@ -41,12 +54,10 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         image_size=data["image_size"],
         folder=Path(config["paths"]["cache_dir"]),
     )
-    transforms = instantiate(config["augment"]["train"], _convert_="all")
-    method: Any = get_class(config["method"]["_target_"])
     return SkinDataModule(
         table=table,
         parts=parts,
-        train_pipeline=train_pipeline(transforms, image_size=data["image_size"]),
+        train_pipeline=train,
         eval_pipeline=eval_pipeline(image_size=data["image_size"]),
         views=method.views,
         batch_size=data["batch_size"],
@@ -55,8 +66,28 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         seed=config["seed"],
         sampler=config["sampler"],
         sampler_target=config["sampler_target"],
-        mix=build_mix(config, method, num_classes=len(table.classes)),
+        mix=mix,
+        on_device=on_device,
     )
+
+
+def build_device_augmentation(
+    config: Config, pipeline: Any, *, views: str
+) -> Callable[[Sequence[str]], DeviceAugmentation] | None:
+    """Return what makes the augmentation on the device from the training images, or None for ``data.augment_on=cpu``.
+
+    Raises:
+        UserError: the images are not cached.
+    """
+    data = config["data"]
+    # stored runs may be older than the setting
+    if check_choice("data.augment_on", data.get("augment_on", "cpu"), ("cpu", "device")) == "cpu":
+        return None
+    if data["cache"] == "off":
+        raise UserError(
+            "data.augment_on=device keeps decoded images on the device; set data.cache=ram or data.cache=disk"
+        )
+    return partial(DeviceAugmentation, pipeline=pipeline, views=views, seed=config["seed"], compiled=config["compile"])
 
 
 def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix | None:
@@ -107,8 +138,9 @@ def build_method(
             weight=weights,
             focal_gamma=config["loss"]["focal_gamma"],
             logit_tau=config["loss"]["logit_tau"],
+            label_smoothing=config["loss"]["label_smoothing"],
         ),
-        optimizer=instantiate(config["optim"]["optimizer"]),
+        optimizer=fused_on_cuda(instantiate(config["optim"]["optimizer"]), config["trainer"]),
         schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
         _convert_="all",
     )
@@ -116,3 +148,25 @@ def build_method(
         network.features = torch.compile(network.features)
         network.forward = torch.compile(network.forward)
     return method
+
+
+def fused_on_cuda(make: partial[Optimizer], trainer: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Let PyTorch's own optimizers update all parameters in one kernel where these are on a CUDA device.
+
+    ``+optim.optimizer.fused=false`` keeps them from it. With fp16 and gradient clipping they are not fused either: a fused
+    optimizer divides the gradients by the loss scale itself, which is too late for the clipping.
+
+    Args:
+        make: ``(parameters) -> Optimizer``, as the configuration has it.
+        trainer: the settings ``trainer``.
+    """
+    clips_scaled = trainer["gradient_clip_val"] is not None and trainer.get("precision") == "16-mixed"
+    if make.func not in (SGD, Adam, AdamW) or "fused" in make.keywords or clips_scaled:
+        return make
+
+    def build(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        listed = list(parameters)
+        on_cuda = bool(listed) and all(parameter.device.type == "cuda" for parameter in listed)
+        return make(listed, fused=True) if on_cuda else make(listed)
+
+    return build

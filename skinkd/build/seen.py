@@ -54,7 +54,7 @@ def own_images(
         places.append(_below(places[0], run["paths"], paths))
     source = source_of(places[0])
     if source is not None and source.generated:
-        del places[0]  # the images would be made again where the run's outputs once were
+        places = places[-1:]  # at the first place, the images would be made again where the run's outputs once were
     problem = ""
     for place in places:
         settings = place | ({"on_bad_image": "skip"} if "on_bad_image" in place else {})

@@ -30,8 +30,12 @@ ADDED_SETTINGS: dict[str, Any] = {
     "augment.mix": "none",
     "augment.mix_alpha": 1.0,
     "augment.mix_prob": 1.0,
+    "backbone.conv_weights": None,
+    "data.augment_on": "cpu",
+    "loss.label_smoothing": 0.0,
 }
-"""Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting.
+"""Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting,
+in the recipe of its teacher too.
 At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
 holds nothing else."""
 
@@ -77,8 +81,9 @@ def _identity(node: Any, name: str, paths: Mapping[str, Any]) -> Any:
 
 def holds_added_defaults(value: Any, name: str) -> bool:
     """Whether a setting came later and has the value at which it changes nothing, or is a mapping of such settings."""
-    if name in ADDED_SETTINGS:
-        default = ADDED_SETTINGS[name]
+    own_name = name.rpartition("method.teacher.run.")[2]
+    if own_name in ADDED_SETTINGS:
+        default = ADDED_SETTINGS[own_name]
         # True == 1 in Python, and they are different settings
         return value == default and isinstance(value, bool) == isinstance(default, bool)
     return (

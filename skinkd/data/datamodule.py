@@ -1,6 +1,6 @@
 """The loaders of a run: of one table and one split, and the same for every method."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
@@ -9,10 +9,11 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from skinkd.batch import Batch
-from skinkd.data.dataset import SkinDataset
+from skinkd.data.dataset import ImageNumbers, SkinDataset, whole_batch
+from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import Mix, MixedBatches
 from skinkd.data.sampler import EpochSampler, ResumableLoader, class_balance_weights
 from skinkd.data.splits import PARTS
@@ -41,6 +42,7 @@ class SkinDataModule(L.LightningDataModule):
             ``sampler_target`` images of each class in an epoch.
         sampler_target: images of each class, for "per_class"; unused by the others.
         mix: how training batches are mixed, or None.
+        on_device: augments training's samples on the device, from the training part's images; None: the loading processes do.
 
     Raises:
         UserError: an option out of range, or a batch larger than the training part.
@@ -61,6 +63,7 @@ class SkinDataModule(L.LightningDataModule):
         sampler: str,
         sampler_target: int | None = None,
         mix: Mix | None = None,
+        on_device: Callable[[Sequence[str]], DeviceAugmentation] | None = None,
     ):
         super().__init__()
         check_range("data.batch_size", batch_size, 1)
@@ -82,6 +85,7 @@ class SkinDataModule(L.LightningDataModule):
             name: SkinDataset(self._rows[name], pipeline=pipeline, views=view, seed=seed)
             for name, (pipeline, view) in pipelines.items()
         }
+        self._on_device = on_device(self._datasets["train"].paths.tolist()) if on_device else None
         self._weights = class_balance_weights(self._datasets["train"].labels, sampler=sampler)
         self._per_class = None
         if sampler == "per_class":
@@ -103,22 +107,35 @@ class SkinDataModule(L.LightningDataModule):
         """Return the training loader of this process: shuffled by (seed, epoch), resumable at any batch."""
         rank, world = self._process()
         self._check_batch(world)
-        dataset = self._datasets["train"]
+        images = self._datasets["train"]
         sampler = EpochSampler(
-            len(dataset),
+            len(images),
             seed=self.seed,
             rank=rank,
             world=world,
             weights=self._weights,
             per_class=self._per_class,
         )
+        dataset: Dataset[Batch] = images
+        loading = self._loading(persistent=True)
+        if self.mix is not None:
+            dataset = MixedBatches(images, self.mix, seed=self.seed)
+        if self._on_device is not None:  # there is nothing to load, which no process helps with
+            dataset = ImageNumbers(images.labels)
+            loading |= {"num_workers": 0, "persistent_workers": False, "collate_fn": whole_batch}
         return ResumableLoader(
-            dataset if self.mix is None else MixedBatches(dataset, self.mix, seed=self.seed),
+            dataset,
             sampler=sampler,
             batch_size=self.batch_size,
             drop_last=True,
-            **self._loading(persistent=True),
+            **loading,
         )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Make training's samples on the device, if that is where they are augmented."""
+        if self._on_device is None or not (self.trainer and self.trainer.training):
+            return batch
+        return batch._replace(image=self._on_device(batch.index, self.trainer.current_epoch))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the validation loader of this process, in the order of :meth:`rows`."""

@@ -230,7 +230,7 @@ def download(
     """Fetch a dataset's files into ``root`` and unpack the archives among them.
 
     Args:
-        source: the dataset's; has ``files`` or ``listing``.
+        source: the dataset's ``SOURCE``, with ``files`` or ``listing``.
         table: ``data.table``.
         root: the dataset's folder.
         address: where the files lie, such as ``source.address`` or a mirror.

@@ -87,7 +87,7 @@ def make_split(
         seed: of the split; the same seed gives the same split.
         fold: with ``folds``, the fold to test on (see :func:`grouped_folds`), or None.
         folds: number of folds, or None.
-        source: the dataset's.
+        source: the dataset's ``SOURCE``, which may name a further split; None: it has none.
 
     Raises:
         UserError: an unknown protocol, fractions that are no shares, a fold out of range, or a class that is

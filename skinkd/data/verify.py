@@ -46,8 +46,9 @@ def verify(table: ImageTable, *, source: Source | None = None) -> Verdict:
 
     Args:
         table: the images.
-        source: the dataset's. A split that another dataset published (``source.named_split``) may put copies into
-            different parts; training measures that, and here it is no problem.
+        source: the dataset's ``SOURCE``; None: it has none. A split that another dataset published
+            (``source.named_split``) may put copies into different parts; training measures that, and here it is no
+            problem.
     """
     frame = table.frame
     paths, ids = frame["path"].tolist(), frame["image_id"].tolist()

@@ -62,18 +62,27 @@ def logit_adjusted_cross_entropy(logits: Tensor, target: Tensor, *, log_prior: T
 
 
 @at_least_float32
-def shared_cross_entropy(logits: Tensor, share: Tensor, *, weight: Tensor | None) -> Tensor:
+def shared_cross_entropy(logits: Tensor, share: Tensor, *, weight: Tensor | None, label_smoothing: float) -> Tensor:
     """Cross-entropy against shares of classes: ``Σ_bj y_bj w_j (−log p_bj) / Σ_bj y_bj w_j``, in nats (ours).
 
     So shares of 0 and 1 give torch's weighted cross-entropy against classes. Torch's own cross-entropy against shares
-    divides by B, also with weights.
+    divides by B, also with weights. Label smoothing ε puts (1 − ε) y + ε/K in the place of the first y, as torch's.
 
     Args:
         logits: (B, K).
         share: y, (B, K).
         weight: w, (K,), of the classes; None is 1 for each.
+        label_smoothing: ε, at least 0 and below 1.
     """
-    return _shared_mean(-F.log_softmax(logits, dim=1), share, weight)
+    loss = -F.log_softmax(logits, dim=1)
+    mean = _shared_mean(loss, share, weight)
+    if not label_smoothing:
+        return mean
+    even = torch.full_like(share, 1 / share.shape[1])
+    weights = torch.ones_like(loss[0]) if weight is None else weight
+    # _shared_mean divides by the weights of its own shares, and torch by those of the labels
+    of_even = _shared_mean(loss, even, weight) * (even * weights).sum() / (share * weights).sum()
+    return (1 - label_smoothing) * mean + label_smoothing * of_even
 
 
 def _shared_mean(loss: Tensor, share: Tensor, weight: Tensor | None) -> Tensor:

@@ -87,7 +87,7 @@ def channel_relation(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     student, teacher = student.double(), teacher.double()
     size = _gram_product(student, student) + _gram_product(teacher, teacher)
     squared = size - 2 * _gram_product(student, teacher)
-    # what is left of equal Grams is rounding, whose root would have a huge gradient in a random direction
+    # of equal Grams only rounding is left, and its root has a huge gradient in a random direction
     apart = squared.detach() > 512 * torch.finfo(squared.dtype).eps * size.detach()
     distance = torch.where(apart, squared, 1.0).sqrt().where(apart, 0.0)
     return (distance / entries**0.5).to(student_map.dtype)

@@ -1,4 +1,4 @@
-"""Losses between the logits of a teacher and of a student, and the targets they are made from.
+"""Losses between the logits of a teacher and of a student, and the rectification of a teacher's logits.
 
 Logits are (B, K) and class indices (B,). Teachers are constants: no gradient flows to them. Every loss is
 computed in at least float32 and is a scalar, the mean over the samples.
@@ -36,11 +36,11 @@ def kl_divergence(
 def class_temperature_kl(
     student_logits: Tensor, teacher_logits: Tensor, target: Tensor, *, temperature: float, ratio: float
 ) -> Tensor:
-    """KL divergence with a temperature of its own for the true class (TSS-KD; Liu et al., 2025, their code).
+    """KL divergence with one temperature for the true class, one for the others (TSS-KD; Liu et al., 2025, their code).
 
     ``T² · mean_b KL(softmax(t / τ) ‖ softmax(s / τ))`` with ``τ_j = T`` where j is the target and
-    ``τ_j = ratio · T`` elsewhere. At ``ratio`` 1 this is :func:`kl_divergence`; at any other, the value
-    changes when a constant is added to a row of logits.
+    ``τ_j = ratio · T`` elsewhere. At ``ratio`` 1 this is :func:`kl_divergence`; at another
+    ratio, adding a constant to a row of logits changes the value.
 
     Args:
         student_logits: (B, K).
@@ -92,8 +92,8 @@ def decoupled_kd(
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Cross-entropy against the teacher's softmax: ``−mean_b Σ_j softmax(t)_j log softmax(s)_j``, in nats.
 
-    MSKD's loss between a teacher's branch and a student's exit (Pavel et al., 2025). Its least value, at
-    equal distributions, is the teacher's entropy and not 0.
+    MSKD's loss between a teacher's branch and a student's exit (Pavel et al., 2025). Its minimum, at equal
+    distributions, is the teacher's entropy.
 
     Args:
         student_logits: (B, K).
@@ -104,10 +104,10 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
 
 
 def rectify(logits: Tensor, target: Tensor, *, mode: str) -> Tensor:
-    """Make the largest logit sit at the true class (SW-SKD's LRB; Zheng et al., 2025; both modes are ours).
+    """Put the largest logit at the true class (SW-SKD's LRB; Zheng et al., 2025; both modes are ours).
 
-    A row whose argmax is the target is returned as it is. Of equal maxima the first is the argmax, so a true
-    class that ties with a class before it keeps the tie.
+    A row whose argmax is the target does not change. Of equal maxima the first is the argmax, so that a true
+    class keeps its tie with an earlier class.
 
     Args:
         logits: (B, K).
@@ -127,7 +127,7 @@ def rectify(logits: Tensor, target: Tensor, *, mode: str) -> Tensor:
     if mode == "raise":
         return logits.scatter(1, true_class, top)
     if mode == "swap":
-        # in this order a row already right gets its own value back
+        # in this order a row that is right already does not change
         return logits.scatter(1, top_class, logits.gather(1, true_class)).scatter(1, true_class, top)
     raise ValueError(f"mode={mode!r} must be 'swap' or 'raise'")
 

@@ -1,4 +1,4 @@
-"""What every loss needs of the arithmetic: enough precision, and directions that stay finite at zero."""
+"""Arithmetic that the losses share: float32 or wider, and unit vectors with a finite gradient at zero."""
 
 from collections.abc import Callable
 from functools import wraps

@@ -1,8 +1,8 @@
 """Relational knowledge distillation (Park et al., CVPR 2019) between pooled features (N, C).
 
 Both losses see only the distances between the rows of a batch, so the two networks may differ in C. Distances
-come from the Gram matrix of the centred features, in float64: in float32 that formula loses features which
-are close to each other against their common mean, and N×N numbers cost nothing. The teacher is a constant.
+come from the Gram matrix of the centred features, in float64. In float32 this formula is wrong for features
+that are close to each other and far from 0, and N×N numbers cost nothing. The teacher is a constant.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from skinkd.losses.numerics import at_least_float32
 
-# triplets whose cosines the angle loss holds at once: time and memory only, the value does not depend on it.
-# A CPU is fastest while they stay in its cache, an accelerator with few, large kernels.
+# the number of triplets whose cosines the angle loss holds at once. It changes time and memory, not the value: a CPU is
+# fastest while they stay in its cache, an accelerator with few, large kernels
 CPU_CHUNK, ACCELERATOR_CHUNK = 2**18, 2**22
 
 
@@ -66,7 +66,7 @@ def _squared_distance(features: Tensor) -> Tensor:
     gram = centred @ centred.T
     scale = gram.diagonal().unsqueeze(0) + gram.diagonal().unsqueeze(1)
     distance = scale - 2 * gram
-    # what is left of two equal rows is rounding, whose root would have a huge gradient in a random direction
+    # of equal rows only rounding is left, and its root has a huge gradient in a random direction
     rounding = 512 * torch.finfo(distance.dtype).eps * scale.detach()
     return distance.masked_fill(distance.detach() <= rounding, 0)
 

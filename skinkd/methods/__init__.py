@@ -1,1 +1,1 @@
-"""The distillation methods, one LightningModule a file."""
+"""The distillation methods. Each is a LightningModule in a file of its name."""

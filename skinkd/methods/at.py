@@ -1,4 +1,4 @@
-"""AT: attention transfer; the student's maps are to be strong where the teacher's are.
+"""AT: attention transfer. The student's feature maps learn to be strong where the teacher's are strong.
 
 Source: Zagoruyko and Komodakis, ICLR 2017, and their code.
 """

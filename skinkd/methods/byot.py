@@ -20,8 +20,8 @@ from skinkd.models.heads import AuxiliaryHead
 class BYOT(Method):
     """L = CE(z_S, y) + Σ_k [(1 − α) · CE(z_k, y) + α · KL_T(sg z_S ‖ z_k) + λ · mean (φ_k F_k − sg F_S)²], k < S.
 
-    The feature term is the mean over all elements where the paper has the squared L2 norm, so that λ does not depend on the
-    shape (ours). The heads exist in training only; ``network`` alone is deployed.
+    The feature term is a mean over all elements (ours), so that λ does not depend on the shape; the paper has the squared L2
+    norm. The heads exist in training only; ``network`` alone is deployed.
 
     Args:
         temperature: T.
@@ -44,7 +44,7 @@ class BYOT(Method):
             AuxiliaryHead(shape, last, num_classes=classes, reduction=head_reduction) for shape in earlier
         )
         by_logits = self.uses("ce_heads") or self.uses("kd")
-        if not by_logits:  # what no term reaches is not trained
+        if not by_logits:  # no term reaches the classifiers
             for head in self.heads:
                 head.classifier.requires_grad_(False)
             if not self.uses("feature"):

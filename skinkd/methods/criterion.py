@@ -13,7 +13,13 @@ LOSSES = ("cross_entropy", "focal", "logit_adjusted")
 
 
 def build_criterion(
-    name: str, counts: Sequence[int], *, weight: Tensor | None, focal_gamma: float, logit_tau: float
+    name: str,
+    counts: Sequence[int],
+    *,
+    weight: Tensor | None,
+    focal_gamma: float,
+    logit_tau: float,
+    label_smoothing: float,
 ) -> nn.Module:
     """Return the loss against the labels, ``(logits (B, K), label) -> scalar``.
 
@@ -26,11 +32,20 @@ def build_criterion(
         weight: of each class, (K,), or None; see :func:`class_weights`.
         focal_gamma: γ of the focal loss, at least 0.
         logit_tau: τ of the logit adjustment, above 0.
+        label_smoothing: ε of the cross-entropy, at least 0 and below 1.
 
     Raises:
-        UserError: an unknown name, a number out of range, or class weights with the logit adjustment.
+        UserError: an unknown name, a number out of range, class weights with the logit adjustment, or label smoothing with
+            another loss than the cross-entropy.
     """
     check_choice("loss.name", name, LOSSES)
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"loss.label_smoothing={label_smoothing} is out of range; it must be at least 0 and below 1")
+    if label_smoothing and name != "cross_entropy":
+        raise UserError(
+            f"loss.label_smoothing={label_smoothing} is of loss.name=cross_entropy alone, and loss.name is {name}; set "
+            "loss.label_smoothing=0"
+        )
     if name == "focal":
         check_range("loss.focal_gamma", focal_gamma, 0)
         return Focal(weight, gamma=focal_gamma)
@@ -43,7 +58,7 @@ def build_criterion(
                 "class_weights=none"
             )
         return LogitAdjusted(counts, tau=logit_tau)
-    return CrossEntropy(weight)
+    return CrossEntropy(weight, label_smoothing=label_smoothing)
 
 
 def class_weights(kind: str, counts: Sequence[int], *, beta: float) -> Tensor | None:
@@ -70,21 +85,24 @@ def class_weights(kind: str, counts: Sequence[int], *, beta: float) -> Tensor | 
 class CrossEntropy(nn.Module):
     """Cross-entropy, optionally weighted by class; with weights, PyTorch's weighted mean over the batch.
 
+    With label smoothing ε (Szegedy et al., CVPR 2016, section 7) the label is 1 − ε + ε/K at its class and ε/K at the others;
+    with weights too, PyTorch's: each class's part of the loss by its own weight, divided by the weights of the labels.
     The weights are a buffer outside the checkpoint: they follow from the training part's counts.
     """
 
     weight: Tensor | None
 
-    def __init__(self, weight: Tensor | None) -> None:
+    def __init__(self, weight: Tensor | None, *, label_smoothing: float) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Scalar loss, in float32 or wider, for logits (B, K) and labels (B,) or shares (B, K)."""
         if label.is_floating_point():
-            return shared_cross_entropy(logits, label, weight=self.weight)
+            return shared_cross_entropy(logits, label, weight=self.weight, label_smoothing=self.label_smoothing)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(logits, label, weight=self.weight)
+        return F.cross_entropy(logits, label, weight=self.weight, label_smoothing=self.label_smoothing)
 
 
 class Focal(nn.Module):

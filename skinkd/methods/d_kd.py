@@ -20,8 +20,8 @@ from skinkd.models.heads import ChannelRegressor
 class DiverseKD(Taught):
     """L = λ_ce · CE + λ_kd · KL_T + λ_d · RKD-D + λ_a · RKD-A + λ_c · channel relation.
 
-    The relational losses compare pooled features; the channel relation compares the last stages, the student's first through
-    a regressor to the shape of the teacher's.
+    The relational losses compare pooled features. The channel relation compares the last stages; a regressor brings the
+    student's to the shape of the teacher's.
 
     Args:
         temperature: T.

@@ -1,4 +1,4 @@
-"""DKD: decoupled knowledge distillation; what the teacher says of the true class and of the others, weighed apart.
+"""DKD: decoupled knowledge distillation. The true class and the other classes have a divergence and a weight each.
 
 Source: Zhao et al., CVPR 2022.
 """

@@ -1,7 +1,7 @@
-"""FitNet: a stage of the student, through a regressor, is to give the teacher's feature map, the hint.
+"""FitNet: a regressor on a stage of the student learns to give the teacher's feature map, the hint.
 
-Source: Romero et al., ICLR 2015. There the hint trains the lower half of the student first and distillation of the logits
-follows; here, as in the comparisons since (Tian et al., ICLR 2020), the hint is a term beside the cross-entropy.
+Source: Romero et al., ICLR 2015. There the hint trains the lower half of the student first, and distillation of the logits
+follows. Here the hint is a term next to the cross-entropy, as in later comparisons (Tian et al., ICLR 2020).
 """
 
 from typing import Any

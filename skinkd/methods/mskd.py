@@ -1,6 +1,9 @@
-"""MSKD: multi-stage knowledge distillation between hybrid networks; branches teach exits, the whole teaches the whole.
+"""MSKD: multi-stage knowledge distillation between hybrid networks.
 
-Source: Pavel et al., Scientific Reports 15:39792 (2025), and its public code. The single-stage form has no ``intermediate``.
+The teacher's branches teach the student's exits, and the teacher's final classifier teaches the student's. In the
+single-stage form the weight of ``intermediate`` is 0.
+
+Source: Pavel et al., Scientific Reports 15:39792 (2025), and its public code.
 """
 
 from typing import Any
@@ -25,7 +28,7 @@ class MSKD(Taught):
     The loss weights are ``intermediate`` (α), ``logit`` (β) and ``classification`` (γ).
 
     Raises:
-        UserError: the network has no two exits, or the teacher no two branches where α needs them.
+        UserError: the network has no two exits; or α is above 0, and the teacher has no two branches.
     """
 
     term_names = ("intermediate", "logit", "classification")
@@ -45,7 +48,7 @@ class MSKD(Taught):
                 "by method=mskd_teacher, or set the weight to 0"
             )
         if not self.uses("intermediate"):
-            network.freeze_exits()  # no loss would reach them, unless through the final classifier
+            network.freeze_exits()  # no term reaches them, but through the final classifier
         self.exits_learn = self.uses("intermediate") or network.fusion == "logits"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -59,7 +62,7 @@ class MSKD(Taught):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)
-        # an exit that nothing trained would be scored as a random classifier
+        # an exit that no term trains is a random classifier
         return {"": features.logits, **(features.exits if self.exits_learn else {})}
 
 

@@ -22,7 +22,7 @@ class MSKDTeacher(Method):
     The loss weights are ``attention_exits``, ``conv_exits``, ``branches`` and ``combined``.
 
     Raises:
-        UserError: the network is no hybrid teacher.
+        UserError: the network is not a hybrid teacher.
     """
 
     term_names = ("attention_exits", "conv_exits", "branches", "combined")
@@ -63,6 +63,6 @@ class MSKDTeacher(Method):
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)
-        # an exit that nothing trained would be scored as a random classifier
+        # an exit that no term trains is a random classifier
         trained = {name for term, names in self.members.items() if self.uses(term) for name in names}
         return {"": features.logits} | {name: z for name, z in features.exits.items() if name in trained}

@@ -29,7 +29,7 @@ def one_cycle(optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, warmup
     """
     total = max(epochs * steps_per_epoch, 1)
     if math.isclose(warmup_fraction * total, 1):
-        warmup_fraction *= 1 + 1e-6  # PyTorch divides by the steps of the rise less one
+        warmup_fraction *= 1 + 1e-6  # PyTorch divides by the number of rising steps minus 1
     scheduler = lr.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -1,7 +1,8 @@
-"""SSD-KD: self-supervised diverse knowledge distillation; what the student learns in the last of its three stages.
+"""SSD-KD: self-supervised diverse knowledge distillation. This is the last of its three stages, the student's training.
 
-Source: Wang et al., Medical Image Analysis 84:102693 (2023), and the behaviour of its public code. The stages before are
-runs of their own: the teacher (``supervised``), then its self-supervision head (``ssdkd_projection``).
+The first two stages are separate runs: the teacher (``supervised``), then its self-supervision head (``ssdkd_projection``).
+
+Source: Wang et al., Medical Image Analysis 84:102693 (2023), and the behaviour of its public code.
 """
 
 from typing import Any, ClassVar
@@ -26,9 +27,10 @@ class SSDKD(Taught):
     + λ_rkd_distance · RKD-D + λ_rkd_angle · RKD-A + λ_channel_relation · CR
 
     z⁰ are the logits of the upright samples, zʳ those of the 3B rotated ones, sim (3B, B) the cosines of rotated to upright
-    projections. The last three terms, the paper's dual relational loss, see all N samples: pooled features, and the last
-    stages, the student's first through a regressor to the shape of the teacher's. Where the teacher is wrong, only its least
-    wrong samples are distilled (error-level ranking), by the true class's rank or that of the image's own upright view.
+    projections. The last three terms are the paper's dual relational loss over all N samples: of the pooled features, and of
+    the last stages, where a regressor brings the student's to the shape of the teacher's. Of the samples that the teacher
+    gets wrong, ``kd_rotated`` and ``ss`` keep the least wrong (error-level ranking): by the rank of the true class in
+    ``kd_rotated``, and by the rank of the image's upright view in ``ss``.
 
     Args:
         temperature: T.

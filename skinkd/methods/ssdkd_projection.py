@@ -1,4 +1,4 @@
-"""The second stage of SSD-KD: the teacher's self-supervision head is trained alone, on the frozen teacher.
+"""The second stage of SSD-KD: the self-supervision head is trained on the frozen teacher.
 
 Source: Wang et al., Medical Image Analysis 84:102693 (2023), and its public code.
 """
@@ -17,16 +17,16 @@ from skinkd.models.heads import Projector
 
 
 class SSDKDProjection(Taught):
-    """L = CE over the batch of finding, from an image turned by 90°, 180° or 270°, its upright view by cosine similarity.
+    """L = CE of finding an image's upright view in the batch, from its view at 90°, 180° or 270°, by cosine similarity.
 
-    ``network`` gets the teacher's weights and stays as it is, so that the checkpoint, network and projector together, is the
-    teacher of SSD-KD's student. Validation logs the same loss as ``val/retrieval_loss``.
+    ``network`` gets the teacher's weights and is not trained. The checkpoint, with network and projector, is then the teacher
+    of SSD-KD's student. Validation logs the same loss as ``val/retrieval_loss``.
 
     Args:
         projector_width: width of both linear layers; None: that of the pooled features, as published.
 
     Raises:
-        UserError: the teacher's network is another than ``network``, or was trained at another image size.
+        UserError: the teacher's network differs from ``network``, or was trained at another image size.
     """
 
     views: ClassVar[str] = "four_rotations"
@@ -40,9 +40,8 @@ class SSDKDProjection(Taught):
             network.load_state_dict(self.teacher.network.state_dict())
         except RuntimeError as error:
             raise UserError(
-                "backbone: the self-supervision head is trained on the teacher's own network, and backbone is another; "
-                "give backbone the name and options, and data.image_size the "
-                f"{self.teacher.image_size} px, that the teacher in method.teacher was trained with"
+                "backbone differs from the network of method.teacher, on which the self-supervision head is trained; give "
+                f"backbone the name and options of that teacher, and data.image_size={self.teacher.image_size}"
             ) from error
         if network.stage_shapes != self.teacher.stage_shapes:
             raise self._other_size("this run has another")
@@ -51,7 +50,7 @@ class SSDKDProjection(Taught):
         self.projector = Projector(network.feature_dim, hidden_width=width, out_width=width)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if batch.image.shape[-1] != self.teacher.image_size:  # sizes so close that all stages are of one shape
+        if batch.image.shape[-1] != self.teacher.image_size:  # a size so close that all stages have the same shapes
             raise self._other_size(f"this run's is {batch.image.shape[-1]}")
         pooled = self.teacher(batch.image.flatten(0, 1)).pooled
         return self.combine(retrieval=lambda: rotation_retrieval_loss(self.projector(pooled)))
@@ -64,7 +63,7 @@ class SSDKDProjection(Taught):
         return self.probabilities(batch.image)
 
     def _other_size(self, found: str) -> UserError:
-        """The head would learn from features at the teacher's size, and be used and judged at the run's."""
+        """The error for a head that would learn at the teacher's image size and be judged at the run's."""
         size = self.teacher.image_size
         return UserError(
             f"method.teacher: the self-supervision head is trained at the image size of its teacher, which is {size}, and "

@@ -1,8 +1,8 @@
 """SW-SKD: stepwise self-knowledge distillation, from the last stage to the first; teacher-free.
 
-Source: Zheng et al., Scientific Reports 15:25238 (2025), doi 10.1038/s41598-025-10717-4. No code was released and only the
-abstract is open to us. From it: feature rectification (FRB), logit rectification (LRB), and their direction from back to
-front. Every equation, weight and the temperature are our reconstruction.
+Source: Zheng et al., Scientific Reports 15:25238 (2025), doi 10.1038/s41598-025-10717-4. No code was released, and only the
+abstract is open to us. The abstract names feature rectification (FRB), logit rectification (LRB), and their direction from
+back to front. The equations, the weights and the temperature are our reconstruction.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ from skinkd.models.heads import AuxiliaryHead
 
 
 class SWSKD(Method):
-    """Each stage learns from the rectified logits and the attention-corrected features of the stage behind it.
+    """Each stage learns from the rectified logits and the attention-corrected features of the next stage.
 
     L = Σ_k CE(z_k, y) + λ_logit Σ_k L_LRB + λ_feat Σ_k L_FRB (+ CE of the gate's classifier), k = 1..S  [ours]
 
@@ -91,7 +91,7 @@ class SWSKD(Method):
         if self.uses("gate_ce"):
             self.gate_classifier = nn.Linear(channels, network.num_classes)
         elif self.uses("frb"):
-            self.attention.requires_grad_(False)  # its corrected features are targets: nothing else trains it
+            self.attention.requires_grad_(False)  # no other term trains it: the corrected features are targets
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label

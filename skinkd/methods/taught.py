@@ -1,4 +1,4 @@
-"""What the methods with a teacher share: holding it outside the module tree."""
+"""The base of the methods with a teacher, which they hold outside the module tree."""
 
 from typing import Any, ClassVar
 
@@ -12,20 +12,21 @@ from skinkd.models.teacher import Teacher
 class Taught(Method):
     """A method whose student learns from a frozen teacher.
 
-    The teacher is no submodule: it is in no checkpoint and no parameter list, under every strategy, and is moved to the
-    device when training begins.
+    The teacher is not a submodule. So no checkpoint and no parameter list has it, under every strategy. It moves to the device
+    when training begins.
 
     Args:
-        network: the student, which alone is deployed.
+        network: the student, which is deployed.
         teacher: the frozen teacher.
-        teacher_state: weights of the teacher's checkpoint that are not its network's, by name.
+        teacher_state: further weights of the teacher's checkpoint by name, such as a projector's.
 
     Raises:
         UserError: all of ``logit_terms`` are off.
     """
 
     logit_terms: ClassVar[tuple[str, ...]] = ()
-    """Those of ``term_names`` that reach the student's logits; without one its classifier would stay at random."""
+    """The terms that reach the student's logits. One of them must be on, or its classifier stays random; empty: any term is
+    enough."""
 
     teacher: Teacher
 

@@ -1,4 +1,4 @@
-"""Bookkeeping of a training step's loss terms, on the device, without a host synchronisation a step."""
+"""Bookkeeping of the loss terms on the device, so that no training step waits for the host."""
 
 from collections.abc import Iterable
 
@@ -14,9 +14,9 @@ class TrainingDivergedError(UserError):
 
 
 class TermMeter:
-    """Sums each loss term over an epoch and remembers the first step at which one was not finite.
+    """Sums each loss term over an epoch, and remembers the first step at which the term was not finite.
 
-    Both stay on the device: reading them, which waits for the device, happens in ``check`` and ``means`` only.
+    Sums and steps stay on the device. Only ``check`` and ``means`` read them, which waits for the device.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class TermMeter:
         steps = torch.stack(list(self._first_bad.values())).tolist()
         bad = [(step, name == "loss", name) for name, step in zip(self._first_bad, steps, strict=True) if step >= 0]
         if bad:
-            step, _, name = min(bad)  # of one step a term, rather than the sum of all
+            step, _, name = min(bad)  # of several at one step, a term comes before the sum of all
             raise TrainingDivergedError(
                 f"loss term '{name}' became NaN or infinite at training step {step}; the last good checkpoint is kept: "
                 "lower optim.lr, set trainer.gradient_clip_val=1, give method.warmup_epochs a value, or use precision=fp32"

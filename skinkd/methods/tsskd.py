@@ -21,9 +21,9 @@ class TSSKD(Method):
 
     L = CE(z, y) + λ · T² · KL(softmax(z_teacher/τ) ‖ softmax(z/τ)), τ_j = T where j = y, r·T elsewhere.
 
-    Both views pass in train mode, as published: the teacher view moves BatchNorm's running statistics too. Per-class
-    temperatures break softmax's shift invariance, so the term starts large: ``warmup_epochs`` can ramp it. ``ratio=1`` is
-    plain two-view distillation, the control.
+    Both views pass in train mode, as published, so that the teacher's view moves BatchNorm's running statistics too. With
+    a temperature for each class softmax is not invariant to shifts, and the term starts large; ``warmup_epochs`` can ramp
+    it. ``ratio=1`` is plain two-view distillation, the control.
 
     Args:
         temperature: T.

@@ -14,11 +14,11 @@ STAGES = 4
 
 
 class Features(NamedTuple):
-    """What one pass of a network gives.
+    """Features of a batch, from one pass of a network.
 
     Attributes:
-        stages: feature maps (B, C_k, H_k, W_k), shallow to deep; the last is the map that the head pools,
-            where the network pools a map.
+        stages: feature maps (B, C_k, H_k, W_k), shallow to deep. If the head pools a map, the last stage is that
+            map.
         pooled: input of the classifier, (B, D).
         logits: (B, K).
     """
@@ -29,9 +29,9 @@ class Features(NamedTuple):
 
 
 class Normalise(nn.Module):
-    """Images as stored to what a network was made for: ``(image - mean) / std`` of RGB in [0, 1].
+    """Normalise stored images for a network: ``(image - mean) / std`` of RGB in [0, 1].
 
-    The statistics are timm's for the network. They are no part of the state dict: they follow from the name.
+    The statistics are timm's for the network. The state dict leaves them out, because the name implies them.
     """
 
     mean: Tensor
@@ -75,10 +75,10 @@ def mlp_head(in_features: int, num_classes: int, *, widths: Sequence[int]) -> nn
 
 
 def choose_stages(strides: Sequence[int]) -> list[int]:
-    """Which of a network's intermediate maps are its stages, given the stride of each, shallow to deep.
+    """Choose the stages among a network's intermediate maps, by the stride of each map, shallow to deep.
 
-    The last map of each distinct stride, the deepest four of these. A network of one stride throughout (ViT,
-    ConvMixer) gives four blocks evenly spaced, ending at the last, or all where it has fewer.
+    The stages are the last map of each stride, or the deepest four of them. A network with a single stride (ViT,
+    ConvMixer) has four evenly spaced blocks as stages, up to the last block, or all blocks if it has fewer.
     """
     if len(set(strides)) == 1:
         count = min(STAGES, len(strides))
@@ -114,7 +114,7 @@ class Backbone(nn.Module):
         stage_shapes: (C, H, W) of each stage at ``image_size``.
 
     Raises:
-        UserError: see the single checks; every sentence names the setting that mends it.
+        UserError: a setting is wrong; the sentence names it and says how to fix it.
     """
 
     model: Any  # timm networks have more methods than nn.Module states
@@ -193,7 +193,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _measure(self, image_size: int) -> None:
-        """Choose the stages and find all shapes from one blank image, in eval mode, leaving no trace."""
+        """Choose the stages and measure all shapes with one blank image, in eval mode, which changes no statistics."""
         if not isinstance(self.model.get_classifier(), nn.Module):
             raise self._unusable("it has several classifiers")
         self.eval()
@@ -201,7 +201,7 @@ class Backbone(nn.Module):
         try:
             found = self.features(image)
             strides = [info["reduction"] for info in self.model.feature_info]
-            if len(strides) != len(found.stages):  # a network whose own table leaves maps out
+            if len(strides) != len(found.stages):  # timm's table of this network lacks maps
                 strides = [image_size // stage.shape[-1] for stage in found.stages]
             one_pass = torch.allclose(found.logits, self(image), rtol=1e-3, atol=1e-4)
         except (AttributeError, TypeError, NotImplementedError, KeyError, RuntimeError) as error:

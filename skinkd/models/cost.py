@@ -1,4 +1,4 @@
-"""What a network's outputs cost: multiply-adds of one image."""
+"""The cost of a network's outputs: multiply-adds of one image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +14,14 @@ from skinkd.models.hybrid import HybridStudent, HybridTeacher
 @torch.no_grad()
 def count_macs(run: Callable[[], Any]) -> int:
     """Multiply-adds of the convolutions and matrix products in ``run()``: half the floating-point operations."""
-    # eager: what torch.compile has fused cannot be counted
+    # eager: the counter does not see into compiled code
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops() // 2
 
 
 def network_macs(network: nn.Module, image_size: int) -> int:
-    """Multiply-adds of one image through the whole network, in eval mode; it is left in the mode it was in."""
+    """Multiply-adds of one image through the whole network, in eval mode; the network's mode does not change."""
     was_training = network.training
     network.eval()
     image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
@@ -31,10 +31,10 @@ def network_macs(network: nn.Module, image_size: int) -> int:
 
 
 def exit_macs(network: HybridStudent | HybridTeacher, image_size: int) -> dict[str, int]:
-    """Multiply-adds of one image up to each exit, and under ``""`` of the whole network, all exits before it included.
+    """Multiply-adds of one image up to each exit, and under ``""`` of the whole network with all its exits.
 
-    Each exit's number is that of running the network in the order of ``exit_names`` and stopping there. The network is left in
-    the mode it was in.
+    The number of an exit is the cost of running the network in the order of ``exit_names`` up to this exit. The network's mode
+    does not change.
     """
     was_training = network.training
     network.eval()

@@ -1,4 +1,4 @@
-"""Heads that serve training only: bottlenecks, auxiliary classifiers, projectors, regressors."""
+"""Heads for training only: bottlenecks, auxiliary classifiers, projectors, regressors."""
 
 from torch import Tensor, nn
 
@@ -12,12 +12,12 @@ def conv_bn(inputs: int, outputs: int, *, kernel: int, stride: int) -> nn.Sequen
 
 
 class Aligner(nn.Sequential):
-    """The bottleneck φ_k: a stage's map (C_k, H_k, W_k) to the shape (C, H, W) of another, usually the last.
+    """The bottleneck φ_k: a stage's map (C_k, H_k, W_k) to the shape (C, H, W) of another stage, usually the last.
 
-    1×1 convolution to C / ``reduction`` channels; 3×3 convolutions of stride 2 as often as the sizes allow
-    (one of stride 1 where they agree already); 1×1 convolution to C; each with batch normalisation, and ReLU
-    between; adaptive average pooling if the size still differs. The bottleneck of Be Your Own Teacher (Zhang
-    et al., ICCV 2019), for maps of any size; the details are ours.
+    A 1×1 convolution to C / ``reduction`` channels; 3×3 convolutions of stride 2 while half the map is as large as the
+    target (a single one of stride 1 if there is none); a 1×1 convolution to C. Each has batch normalisation, with ReLU
+    between. Adaptive average pooling follows if the size still differs. The bottleneck of Be Your Own Teacher (Zhang et al.,
+    ICCV 2019), for maps of any size; the details are ours.
 
     Args:
         in_shape: (C_k, H_k, W_k).
@@ -75,10 +75,10 @@ class Projector(nn.Sequential):
 
 
 class ChannelRegressor(nn.Sequential):
-    """A student's map (B, C_s, H_s, W_s) to the shape of the teacher's: 1×1 convolution, BN, ReLU.
+    """Bring a student's map (B, C_s, H_s, W_s) to the shape of the teacher's: 1×1 convolution, BN, ReLU.
 
-    For terms that compare maps: FitNet's (Romero et al., ICLR 2015) and SSD-KD's channel relation. Where the
-    sizes differ, adaptive average pooling comes first (ours); it repeats cells of the smaller map.
+    It serves terms that compare maps: FitNet's (Romero et al., ICLR 2015) and SSD-KD's channel relation. If the
+    sizes differ, adaptive average pooling comes first (ours); it repeats cells of a map that is too small.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:

@@ -1,6 +1,6 @@
 """The hybrid networks of MSKD: two branches, exits along the way, one classifier on both.
 
-Pavel et al., Scientific Reports 15:39792 (2025), and its Keras code; layers the sources leave open are ours.
+Pavel et al., Scientific Reports 15:39792 (2025), and its Keras code; where the sources leave a layer open, it is ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from skinkd.models.pretrained import fit_state, read_state
 
 
 class HybridFeatures(NamedTuple):
-    """What one pass of a hybrid gives: ``Features`` and the exits.
+    """Features of a batch, from one pass of a hybrid network: ``Features`` and the exits.
 
     Attributes:
         stages: feature maps (B, C_k, H_k, W_k) of the convolutional branch, shallow to deep.
@@ -37,8 +37,8 @@ class HybridFeatures(NamedTuple):
 def convmixer(pretrained: bool = False, **options: Any) -> ConvMixer:
     """timm's ConvMixer in any size; timm knows it by this name, so that ``Backbone`` does.
 
-    timm's own entries fix their sizes. ``options`` are ``dim``, ``depth``, ``kernel_size``, ``patch_size``
-    and what ``timm.create_model`` adds.
+    timm's own entries fix their sizes. ``options`` are ``dim``, ``depth``, ``kernel_size``, ``patch_size``, and
+    those that ``timm.create_model`` adds.
 
     Raises:
         RuntimeError: pretrained weights are asked for.
@@ -81,6 +81,8 @@ class HybridTeacher(nn.Module):
         convmixer: sizes of the ConvMixer, arguments of timm's ``ConvMixer``.
         pretrained: start branches given by timm's name from timm's weights; the two others have none.
         weights: a run's checkpoint to start from, or None.
+        conv_weights: a file to start the convolutional branch from, as ``weights`` of ``Backbone``, or None; unused with
+            ``weights``. Networks stored before this argument came have none.
         fusion_width: width of the combined classifier.
         drop_rate: dropout in the combined classifier.
 
@@ -104,23 +106,27 @@ class HybridTeacher(nn.Module):
         weights: str | None,
         fusion_width: int,
         drop_rate: float,
+        conv_weights: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.num_classes = num_classes
 
-        def branch(chosen: str, own_name: str, base: str, sizes: Mapping[str, Any]) -> Backbone:
+        def branch(
+            chosen: str, own_name: str, base: str, sizes: Mapping[str, Any], file: str | None = None
+        ) -> Backbone:
             own = chosen == own_name
             return plain_backbone(
                 base if own else chosen,
                 num_classes=num_classes,
                 image_size=image_size,
                 pretrained=pretrained and weights is None and not own,
+                weights=file if weights is None else None,
                 options=sizes if own else {},
             )
 
         self.attention = branch(attention_branch, "small_vit", "vit_tiny_patch16_224", small_vit)
-        self.conv = branch(conv_branch, "convmixer", "convmixer", convmixer)
+        self.conv = branch(conv_branch, "convmixer", "convmixer", convmixer, conv_weights)
         self.attention_exits = nn.ModuleList(Exit(c, num_classes) for c, *_ in self.attention.stage_shapes)
         self.conv_exits = nn.ModuleList(Exit(c, num_classes) for c, *_ in self.conv.stage_shapes)
         self.feature_dim = self.attention.feature_dim + self.conv.feature_dim
@@ -157,7 +163,7 @@ class HybridTeacher(nn.Module):
         )
 
     def freeze_exits(self) -> None:
-        """Train no exit: for losses on the combined classifier alone, which does not depend on them."""
+        """Freeze all exits, for losses on the combined classifier alone, which does not depend on the exits."""
         classifiers = (branch.model.get_classifier() for branch in (self.attention, self.conv))
         for module in (self.attention_exits, self.conv_exits, *classifiers):
             module.requires_grad_(False)
@@ -170,7 +176,7 @@ class HybridStudent(nn.Module):
     features, BN, and the branch's own classifier.
 
     Fusion ``logits`` (the code's): the final classifier sees the two exits' probabilities, concatenated.
-    Fusion ``features`` (ours; what the paper's "layer fusion" promises): it sees the average-pooled maps of
+    Fusion ``features`` (ours, after the paper's words "layer fusion"): it sees the average-pooled maps of
     every block of the CNN and of every stage of the branch but the last, and the branch's normed pooled
     features.
 
@@ -183,6 +189,8 @@ class HybridStudent(nn.Module):
         fusion: ``logits`` or ``features``.
         pretrained: start the timm branch from timm's weights.
         weights: a run's checkpoint to start from, or None.
+        conv_weights: a file to start the convolutional branch from, as ``weights`` of ``Backbone``, or None; unused with
+            ``weights``. Networks stored before this argument came have none.
         fusion_width: width of the final classifier.
         drop_rate: dropout in the final classifier.
 
@@ -207,6 +215,7 @@ class HybridStudent(nn.Module):
         weights: str | None,
         fusion_width: int,
         drop_rate: float,
+        conv_weights: str | None = None,
     ) -> None:
         super().__init__()
         self.fusion = check_choice("backbone.fusion", fusion, ("logits", "features"))
@@ -223,6 +232,7 @@ class HybridStudent(nn.Module):
             num_classes=num_classes,
             image_size=image_size,
             pretrained=pretrained and weights is None,
+            weights=conv_weights if weights is None else None,
             options={},
         )
         self.normalise: Normalise = self.conv.normalise
@@ -267,14 +277,20 @@ class HybridStudent(nn.Module):
         return HybridFeatures(stages=conv.stages, pooled=pooled, logits=self.classifier(pooled), exits=exits)
 
     def freeze_exits(self) -> None:
-        """Train no exit that the final classifier does not depend on: for losses on that classifier alone."""
+        """Freeze the exits that the final classifier does not depend on, for losses on that classifier alone."""
         if self.fusion == "features":
             self.exit_1.requires_grad_(False)
             self.conv.model.get_classifier().requires_grad_(False)
 
 
 def plain_backbone(
-    name: str, *, num_classes: int, image_size: int, pretrained: bool, options: Mapping[str, Any]
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    pretrained: bool,
+    weights: str | None,
+    options: Mapping[str, Any],
 ) -> Backbone:
     """A branch: a timm network with its own stem and linear classifier, without dropout."""
     return Backbone(
@@ -282,7 +298,7 @@ def plain_backbone(
         num_classes=num_classes,
         image_size=image_size,
         pretrained=pretrained,
-        weights=None,
+        weights=weights,
         small_input=False,
         head="linear",
         head_widths=(),

@@ -38,9 +38,9 @@ def create_network(
 ) -> Any:
     """Build a timm network for square images of ``image_size``, with timm's pretrained weights if asked.
 
-    The rule for the size: an image is at least as large as the stride of the network's last map, so that
-    this map has a cell that is not mostly padding; patches leave out no border; and the network's own
-    forward pass takes it. ``options`` go to timm as they are.
+    The rules for the size: an image is at least as large as the stride of the network's last map, so that
+    this map has a cell that is not mostly padding; patches leave out no border; and the network can run an
+    image of this size. ``options`` are passed on to timm.
 
     Raises:
         UserError: an unknown name, tag or option, weights that cannot be fetched, a size that the network
@@ -93,8 +93,8 @@ def check_name(name: str) -> None:
 def use_small_stem(model: Any, *, name: str) -> None:
     """Give ``model``, in place, a 3×3 stride-1 first convolution and no max-pool after it.
 
-    A first convolution of 3×3 keeps its weights; a larger one is replaced and starts at random (He,
-    fan-out), which is said in the log.
+    A first convolution of 3×3 keeps its weights. A larger one is replaced and starts at random (He, fan-out),
+    and the log says so.
 
     Raises:
         UserError: the first layer is no convolution of stride 2 (patch embeddings and their like).
@@ -126,7 +126,7 @@ def use_small_stem(model: Any, *, name: str) -> None:
 def read_state(file: str) -> dict[str, Tensor]:
     """Read a state dict (.pth, .ckpt, .safetensors, …), or the ``network`` of a run's checkpoint, to the CPU.
 
-    Nothing but tensors and plain values is unpickled.
+    Only tensors and plain values are unpickled.
 
     Raises:
         UserError: no such file, or no state dict in it.
@@ -150,10 +150,10 @@ def read_state(file: str) -> dict[str, Tensor]:
 
 
 def fit_state(network: nn.Module, state: dict[str, Tensor], *, file: str, free: Iterable[str]) -> None:
-    """Load ``state`` into ``network``; what is under a ``free`` prefix need not fit.
+    """Load ``state`` into ``network``. Parameters under a ``free`` prefix need not fit.
 
-    These then stay as they are, which is said in the log. If the rest does not fit, timm's own conversion
-    for the architecture is tried (other namings, position embeddings of another image size).
+    Those that do not fit keep their values, and the log says so. If others do not fit, timm's conversion for the
+    architecture is tried (other namings, position embeddings of another image size).
 
     Raises:
         UserError: missing or unexpected keys or other shapes outside ``free``, a few of them named.
@@ -170,7 +170,7 @@ def fit_state(network: nn.Module, state: dict[str, Tensor], *, file: str, free: 
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     kept = [key for key in own if key.startswith(free) and key not in fitting]
     if kept:
-        # a head that fits in part would mix a file's layers with random ones
+        # of a head that fits in part no layer is taken, or it would mix the file's layers with random ones
         prefixes = {next(prefix for prefix in free if key.startswith(prefix)) for key in kept}
         fitting = {key: value for key, value in fitting.items() if not key.startswith(tuple(prefixes))}
         log.warning("%s does not fit %s, which stay at their random start", file, ", ".join(sorted(prefixes)))
@@ -188,7 +188,7 @@ def _misfits(own: dict[str, Tensor], state: dict[str, Tensor], free: tuple[str, 
         for key in sorted(given & own.keys())
         if state[key].shape != own[key].shape
     ]
-    # one of each kind comes first, so that a cut list still shows what is wrong
+    # one of each kind comes first, so that a shortened list still shows every kind
     kinds = [kind for kind in (missing, unexpected, shapes) if kind]
     return [kind[0] for kind in kinds] + [entry for kind in kinds for entry in kind[1:]]
 
@@ -204,7 +204,7 @@ def _converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor
     outer = {key: value for key, value in state.items() if not key.startswith("model.")}
     try:
         inner = convert(inner, model)
-    except Exception:  # a file of quite another network: the comparison says what is wrong with it
+    except Exception:  # a file of another network: the comparison says what is wrong
         return state
     return outer | {f"model.{key}": value for key, value in inner.items()}
 
@@ -221,7 +221,7 @@ def _create(name: str, *, num_classes: int, image_size: int, pretrained: bool, *
             return timm.create_model(
                 name, pretrained=pretrained, num_classes=num_classes, img_size=image_size, **options
             )
-        except TypeError:  # a grid that timm cannot change: the dry pass tells
+        except TypeError:  # a grid that timm cannot change: _run_once raises
             pass
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
 
@@ -238,7 +238,7 @@ def _fetched(name: str, build: Callable[[], Any]) -> Any:
 
 
 def _reach_hub(name: str) -> None:
-    """Raise OSError if the hub is needed and cannot be reached; its own client would retry for a minute."""
+    """Raise OSError if the hub is needed and cannot be reached. The hub's client would retry for a minute."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id or huggingface_hub.constants.HF_HUB_OFFLINE:
         return

@@ -1,4 +1,4 @@
-"""A frozen teacher: the one place that guarantees its mode, its gradients and its absence from checkpoints."""
+"""A frozen teacher: always in eval mode, and without gradients."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -11,18 +11,17 @@ from skinkd.models.backbone import Backbone, Features
 
 
 class Teacher(nn.Module):
-    """A trained network that stays as it is.
+    """A trained network that nothing changes.
 
-    It is in eval mode whatever is asked of it, so that BatchNorm's statistics never move; its parameters need no
-    gradient and its pass keeps none; and it is shared, not copied, when the module that holds it is copied (an average of
-    the student's weights needs no second teacher).
+    It stays in eval mode, so that BatchNorm's statistics never move. Its parameters and its pass have no gradients. A copy of
+    the method shares it: an average of the student's weights needs no second teacher.
 
     Args:
         network: offers ``features(image)`` and ``num_classes``.
         image_size: height and width the teacher was trained at; images of another size are resized (bilinear,
             antialiased) before its pass. Its normalisation is inside ``network``.
-        bf16: run the pass in bfloat16 autocast, whatever the student's precision; pooled features and logits are float32
-            again, stages and exits, which only losses read, stay in bfloat16.
+        bf16: run the pass in bfloat16 autocast, whatever the student's precision. Pooled features and logits become float32
+            again. Stages and exits stay in bfloat16, because only losses read them.
     """
 
     def __init__(self, network: Backbone, *, image_size: int, bf16: bool) -> None:
@@ -64,11 +63,11 @@ class Teacher(nn.Module):
             size = (self.image_size, self.image_size)
             image = image.float() / 255 if image.dtype == torch.uint8 else image
             image = F.interpolate(image, size=size, mode="bilinear", antialias=True)
-        # without bf16 of its own it follows the precision of the training step
+        # without bf16 the pass follows the precision of the training step
         precision = torch.autocast(image.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
         with precision:
             features = self.network.features(image)
         if not self.bf16:
             return features
-        # a projector on them runs in the student's precision; losses widen the stages, which are large, themselves
+        # the projector reads the pooled features in the student's precision; losses widen the stages, which are large
         return features._replace(pooled=features.pooled.float(), logits=features.logits.float())

@@ -146,7 +146,7 @@ def intervals_of_test(
         seed=seed,
         level=settings["interval"],
     )
-    bounds = {}
+    bounds: dict[str, float] = {}
     for name, (low, high) in intervals.items():
         bounds |= {f"test/{name}_low": low, f"test/{name}_high": high}
     return bounds

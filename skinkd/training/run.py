@@ -20,7 +20,7 @@ from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tables import next_commands
 from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
-from skinkd.scoring.run import score_and_report
+from skinkd.training.scores import score_and_report
 from skinkd.training.trainer import build_trainer, fit_callbacks
 
 
@@ -39,7 +39,7 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         say(f"warning: protocol={config['protocol']} leaks: {leak.sentence(table.classes)}")
     data = build_data(config, table, parts)
     taught = None
-    sources = [config["backbone"]["weights"]]
+    sources = [config["backbone"]["weights"], config["backbone"].get("conv_weights")]
     extra_metrics: dict[str, float] = {}
     if "teacher" in config["method"]:
         checkpoint = find_teacher(settings)

@@ -15,8 +15,16 @@ from lightning.pytorch.callbacks import (
 
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.errors import UserError, check_choice
-from skinkd.runs.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History, MonitorCheck, Progress
 from skinkd.runs.folder import RunFolder
+from skinkd.training.callbacks import (
+    CheckpointCard,
+    DivergenceCheck,
+    EpochLine,
+    EpochSeed,
+    History,
+    MonitorCheck,
+    Progress,
+)
 from skinkd.training.scorer import Scorer
 
 Config = dict[str, Any]
@@ -65,7 +73,7 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
     if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
     settings["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    return L.Trainer(
+    trainer = L.Trainer(
         **settings,
         callbacks=callbacks,
         logger=logger or False,
@@ -74,3 +82,6 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+    # deterministic algorithms fill all new memory, a pass over it, against reads of what was never written: there are none
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return trainer

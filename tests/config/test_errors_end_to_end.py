@@ -193,7 +193,7 @@ def test_outputs_without_permission(job: Job, tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_earlier_checkpoint(job: Job, tmp_path: Path) -> None:
     """No file may grow beyond 4 kB from the second epoch on: its checkpoint cannot be written."""
     full = Act(
-        "skinkd.runs.callbacks:EpochSeed.on_train_epoch_start",
+        "skinkd.training.callbacks:EpochSeed.on_train_epoch_start",
         2,
         partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4096, 4096)),
     )

@@ -297,7 +297,7 @@ def test_a_table_of_ones_own(csv_file: Path) -> None:
         ("images/1.jpg", "images/0.jpg", {}, "1 image ids .* more than once"),
         ("TEST", "holdout", {"split_column_name": "fold"}, "'holdout' is not a part of a split"),
         ("x", "x", {"group_column": "lesion"}, "has no column 'lesion'"),
-        ("mel", "nv", {}, "has the class 'nv' alone"),
+        ("mel", "nv", {}, "has only the class 'nv'"),
         ("images/1.jpg", "images/9.jpg", {}, r"images/9\.jpg is missing"),
     ],
 )

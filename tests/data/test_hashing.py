@@ -12,6 +12,7 @@ from skinkd.data.arrays import image_path
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.ham10000 import load_ham10000, load_synthetic
 from skinkd.data.hashing import LARGE_FILE, file_digests, image_hashes, near_pairs, perceptual_hash
+from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
 from tests.data.test_files import huge_png
 
@@ -118,7 +119,7 @@ def test_the_audit_counts_shared_groups_and_near_duplicates(tmp_path: Path) -> N
     place = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}
     place |= {"copy of a": "test", "copy of b": "test"}
     parts = table.frame["image_id"].map(place)
-    report = audit_split(table, parts, near_duplicate_bits=32, memory=None)
+    report = audit_split(table, parts, measure_leak(table.frame, parts), near_duplicate_bits=32, memory=None)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["groups_in_two_parts"] == 1 and report["leak_train"] == pytest.approx(1 / 3)
     assert [report["parts"][name]["images"] for name in ("train", "val", "test")] == [3, 1, 3]
@@ -131,7 +132,7 @@ def test_the_audit_counts_shared_groups_and_near_duplicates(tmp_path: Path) -> N
     }
     assert report["near_duplicates"]["val-train"]["pairs"] == 0
     assert "1 groups" in audit_sentence(report) and "1 test-train" in audit_sentence(report)
-    without = audit_split(table, parts, near_duplicate_bits=None, memory=None)
+    without = audit_split(table, parts, measure_leak(table.frame, parts), near_duplicate_bits=None, memory=None)
     assert without["near_duplicates"] is None and "not looked for" in audit_sentence(without)
 
 

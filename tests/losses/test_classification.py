@@ -122,7 +122,7 @@ def against(name, logits, target, weight):
         prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()
         return logit_adjusted_cross_entropy(logits, target, log_prior=prior, tau=0.7)
     if target.is_floating_point():
-        return shared_cross_entropy(logits, target, weight=weight)
+        return shared_cross_entropy(logits, target, weight=weight, label_smoothing=0.0)
     return F.cross_entropy(logits, target, weight)
 
 
@@ -165,7 +165,10 @@ def test_shares_of_one_class_give_the_loss_against_classes(name, weight):
 def test_against_shares_a_certain_network_has_finite_losses(gamma):
     logits = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
     share = torch.tensor([[0.3, 0.7], [0.0, 1.0]])
-    for loss in (focal_loss(logits, share, gamma=gamma), shared_cross_entropy(logits, share, weight=None)):
+    for loss in (
+        focal_loss(logits, share, gamma=gamma),
+        shared_cross_entropy(logits, share, weight=None, label_smoothing=0.0),
+    ):
         assert loss.isfinite()
         (gradient,) = torch.autograd.grad(loss, logits)
         assert gradient.isfinite().all()

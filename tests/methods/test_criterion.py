@@ -41,7 +41,7 @@ def test_losses_against_plain_loops(name: str, weights: str, dtype: torch.dtype,
     logits = (3 * torch.randn(batch, 3, generator=generator)).to(dtype).requires_grad_()
     label = torch.randint(3, (batch,), generator=generator)
     weight = class_weights(weights, COUNTS, beta=0.99)
-    criterion = build_criterion(name, COUNTS, weight=weight, focal_gamma=1.5, logit_tau=0.7)
+    criterion = build_criterion(name, COUNTS, weight=weight, focal_gamma=1.5, logit_tau=0.7, label_smoothing=0.0)
     if dtype == torch.float64:
         criterion = criterion.double()
     loss = criterion(logits, label)
@@ -53,14 +53,51 @@ def test_losses_against_plain_loops(name: str, weights: str, dtype: torch.dtype,
     assert not criterion.state_dict()  # follows from the training part, not from a checkpoint
 
 
+@pytest.mark.parametrize("batch", [1, 2, 17])
+@pytest.mark.parametrize("weights", ["none", "inverse"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_label_smoothing_against_plain_loops_and_torch(smoothing: float, weights: str, batch: int) -> None:
+    generator = torch.Generator().manual_seed(batch)
+    logits = (3 * torch.randn(batch, 3, generator=generator)).double()
+    label = torch.randint(3, (batch,), generator=generator)
+    weight = class_weights(weights, COUNTS, beta=0.99)
+    given = [1.0] * 3 if weight is None else weight.tolist()
+    total = share = 0.0
+    for row, y in zip(logits.tolist(), label.tolist(), strict=True):
+        target = [smoothing / 3 + (1 - smoothing if k == y else 0.0) for k in range(3)]
+        normaliser = math.log(sum(map(math.exp, row)))
+        total += sum(given[k] * target[k] * (normaliser - row[k]) for k in range(3))
+        share += given[y]
+    criterion = build_criterion(
+        "cross_entropy", COUNTS, weight=weight, focal_gamma=2.0, logit_tau=1.0, label_smoothing=smoothing
+    ).double()
+    loss = criterion(logits, label)
+    assert loss.item() == pytest.approx(total / share, rel=1e-6)
+    whole = None if weight is None else weight.double()
+    shares = torch.nn.functional.one_hot(label, 3).double()  # of images that are not mixed
+    torch.testing.assert_close(criterion(logits, shares), loss)
+    mixed = shares.lerp(torch.tensor([0.0, 0.5, 0.5]).double(), 0.3)
+    total = share = 0.0
+    for row, parts in zip(logits.tolist(), mixed.tolist(), strict=True):
+        normaliser = math.log(sum(map(math.exp, row)))
+        total += sum(given[k] * (smoothing / 3 + (1 - smoothing) * parts[k]) * (normaliser - row[k]) for k in range(3))
+        share += sum(given[k] * parts[k] for k in range(3))
+    assert criterion(logits, mixed).item() == pytest.approx(total / share, rel=1e-6)
+    assert loss.equal(torch.nn.functional.cross_entropy(logits, label, weight=whole, label_smoothing=smoothing))
+
+
 def test_wrong_settings() -> None:
     assert set(LOSSES) == {"cross_entropy", "focal", "logit_adjusted"}
     weight = torch.ones(3)
-    for name, gamma, tau, words in (
-        ("focale", 2.0, 1.0, "did you mean 'focal'"),
-        ("focal", -1.0, 1.0, "loss.focal_gamma=-1.0"),
-        ("logit_adjusted", 2.0, 0.0, "loss.logit_tau=0.0"),
-        ("logit_adjusted", 2.0, 1.0, "class_weights=none"),
+    for name, gamma, tau, smoothing, words in (
+        ("focale", 2.0, 1.0, 0.0, "did you mean 'focal'"),
+        ("focal", -1.0, 1.0, 0.0, "loss.focal_gamma=-1.0"),
+        ("logit_adjusted", 2.0, 0.0, 0.0, "loss.logit_tau=0.0"),
+        ("logit_adjusted", 2.0, 1.0, 0.0, "class_weights=none"),
+        ("cross_entropy", 2.0, 1.0, 1.0, "loss.label_smoothing=1.0"),
+        ("cross_entropy", 2.0, 1.0, -0.1, "loss.label_smoothing=-0.1"),
+        ("focal", 2.0, 1.0, 0.1, "loss.name is focal; set loss.label_smoothing=0"),
+        ("logit_adjusted", 2.0, 1.0, 0.1, "loss.name is logit_adjusted"),
     ):
         with pytest.raises(UserError, match=words):
-            build_criterion(name, COUNTS, weight=weight, focal_gamma=gamma, logit_tau=tau)
+            build_criterion(name, COUNTS, weight=weight, focal_gamma=gamma, logit_tau=tau, label_smoothing=smoothing)

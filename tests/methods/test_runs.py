@@ -25,7 +25,7 @@ from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher
 from skinkd.config.identity import run_path
 from skinkd.config.resolve import resolved, teacher_config
-from skinkd.scoring.run import score_checkpoint
+from skinkd.training.scores import score_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -42,6 +42,13 @@ class Crash(Callback):
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all runs of this file go, so that they share their teachers."""
     return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take half the time of a run this small, and are the same for every method."""
+    for picture in ("plot_curves", "plot_confusion"):
+        monkeypatch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
 
 
 @pytest.fixture

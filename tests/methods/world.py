@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
@@ -47,8 +48,20 @@ def networks_of(name: str) -> list[str]:
     return SMALL_NETWORK + (SMALL_TEACHER if has_teacher_network else [])
 
 
+PLAIN = ("method.loss_weights.", "+method.loss_weights.", "method.warmup_epochs=", "class_weights=", "seed=")
+"""Settings that no other follows from: they are set in a configuration that is composed already, which takes no time."""
+
+
 def config_of(name: str, *overrides: str) -> dict[str, Any]:
-    return copy.deepcopy(_composed(name, overrides))
+    config = copy.deepcopy(_composed(name, tuple(text for text in overrides if not text.startswith(PLAIN))))
+    for key, value in (text.split("=") for text in overrides if text.startswith(PLAIN)):
+        *groups, last = key.removeprefix("+").split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        assert key.startswith("+") or last in node, key
+        node[last] = yaml.safe_load(value)
+    return config
 
 
 @cache

@@ -106,6 +106,23 @@ def test_state_dict_round_trip(network: HybridTeacher | HybridStudent, tmp_path:
         build(network.kind, num_classes=3, weights=str(tmp_path / "a.ckpt"))
 
 
+@pytest.mark.parametrize("kind", ["teacher", "student, logits"])
+def test_the_convolutional_branch_starts_from_a_file(kind: str, tmp_path: Path) -> None:
+    donor = build("student, logits", conv_branch="resnet10t").conv.model
+    nn.init.constant_(donor.bn1.bias, 0.25)
+    torch.save(donor.state_dict(), tmp_path / "branch.pth")
+    plain = build(kind, conv_branch="resnet10t")
+    started = build(kind, conv_branch="resnet10t", conv_weights=str(tmp_path / "branch.pth"))
+    for name, value in started.state_dict().items():
+        source = donor.state_dict()[name.removeprefix("conv.model.")] if name.startswith("conv.model.") else None
+        assert value.equal(plain.state_dict()[name] if source is None else source)
+    with pytest.raises(UserError, match=r"nowhere\.pth does not exist"):
+        build(kind, conv_weights="nowhere.pth")
+    torch.save({"state_dict": started.state_dict()}, tmp_path / "whole.pth")
+    whole = build(kind, conv_branch="resnet10t", weights=str(tmp_path / "whole.pth"), conv_weights="nowhere.pth")
+    assert whole.conv.model.bn1.bias.equal(donor.bn1.bias)  # a whole network's file needs no other
+
+
 def test_same_seed_same_weights(network: HybridTeacher | HybridStudent) -> None:
     parameters = dict(network.named_parameters())
     for name, parameter in build(network.kind).named_parameters():

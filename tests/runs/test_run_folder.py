@@ -77,6 +77,19 @@ def test_a_setting_that_came_later_leaves_earlier_runs_their_folders(
     assert now({next(iter(added)): False}) != before  # which equals 0, and is another setting
 
 
+def test_a_setting_that_came_later_leaves_runs_their_folders_where_a_teacher_has_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skinkd.config.identity.ADDED_SETTINGS", {"loss.smoothing": 0.0})
+
+    def taught(loss: dict[str, Any]) -> str:
+        inner = {"method": {"name": "head", "teacher": {"run": {"loss": loss}}}}
+        return identity(config(method={"name": "kd", "teacher": {"run": inner}}))
+
+    assert taught({"name": "focal", "smoothing": 0.0}) == taught({"name": "focal"})
+    assert taught({"name": "focal", "smoothing": 0.1}) != taught({"name": "focal"})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

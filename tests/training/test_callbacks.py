@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from skinkd.batch import Batch
 from skinkd.methods.terms import TermMeter, TrainingDivergedError
-from skinkd.runs.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History
 from skinkd.runs.folder import RunFolder
+from skinkd.training.callbacks import CheckpointCard, DivergenceCheck, EpochLine, EpochSeed, History
 
 
 class Tiny(L.LightningModule):

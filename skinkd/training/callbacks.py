@@ -96,7 +96,8 @@ class History(Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         # that of this step: by the end of the epoch the schedule may have set the next epoch's
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
-        pl_module.log("lr", self._lr)
+        # made on the device: a number of the host's would be copied there, which waits for the device
+        pl_module.log("lr", torch.full((), self._lr, device=pl_module.device))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._images += len(batch.label) * trainer.world_size

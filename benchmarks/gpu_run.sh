@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# GPU tests, benchmarks and study runs on a bare machine: one with a GPU, Python and PyTorch, and without a network.
+#
+# Here, in this checkout:
+#   benchmarks/gpu_run.sh pack [SIDE [QUALITY]]      fills build/gpu/: wheels, source.tar.gz, ham10000.tar.gz, weights, run.sh
+#       SKINKD_DATA_DIR   holds ham10000/
+#       SKINKD_WEIGHTS    folder of the *.safetensors that the study starts from (optional)
+#       PACK_PYTHON       the Python whose wheels are packed: the machine's version (default python3.12)
+# There, with build/gpu/ copied to any place:
+#   bash run.sh [--cpu] STAGE SECONDS [STAGE SECONDS …]
+#       install           unpacks everything into $WORK (default /tmp/skinkd-gpu)
+#       tests             pytest -m gpu, $WORKERS (8) at once
+#       bench             benchmarks/gpu_bench.py: a table and bench.json
+#       study[:FILE]      runs the shell commands of FILE (one a line, default study.txt beside this script), $JOBS (4) at
+#                         once, until the seconds are over, and brings the run folders without checkpoints back
+# Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
+# --cpu is a dry run on a machine without a GPU, tiny.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+pack() {
+  local side=${1:-96} quality=${2:-88} root out python=${PACK_PYTHON:-python3.12}
+  set -e
+  root=$(cd "$here/.." && pwd)
+  out=$root/build/gpu
+  rm -rf "$out"
+  mkdir -p "$out/wheels"
+  # what the machine's image lacks; optuna and what it needs for tuning
+  "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$out/wheels" \
+    hydra-core==1.3.8 omegaconf==2.3.1 albumentations==2.0.8 albucore==0.0.24 stringzilla==5.3.2 simsimd==6.5.16 \
+    pydantic==2.14.4 pydantic-core==2.50.5 typing-inspection==0.4.5 annotated-types==0.8.0 typing-extensions \
+    optuna alembic mako colorlog 2>&1 | grep -v WARNING || true
+  "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --platform any \
+    --dest "$out/wheels" sqlalchemy 2>&1 | grep -v WARNING || true # without compiled parts: a third of the size
+  "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$out/wheels" \
+    antlr4-python3-runtime==4.9.3 2>&1 | grep -v WARNING || true
+  [ "$(ls "$out/wheels" | wc -l)" -ge 17 ] || { echo "wheels are missing in $out/wheels" >&2; exit 1; }
+  git -C "$root" archive --format=tar.gz -o "$out/source.tar.gz" HEAD
+  git -C "$root" rev-parse HEAD >"$out/COMMIT"
+  local weights=()
+  [ -z "${SKINKD_WEIGHTS:-}" ] || weights=(--weights "$SKINKD_WEIGHTS"/*.safetensors)
+  "$root/.venv/bin/python" "$root/benchmarks/gpu_pack.py" "$out" --side "$side" --quality "$quality" "${weights[@]}"
+  cp "${BASH_SOURCE[0]}" "$out/run.sh"
+  [ ! -f "$root/benchmarks/gpu_study.txt" ] || cp "$root/benchmarks/gpu_study.txt" "$out/study.txt"
+  du -k --apparent-size "$out"/* | sort -n
+  local total
+  total=$(du -sk --apparent-size "$out" | cut -f1)
+  echo "together $((total / 1024)) MiB"
+  [ "$total" -lt $((60 * 1024)) ] || { echo "more than 60 MiB: pack smaller images (pack $((side * 3 / 4)))" >&2; exit 1; }
+}
+
+install() {
+  mkdir -p "$WORK/source" "$WORK/data" "$WORK/weights" || return
+  tar -xzf "$here/source.tar.gz" -C "$WORK/source" || return
+  cp "$here/COMMIT" "$WORK/source/COMMIT" || return
+  ln -sfn ../conf "$WORK/source/skinkd/conf" || return # where the wheel has it
+  [ ! -f "$here/ham10000.tar.gz" ] || tar -xzf "$here/ham10000.tar.gz" -C "$WORK/data" || return
+  cp "$here"/*.safetensors "$WORK/weights/" 2>/dev/null
+  "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+    --target "$WORK/site" "$here"/wheels/*.whl || return
+  cd "$WORK/source" && "$PYTHON" - <<'PY'
+import sys, time
+began = time.time()
+import torch, skinkd.config.cli, skinkd.train, skinkd.conf
+where = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
+print(f"python {sys.version.split()[0]}, torch {torch.__version__}, {where}; imports took {time.time() - began:.0f} s")
+PY
+}
+
+tests() {
+  cd "$WORK/source" || return
+  local keep=()
+  [ -z "$CPU" ] || { keep=(-k "${GPU_TESTS:-float32 and supervised}"); export SKINKD_GPU_TESTS=cpu; }
+  local files # those that need nothing that the machine lacks, and quick to collect
+  mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+  OMP_NUM_THREADS=1 "$PYTHON" -m pytest "${files[@]}" -m gpu -p no:cacheprovider -n "$WORKERS" --dist worksteal --timeout 100 -ra \
+    --durations 15 --junitxml "$OUT/tests.xml" "${keep[@]}"
+}
+
+bench() {
+  cd "$WORK/source" || return
+  "$PYTHON" benchmarks/gpu_bench.py --seconds "$((SECONDS_LEFT > 20 ? SECONDS_LEFT - 10 : SECONDS_LEFT))" \
+    --json "$OUT/bench.json" ${CPU:+--cpu}
+}
+
+# the commands run with $SECONDS_LEFT, $SKINKD_DATA_DIR, $SKINKD_WEIGHTS and $SKINKD_OUTPUT_DIR set
+study() {
+  local file=${STUDY_FILE:-$here/study.txt} code=0
+  cd "$WORK/source" || return
+  mkdir -p "$WORK/logs"
+  local until=$(($(date +%s) + SECONDS_LEFT - 15)) number=0 line
+  while IFS= read -r line <&3; do
+    [[ -n $line && $line != \#* ]] || continue
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ] && [ "$(date +%s)" -lt "$until" ]; do sleep 0.5; done
+    local left=$((until - $(date +%s)))
+    [ "$left" -gt 0 ] || { echo "not begun, for want of time: $line"; continue; }
+    number=$((number + 1))
+    echo "$number ($left s left): $line"
+    (SECONDS_LEFT=$left timeout -k 5 "$left" bash -c "$line" >"$WORK/logs/$number.log" 2>&1; echo "$number: exit $?") &
+  done 3<"$file"
+  wait
+  tar -czf "$OUT/runs.tar.gz" --exclude '*.ckpt' --exclude cache --exclude pixels.bin -C "$WORK" outputs logs || code=1
+  return $code
+}
+
+main() {
+  CPU=""
+  [ "${1:-}" != pack ] || { shift; pack "$@"; exit; }
+  [ "${1:-}" != --cpu ] || { CPU=1; shift; }
+  export WORK=${WORK:-/tmp/skinkd-gpu} OUT=${OUT:-$PWD/gpu-out} PYTHON=${PYTHON:-python3}
+  export WORKERS=${WORKERS:-$([ -z "$CPU" ] && echo 8 || echo 1)} JOBS=${JOBS:-4}
+  mkdir -p "$WORK/outputs" "$OUT"
+  OUT=$(cd "$OUT" && pwd)
+  export PYTHONPATH=$WORK/source:$WORK/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 NO_ALBUMENTATIONS_UPDATE=1
+  export SKINKD_DATA_DIR=${SKINKD_DATA_DIR:-$WORK/data} SKINKD_WEIGHTS=${SKINKD_WEIGHTS:-$WORK/weights}
+  export SKINKD_OUTPUT_DIR=$WORK/outputs HF_HUB_OFFLINE=1
+  [ -z "$CPU" ] || export CUDA_VISIBLE_DEVICES=
+  [ $# -ge 2 ] || { sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | grep '^#' >&2; exit 2; }
+  local failed=0
+  while [ $# -ge 2 ]; do
+    local stage=${1%%:*} began
+    [[ $1 != *:* ]] || export STUDY_FILE=${1#*:}
+    case $stage in install | tests | bench | study) ;; *) echo "no stage $stage: install, tests, bench, study" >&2; exit 2 ;; esac
+    began=$(date +%s)
+    echo "== $stage, at most $2 s"
+    # a process of its own, so that a stage that is stopped takes its processes along and the next one goes on
+    SECONDS_LEFT=$2 CPU=$CPU STAGE=$stage timeout -k 10 "$2" bash "${BASH_SOURCE[0]}" 2>&1 | tee "$OUT/$stage.log" | tail -n 60
+    local code=${PIPESTATUS[0]}
+    [ "$code" = 0 ] || failed=$((failed + 1))
+    echo "== $stage: exit $code after $(($(date +%s) - began)) s"
+    shift 2
+  done
+  exit "$failed"
+}
+
+if [ -n "${STAGE:-}" ]; then "$STAGE"; else main "$@"; fi

@@ -1,0 +1,153 @@
+"""The study of fine-tuned networks: equal budgets, the choice on validation, blocks in their order, what is packed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmarks" / "gpu_study.py"
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_study", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_study"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKINKD_WEIGHTS", "/weights")
+
+
+def trials(values: list[float | None], states: list[str] | None = None, **settings: list[Any]) -> pd.DataFrame:
+    states = states or ["complete"] * len(values)
+    columns = {"number": range(1, len(values) + 1), "state": states, "value": values, "epochs": 2, "seconds": 1.0}
+    return pd.DataFrame({**columns, **settings, "folder": "run"})
+
+
+def test_all_rows_have_the_budget_of_the_row_with_the_fewest_trials(study: ModuleType) -> None:
+    whole = trials([0.1, 0.2, 0.3])
+    failed = trials([0.1, None, 0.3], ["complete", "failed", "complete"])
+    cut = trials([0.1, None, 0.3], ["complete", "unfinished", "complete"])  # the third ended before the second
+    assert study.equal_trials({"a": whole, "b": failed}) == 3
+    assert study.equal_trials({"a": whole, "b": cut}) == 1
+
+
+def test_the_highest_value_within_the_budget_is_chosen_and_the_earlier_of_equal_ones(study: ModuleType) -> None:
+    table = trials([0.5, None, 0.6, 0.6, 0.9], ["complete", "failed", "complete", "complete", "complete"])
+    assert study.best_trial(table, 4)["number"] == 3
+    assert study.best_trial(table, 5)["number"] == 5
+    with pytest.raises(SystemExit, match="no settings can be chosen"):
+        study.best_trial(trials([None], ["failed"]), 1)
+
+
+def test_the_page_of_trials_shows_each_trial_of_the_budget_and_marks_the_chosen_one(study: ModuleType) -> None:
+    table = trials([0.5, 0.75, 0.9], **{"optim.lr": [0.00123456, 0.002, 0.003], "augment": ["rga", "basic", "rga"]})
+    page = study.trials_page({"kd": table}, 2)
+    assert "| 1 | 0.00123 | rga | complete | 0.5000 |" in page
+    assert "| 2 | 0.002 | basic | complete | **0.7500** |" in page
+    assert "0.9000" not in page
+
+
+@pytest.mark.parametrize("chosen", [{}, {"optim.lr": 0.002, "optim.weight_decay": 0.1, "augment": "rga"}])
+def test_a_rows_file_has_its_method_its_network_and_the_chosen_settings(
+    study: ModuleType, chosen: dict[str, Any], tmp_path: Path
+) -> None:
+    for name, row in study.ROWS.items():
+        text = study.experiment_text(name, chosen, "a comment")
+        assert text.startswith("# @package _global_\n# a comment\n")
+        body = yaml.safe_load(text)
+        assert body["defaults"][0] == "lite_study"
+        assert {"override /method": row.method} in body["defaults"]
+        assert ({"override /augment": "rga"} in body["defaults"]) == bool(chosen)
+        assert body.get("optim", {}) == ({"lr": 0.002, "weight_decay": 0.1} if chosen else {})
+
+
+def test_every_row_is_an_experiment_with_the_studys_regime(study: ModuleType) -> None:
+    for name, row in study.ROWS.items():
+        with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+            config = compose("train", overrides=[f"experiment=lite_study_{name}"])
+        assert config.method.name == row.method
+        assert (config.data.folds, config.data.image_size, config.trainer.max_epochs) == (5, 96, 6)
+        start = config.backbone.get("conv_weights") or config.backbone.weights
+        assert start == f"/weights/tf_efficientnet_lite{2 if 'teacher' in name else 0}.safetensors"
+        assert config.loss.label_smoothing == (0.1 if name == "label_smoothing" else 0.0)
+
+
+def test_trial_n_has_the_same_learning_rate_and_augmentation_in_every_row(study: ModuleType) -> None:
+    drawn = {}
+    for name in ("supervised", "swskd", "ssdkd"):
+        plan = study.plan_of(name, Path("teacher") if study.ROWS[name].teacher else None, study.TRIAL)
+        drawn[name] = study.draw(plan, 3)
+        assert [set(one) for one in drawn[name]] == [set(plan.space)] * 3
+        command = plan.overrides(drawn[name][0]) + plan.extra
+        assert {"trainer.max_epochs=2", "data.fold=0", "evaluation.test=false"} <= set(command)
+    common = [[(one["optim.lr"], one["augment"]) for one in every] for every in drawn.values()]
+    assert common[0] == common[1] == common[2]
+    assert len({lr for lr, _ in common[0]}) == 3
+    assert drawn["swskd"][:2] == study.draw(study.plan_of("swskd", None, study.TRIAL), 2)  # of the number alone
+
+
+def test_a_block_has_each_run_once_with_its_teachers_before_it(study: ModuleType) -> None:
+    block = study.make_block(list(study.ROWS), 2, 1, [], True)
+    assert sorted(job.label for job in block) == sorted(f"{name} fold 2 seed 1" for name in study.ROWS)
+    for place, job in enumerate(block):
+        assert {"data.fold=2", "seed=1"} <= set(job.overrides) and "evaluation.test=false" not in job.overrides
+        assert all(need in block[:place] for need in job.needs)
+        for need in job.needs:
+            assert f"method.teacher.ckpt={need.folder}" in job.overrides
+    (ssdkd,) = (job for job in block if job.label.startswith("ssdkd"))
+    assert [need.label for need in ssdkd.needs] == ["teacher_head fold 2 seed 1"]
+    assert len({job.folder for job in block}) == len(block)
+
+
+def test_neither_weights_nor_pictures_are_packed(study: ModuleType, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("metrics.json", "predictions/test.csv", "checkpoints/best.ckpt", "curves.png", "config.yaml"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(name.encode())
+    study.pack([run], tmp_path / "packed.tar.xz")
+    with tarfile.open(tmp_path / "packed.tar.xz") as tar:
+        assert sorted(tar.getnames()) == ["run/config.yaml", "run/metrics.json", "run/predictions/test.csv"]
+        tar.extractall(tmp_path / "again", filter="data")
+    assert (tmp_path / "again/run/predictions/test.csv").read_bytes() == b"predictions/test.csv"
+
+
+@pytest.mark.slow
+def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
+    weights = ROOT.parent / "shared" / "weights"
+    if not weights.is_dir():
+        pytest.skip(f"{weights} with ImageNet weights is not there")
+    environment = os.environ | {"SKINKD_WEIGHTS": str(weights), "SKINKD_OUTPUT_DIR": str(tmp_path / "outputs")}
+
+    def call(*words: str) -> str:
+        command = [sys.executable, str(SCRIPT), *words, "--cpu", "--out", str(tmp_path / "out"), "--cores", "1"]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    told = call("tune", "--seconds", "600", "--trials", "1", "--rows", "supervised", "kd")
+    assert "kd: 1 of 1 trials complete" in told
+    table = pd.read_csv(tmp_path / "out" / "tune" / "kd.csv")
+    assert table["state"].tolist() == ["complete"] and {"optim.lr", "augment"} <= set(table.columns)
+    told = call("folds", "--seconds", "900", "--rows", "supervised", "kd", "--folds", "1", "--seeds", "0")
+    assert "3 runs" in told and "FAILED" not in told
+    with tarfile.open(tmp_path / "out" / "folds.tar.xz") as tar:
+        names = tar.getnames()
+    assert len({name.split("/")[0] for name in names}) == 3
+    assert sum(name.endswith("predictions/test.csv") for name in names) == 3
+    assert "not begun: 3 jobs" in call(
+        "folds", "--seconds", "0", "--rows", "supervised", "kd", "--folds", "2", "--seeds", "0"
+    )
