@@ -189,7 +189,8 @@ def test_a_value_that_must_be_given_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("group", ["augment", "optim", "strategy", "precision", "logger", "experiment", "sweep"])
-def test_every_choice_of_every_other_group_composes(group: str) -> None:
+def test_every_choice_of_every_other_group_composes(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKINKD_WEIGHTS", "weights")  # a folder that some experiments ask for
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         for choice in choices(group):
             OmegaConf.to_container(compose("train", overrides=[f"{group}={choice}"]), resolve=True)
