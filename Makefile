@@ -1,7 +1,7 @@
 # Two commands on a machine that has Python 3.11 and a package index:
-#   make train   set up, then the main job on the embedded dataset (CPU, about three minutes after installation)
-#   make test    set up, then the tests
-# and one that writes the documentation to site/: make docs
+#   make train   install, then train on the embedded dataset (CPU, about three minutes after installation)
+#   make test    install, then run the tests
+# and a third command that writes the documentation to site/: make docs
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -34,7 +34,7 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -m slow --timeout 3600
 
-# hours on a CPU; resumable. STUDY="sweep.devices=2" runs two at once
+# takes hours on a CPU; can be resumed. STUDY="sweep.devices=2" runs two jobs at once
 study: $(VENV)/.installed
 	$(RUN) benchmarks/study.py $(STUDY)
 
@@ -49,7 +49,7 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(VENV)/bin/mypy
 
-# what a user gets from the wheel: a fresh environment, another directory
+# installs the wheel as a user would, in a fresh environment and another directory
 wheel-check: $(VENV)/.installed
 	rm -rf build dist && $(RUN) -m build --wheel --outdir dist .
 	sh tests/wheel_check.sh $(PYTHON) dist/*.whl

@@ -2,7 +2,7 @@
 
 import os
 
-# albumentations asks the network for a newer version of itself when imported, unless told not to
+# without this, the import of albumentations asks the network for a newer version
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """Compare finished runs: python -m skinkd.compare outputs/sweeps/<sweep>.
 
-Reads run folders, changes nothing in them, and leaves tables and one page that a browser opens from disk.
+It reads run folders without changing them. It writes tables, and a page that a browser opens from disk.
 """
 
 import argparse
@@ -17,7 +17,7 @@ examples:
   python -m skinkd.compare outputs --baseline kd --metrics balanced_accuracy,auroc_macro,ece
   python -m skinkd.compare outputs/<run> outputs/<other run> --out report
 
-Runs that are the same but for seed and fold are one row. See docs/compare.md.
+Runs that differ only in seed and fold form one row. See docs/compare.md.
 """
 
 
@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder to write to (default: <folder or sweep>/comparison, of several outputs/comparisons/…)",
+        help="folder to write to (default: <folder or sweep>/comparison; for several, outputs/comparisons/…)",
     )
     parser.add_argument(
         "--metrics",
-        help="metrics to show, with commas between (default: accuracy,balanced_accuracy,f1_macro,auroc_macro,ece)",
+        help="metrics to show, separated by commas (default: accuracy,balanced_accuracy,f1_macro,auroc_macro,ece)",
     )
     parser.add_argument(
-        "--across-test-sets", action="store_true", help="compare runs of different test sets too, without tests"
+        "--across-test-sets", action="store_true", help="also compare runs with different test sets, without tests"
     )
     parser.add_argument("--wandb", action="store_true", help="also make a W&B report and workspace of these runs")
     options = parser.parse_args(arguments)

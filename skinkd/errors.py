@@ -1,22 +1,22 @@
-"""Mistakes a user can mend: one sentence, and the verbs exit with code 2."""
+"""Mistakes that a user can fix: a verb prints one sentence and exits with code 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What is wrong, where, the value, and how to mend it, in one sentence.
+    """One sentence: what is wrong, where, the value, and how to fix it.
 
     The verbs print the sentence alone, without a traceback, and exit with code 2.
     """
 
     def __init__(self, sentence: str) -> None:
-        # a DataLoader worker's error comes back with its traceback in front of the sentence
+        # the error of a DataLoader worker arrives with a traceback in front of the sentence
         super().__init__(sentence.rsplit("UserError: ", 1)[-1].strip())
 
 
 def nearest(value: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x' or 'y'? Valid: …"``, nearest first, to end a sentence about a wrong name."""
+    """Return the end of a sentence about a wrong name: ``"; did you mean 'x' or 'y'? valid: …"``, nearest first."""
     names = sorted(str(choice) for choice in choices)
     close = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ";"
@@ -24,7 +24,7 @@ def nearest(value: str, choices: Iterable[str]) -> str:
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``choices``; raise UserError naming the nearest valid ones if not."""
+    """Return ``value`` if it is one of ``choices``; else raise UserError, which names the nearest choices."""
     names = list(choices)
     if value not in names:
         raise UserError(f"{name}={value} is not a valid value{nearest(str(value), names)}")

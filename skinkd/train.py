@@ -10,7 +10,7 @@ from skinkd.runs.folder import RunFolder
 
 
 def train(settings: DictConfig) -> None:
-    """Run, resume or recognise one training run."""
+    """Train a run, resume it, or say that it has finished."""
     settings = stored_settings(settings)
     config = resolved(settings)
     folder = RunFolder(run_path(config))

@@ -143,6 +143,11 @@ def test_the_picture_of_imports_is_that_of_the_code() -> None:
     assert drawn == picture(), f"put this into docs/architecture.md:\n{picture()}"
 
 
+def test_the_map_names_every_module() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [name for name in MODULES if name != "__main__" and f"{name.rpartition('.')[2]}.py" not in page] == []
+
+
 def test_every_layer_has_modules() -> None:
     assert {layer(name) for name in MODULES} == set(LAYERS)
 

@@ -119,7 +119,7 @@ def test_wrong_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         open_checkpoint(find_checkpoint(str(tmp_path / "text.ckpt"), setting="run"), setting="run")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(UserError, match="is no checkpoint of this project"):
+    with pytest.raises(UserError, match="is not a checkpoint of this project"):
         open_checkpoint(tmp_path / "other.ckpt", setting="run")
 
 

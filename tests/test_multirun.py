@@ -154,9 +154,9 @@ def test_students_share_their_teacher(tiny: list[str], tmp_path: Path) -> None:
     folders = runs(output)
     assert len(folders) == 3
     logs = [path.read_text() for path in (sweep_folder(output) / "logs").iterdir()]
-    assert sum(log.count("the teacher comes first") for log in logs) == 1
+    assert sum(log.count("training the teacher first") for log in logs) == 1
     assert not any("waiting for the teacher" in log for log in logs)  # no place was taken by a job that could only wait
-    assert "its teacher comes first" in result.stdout
+    assert "training its teacher first" in result.stdout
 
 
 @pytest.mark.slow

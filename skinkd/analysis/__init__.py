@@ -1,1 +1,1 @@
-"""What the numbers of finished runs say: paired tests, calibration, comparison of methods."""
+"""The analysis of finished runs: paired tests, calibration, comparison of methods."""

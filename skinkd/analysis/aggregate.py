@@ -1,4 +1,4 @@
-"""What the runs of one row amount to: means, spreads and intervals over seeds and folds."""
+"""Summarises the runs of a row: means, spreads and intervals over seeds and folds."""
 
 import warnings
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ METRICS = {
     "brier": "Brier score",
     "loss": "NLL",
 }
-"""Every metric of the evaluation protocol that is one number for a test set, and its name in print."""
+"""Every metric that is a single number for a test set, and its name in print."""
 CURVES = {"val/accuracy": "accuracy", "val/auroc_macro": "AUROC (macro)", "val/loss": "NLL"}
 _CLASS_METRICS = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How all runs were, and the comparison is, evaluated; from their configurations."""
+    """The settings of evaluation that all runs of a comparison share, read from their configurations."""
 
     calibration_bins: int
     replicates: int
@@ -45,13 +45,13 @@ class Protocol:
 
 
 def values_of(run: Run, protocol: Protocol) -> dict[str, float]:
-    """Every metric of one run's test predictions, by name; NaN where undefined."""
+    """Return every metric of a run's test predictions by name, NaN if undefined."""
     scores = evaluate(run.test, run.classes, calibration_bins=protocol.calibration_bins)
     return {name: scores.get(name, float("nan")) for name in METRICS}
 
 
 def run_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
-    """A line for each run: where it is, and its metrics."""
+    """Return a line for each run: its folder, seed, fold, epochs and metrics."""
     lines = [
         {
             "row": row.label,
@@ -69,7 +69,7 @@ def run_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
 
 
 def score_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
-    """A line for each metric: mean and spread over the runs, and the interval of the mean, by resampling lesions."""
+    """Return a line for each metric: mean and spread over the runs, and the interval of the mean by resampling lesions."""
     values = pd.DataFrame([values_of(run, protocol) for run in row.runs])
     intervals = mean_intervals(
         [run.test for run in row.runs],
@@ -96,7 +96,7 @@ def score_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
 
 
 def cost_line(row: Row) -> dict[str, object]:
-    """Parameters and multiply-adds of the deployed network, and seconds of training: means over the runs."""
+    """Return parameters and multiply-adds of the deployed network, and seconds of training, as means over the runs."""
 
     def mean(name: str) -> float:
         return float(np.mean([float(run.metrics.get(name, np.nan)) for run in row.runs]))
@@ -113,19 +113,19 @@ def cost_line(row: Row) -> dict[str, object]:
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
-    """Mean over runs of what is defined, NaN where nothing is."""
+    """Return the mean over runs without NaN; NaN where all runs are NaN."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of a mean of nothing
+        warnings.simplefilter("ignore", RuntimeWarning)  # from numpy, for the mean of only NaN
         return np.nanmean(np.stack(values), axis=0)
 
 
 def class_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
-    """Each class; a fold's test set adds its images and lesions, runs of one test set do not."""
+    """Return a line for each class: means over runs. Images and lesions add up over folds, not over runs of one test set."""
     tables = [per_class(run.test, run.classes, level=protocol.level) for run in row.runs]
-    of_fold = {run.place[0]: table for run, table in zip(row.runs, tables, strict=True)}
+    table_of_fold = {run.place[0]: table for run, table in zip(row.runs, tables, strict=True)}
     result = pd.DataFrame({"row": row.label, "class": list(row.classes)})
     for name in ("n", "lesions"):
-        result[name] = np.sum([table[name].to_numpy() for table in of_fold.values()], axis=0)
+        result[name] = np.sum([table[name].to_numpy() for table in table_of_fold.values()], axis=0)
     for name in _CLASS_METRICS:
         values = [table[name].to_numpy(dtype=np.float64) for table in tables]
         result[name] = _mean(values)
@@ -135,7 +135,7 @@ def class_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
 
 
 def mean_confusion(row: Row) -> Floats:
-    """The mean over runs of the share of each true class predicted as each class, (K, K); NaN rows: class absent."""
+    """Return the mean over runs of the share of each true class predicted as each class, (K, K); an absent class is NaN."""
     shares = []
     for run in row.runs:
         counts = confusion_matrix(run.test, run.classes).astype(np.float64)
@@ -145,7 +145,7 @@ def mean_confusion(row: Row) -> Floats:
 
 
 def scaled_tables(row: Row) -> dict[str, list[pd.DataFrame]]:
-    """Test tables before and after temperature scaling, each run by its own validation part; empty without one."""
+    """Return test tables before and after temperature scaling, fitted on each run's validation part; {} if one is missing."""
     if any(run.val is None for run in row.runs):
         return {}
     after = [apply_temperature(run.test, run.classes, _temperature(run)) for run in row.runs]
@@ -158,7 +158,7 @@ def _temperature(run: Run) -> float:
 
 
 def calibration_line(row: Row, protocol: Protocol) -> dict[str, object]:
-    """Temperature, and calibration before and after scaling with it: mean and spread over the runs."""
+    """Return the temperature, and calibration before and after scaling by it: mean and spread over the runs."""
     result: dict[str, object] = {"row": row.label}
     scaled = scaled_tables(row)
     if not scaled:
@@ -166,14 +166,14 @@ def calibration_line(row: Row, protocol: Protocol) -> dict[str, object]:
     temperatures = pd.Series([_temperature(run) for run in row.runs])
     result |= {"temperature": temperatures.mean(), "temperature_sd": temperatures.std(ddof=1)}
     for part, tables in scaled.items():
-        found = pd.DataFrame([evaluate(t, row.classes, calibration_bins=protocol.calibration_bins) for t in tables])
+        values = pd.DataFrame([evaluate(t, row.classes, calibration_bins=protocol.calibration_bins) for t in tables])
         for name in ("ece", "loss", "brier"):
-            result |= {f"{name}_{part}": found[name].mean(), f"{name}_{part}_sd": found[name].std(ddof=1)}
+            result |= {f"{name}_{part}": values[name].mean(), f"{name}_{part}_sd": values[name].std(ddof=1)}
     return result
 
 
 def pooled_reliability(tables: Sequence[pd.DataFrame], row: Row, protocol: Protocol) -> pd.DataFrame:
-    """The bins of all runs together: means weighted by the images of each run in a bin."""
+    """Return the bins of all runs together: means weighted by each run's number of images in the bin."""
     parts = [reliability(table, row.classes, calibration_bins=protocol.calibration_bins) for table in tables]
     n = np.sum([part["n"].to_numpy() for part in parts], axis=0)
     result = parts[0][["low", "high"]].copy()
@@ -184,13 +184,13 @@ def pooled_reliability(tables: Sequence[pd.DataFrame], row: Row, protocol: Proto
 
 
 def curve_lines(row: Row) -> pd.DataFrame:
-    """Validation metrics of each epoch: mean, least and greatest of the runs that have the epoch."""
+    """Return validation metrics of each epoch: mean, least and greatest over the runs that have the epoch."""
     parts = []
     for metric in CURVES:
         present = [run.history[["epoch", metric]] for run in row.runs if metric in run.history]
         if present:
-            found = pd.concat(present).dropna().groupby("epoch")[metric].agg(["mean", "min", "max", "count"])
-            found = found.rename(columns={"min": "low", "max": "high", "count": "runs"}).reset_index()
-            parts.append(found.assign(row=row.label, metric=metric))
+            lines = pd.concat(present).dropna().groupby("epoch")[metric].agg(["mean", "min", "max", "count"])
+            lines = lines.rename(columns={"min": "low", "max": "high", "count": "runs"}).reset_index()
+            parts.append(lines.assign(row=row.label, metric=metric))
     columns = ["row", "metric", "epoch", "mean", "low", "high", "runs"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

@@ -1,5 +1,7 @@
-"""Whether probabilities mean what they say, and temperature scaling (Guo et al. 2017, On Calibration of Modern Neural
-Networks, section 4.2), on prediction tables: log-probabilities are logits up to a number that softmax takes away."""
+"""Reliability diagrams and temperature scaling (Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2).
+
+Both work on prediction tables. Log-probabilities serve as logits: the two differ by a constant, which softmax ignores.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +14,7 @@ from skinkd.errors import check_positive
 from skinkd.scoring.metrics import calibration_bin, confidence
 from skinkd.scoring.predictions import Floats, Scores, as_scores, probability_columns
 
-# where the search for a temperature ends: images all predicted right have none (the smaller, the better)
+# bounds of the temperature: if all images are predicted right, the likelihood has no optimum (the smaller, the better)
 _LOWEST, _HIGHEST = 1e-2, 1e2
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # as in metrics.negative_log_likelihood
 
@@ -20,20 +22,20 @@ _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # as in metrics.negati
 def fit_temperature(table: pd.DataFrame, classes: Sequence[str]) -> float:
     """Return the temperature T that minimises the mean negative log-likelihood of softmax(log p / T), in float64.
 
-    To be fitted on validation predictions. The likelihood is convex in 1/T, so that T is where its derivative is zero,
-    and it is unique; where that lies outside 0.01 to 100 (every image right, or no better than chance), the nearer end.
+    Fit it on validation predictions. The negative log-likelihood is convex in 1/T, so T is the unique zero of its
+    derivative. If T lies outside 0.01 to 100 (every image right, or no better than chance), the nearer bound is returned.
     """
     scores = as_scores(table, classes)
     logits = _logits(scores)
-    own = logits[np.arange(len(logits)), scores.label]
+    of_label = logits[np.arange(len(logits)), scores.label]
 
     def slope(log_inverse: float) -> float:
         inverse = np.exp(log_inverse)
-        return float(((softmax(inverse * logits, axis=1) * logits).sum(axis=1) - own).mean())
+        return float(((softmax(inverse * logits, axis=1) * logits).sum(axis=1) - of_label).mean())
 
     first, last = -np.log(_HIGHEST), -np.log(_LOWEST)
     if np.ptp(logits, axis=1).max() == 0:
-        return 1.0  # all classes are equally probable everywhere, whatever T
+        return 1.0  # all classes are equally probable for every image, at any T
     if slope(first) >= 0:
         return _HIGHEST
     if slope(last) <= 0:
@@ -42,7 +44,7 @@ def fit_temperature(table: pd.DataFrame, classes: Sequence[str]) -> float:
 
 
 def apply_temperature(table: pd.DataFrame, classes: Sequence[str], temperature: float) -> pd.DataFrame:
-    """Return the table with probabilities softmax(log p / ``temperature``); predictions stay.
+    """Return the table with probabilities softmax(log p / ``temperature``) and unchanged predictions.
 
     Raises:
         UserError: the temperature is not above 0.
@@ -56,7 +58,7 @@ def apply_temperature(table: pd.DataFrame, classes: Sequence[str], temperature: 
 
 
 def reliability(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: int) -> pd.DataFrame:
-    """Return the reliability diagram of the predicted class: one row for each of ``calibration_bins`` equal bins.
+    """Return the reliability diagram of the predicted class: a row for each of ``calibration_bins`` equal bins.
 
     Columns: low, high (edges; a confidence c is in a bin if low < c ≤ high, and 0 in the first), confidence (mean),
     accuracy, n (images). Confidence and accuracy of an empty bin are NaN. The sum of n·|accuracy − confidence| over n is

@@ -1,4 +1,4 @@
-"""The numbers of a comparison: rows of runs in, tables out. Nothing is drawn, rounded or written here."""
+"""Computes the numbers of a comparison: tables from rows of runs. Nothing is drawn, rounded or written here."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "ece
 LOWER_IS_BETTER = ("ece", "brier", "loss")
 DEFAULT_BASELINE = "supervised"
 _WEIGHTY = ("backbone.name", "data.name", "protocol", "data.image_size", "trainer.max_epochs", "backbone.pretrained")
-"""Settings to name first where rows differ in more than the method."""
-_NAMED = 4  # settings that such a remark names
+"""Settings to name first if rows differ in more than the method."""
+_NAMED = 4  # most settings that a remark on such a difference names
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Comparison:
 
     Attributes:
         rows: baselines first, then by label.
-        metrics: names of the metrics to show; ``scores`` and ``tests`` have all of them.
-        protocol: bins, replicates, confidence, seed of the draws.
-        baselines: label of a row, to the label of the row it is tested against; rows without one are not in it.
-        scores: row, metric, mean, sd (over runs, NaN for one), low, high (by lesion, of the mean).
+        metrics: names of the metrics to show; ``scores`` and ``tests`` hold all metrics.
+        protocol: calibration bins, replicates, confidence, seed of the draws.
+        baselines: label of a row -> label of its baseline; a row without a baseline is not a key.
+        scores: row, metric, mean, sd (over runs, NaN for one run), low, high (interval of the mean, by lesion).
         runs: a line for each run: row, folder, seed, fold, epochs, best_epoch, and every metric.
-        cost: row, runs, parameters, macs, seconds (of training, mean over runs); NaN where a run does not know it.
+        cost: row, runs, parameters, macs, seconds (training, mean over runs); NaN if a run lacks the number.
         tests: row, baseline, test, metric, difference, low, high, statistic, p, p_holm.
-        per_class: row, class, n, lesions, the mean over runs of each metric of a class, and its sd.
-        confusion: by label, the mean over runs of the share of each true class (row) predicted as each class, (K, K).
+        per_class: row, class, n, lesions, and each metric of the class: mean and sd over runs.
+        confusion: by label, the share of each true class (row) predicted as each class, mean over runs, (K, K).
         calibration: row, temperature, temperature_sd, and mean and sd of ece, loss and brier before and after scaling.
-        reliability: by label, "before" and "after": bins with mean confidence, accuracy and the number of images.
+        reliability: by label, then "before" and "after": bins with mean confidence, accuracy and number of images.
         curves: row, metric, epoch, mean, low, high (least and greatest run), runs.
         notes: sentences that a reader of the tables must know.
     """
@@ -77,15 +77,15 @@ def compare(
     across_test_sets: bool = False,
     progress: Callable[[str], object] = lambda text: None,
 ) -> Comparison:
-    """Compute everything that the outputs of a comparison show.
+    """Compute all numbers of a comparison.
 
     Args:
         rows: see ``runs.group_rows``.
-        baseline: label of a row, or a method; None: ``supervised``. Of several rows of one method, each row is tested
-            against the one of its own network that shares the most settings.
-        metrics: names of ``METRICS``, in the order to show.
+        baseline: label of a row, or a method; None: ``supervised``. If the method has several rows, each row is tested
+            against the row with the same network that shares the most settings.
+        metrics: names in ``METRICS``, in the order to show.
         across_test_sets: let test sets differ; then nothing is tested.
-        progress: told what is being computed.
+        progress: called with a text on the current step.
 
     Raises:
         UserError: test sets, classes or evaluation settings differ, or a name is unknown.
@@ -136,7 +136,7 @@ def compare(
 
 
 def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str], list[str]]:
-    """Return the baseline's label for each row that has one, and what must be said of the others.
+    """Return the baseline's label for each row that has a baseline, and remarks on the other rows.
 
     Raises:
         UserError: ``name`` is neither a label nor a method of these rows.
@@ -148,7 +148,7 @@ def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str
     if not candidates:
         if name is not None:
             raise UserError(
-                f"--baseline {name} is no row and no method{nearest(name, {*labels, *(r.method for r in rows)})}"
+                f"--baseline {name} is neither a row nor a method{nearest(name, {*labels, *(r.method for r in rows)})}"
             )
         return {}, [f"Nothing is tested: there is no {DEFAULT_BASELINE} row; name a row with --baseline."]
     taken = {row.label for row in candidates}
@@ -157,11 +157,11 @@ def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str
     for row in rows:
         if row.label in taken:
             continue
-        found = candidates[0] if len(candidates) == 1 else _nearest_row(row, candidates)
-        if found is None:
+        chosen = candidates[0] if len(candidates) == 1 else _nearest_row(row, candidates)
+        if chosen is None:
             alone.append(row.label)
         else:
-            result[row.label] = found.label
+            result[row.label] = chosen.label
     if not alone:
         return result, []
     method = candidates[0].method
@@ -171,29 +171,29 @@ def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str
 
 
 def _nearest_row(row: Row, candidates: Sequence[Row]) -> Row | None:
-    """The candidate of the same network that shares the most settings outside the method, if there is one such."""
+    """Return the candidate with the same network that shares the most settings outside the method; None for a tie."""
 
-    def part(one: Row, *, network: bool) -> set[tuple[str, str]]:
-        kept = {key: value for key, value in one.settings.items() if not key.startswith("method.")}
+    def part(of: Row, *, network: bool) -> set[tuple[str, str]]:
+        kept = {key: value for key, value in of.settings.items() if not key.startswith("method.")}
         return {(key, str(value)) for key, value in kept.items() if key.startswith("backbone.") == network}
 
-    same = [one for one in candidates if part(one, network=True) == part(row, network=True)]
-    shared = [len(part(one, network=False) & part(row, network=False)) for one in same]
+    same = [candidate for candidate in candidates if part(candidate, network=True) == part(row, network=True)]
+    shared = [len(part(candidate, network=False) & part(row, network=False)) for candidate in same]
     return same[int(np.argmax(shared))] if same and shared.count(max(shared)) == 1 else None
 
 
 def _note_difference(row: Row, baseline: Row, notes: list[str]) -> None:
-    other = _other_settings(row, baseline)
-    if other:
-        more = [f"{len(other) - _NAMED} more settings"] if len(other) > _NAMED + 1 else other[_NAMED:]
-        named = ", ".join([*other[:_NAMED], *more])
+    differing = _differing_settings(row, baseline)
+    if differing:
+        more = [f"{len(differing) - _NAMED} more settings"] if len(differing) > _NAMED + 1 else differing[_NAMED:]
+        named = ", ".join([*differing[:_NAMED], *more])
         notes.append(f"{row.label} and its baseline {baseline.label} also differ in {named}.")
     if len(row.runs) != len(baseline.runs):
         notes.append(f"{row.label} has {_count(row)}, its baseline {baseline.label} {_count(baseline)}.")
 
 
-def _other_settings(row: Row, baseline: Row) -> list[str]:
-    """The settings outside the method in which two rows differ, the weightiest first; an absent one is as null."""
+def _differing_settings(row: Row, baseline: Row) -> list[str]:
+    """Return the settings outside the method in which two rows differ, the important ones first. Absent counts as null."""
     names = {name for name in {*row.settings, *baseline.settings} if not name.startswith("method.")}
     return sorted(
         (name for name in names if row.settings.get(name) != baseline.settings.get(name)),
@@ -202,7 +202,7 @@ def _other_settings(row: Row, baseline: Row) -> list[str]:
 
 
 def _too_few_draws(tests: Sequence[pd.DataFrame], metrics: Sequence[str], protocol: Protocol) -> list[str]:
-    """Say for which of the metrics shown Holm's adjustment, the least p times the rows, leaves nothing to be found."""
+    """Return a remark that names the metrics for which no adjusted p can be significant: least p × rows is too large."""
     lines = pd.concat(tests) if tests else pd.DataFrame(columns=["test", "metric", "least"])
     lines = lines[lines["test"] == "paired bootstrap"]
     hopeless: dict[str, list[str]] = {}
@@ -213,9 +213,9 @@ def _too_few_draws(tests: Sequence[pd.DataFrame], metrics: Sequence[str], protoc
             hopeless.setdefault(f"{least:.2g}", []).append(METRICS[name])
     if not hopeless:
         return []
-    said = ", and ".join(f"below {least} for {', '.join(names)}" for least, names in hopeless.items())
+    limits = ", and ".join(f"below {least} for {', '.join(names)}" for least, names in hopeless.items())
     return [
-        f"{protocol.replicates:,} draws and {len(tests)} rows leave no adjusted p of the paired bootstrap {said}: compare "
+        f"{protocol.replicates:,} draws and {len(tests)} rows leave no adjusted p of the paired bootstrap {limits}: compare "
         "fewer rows, or score the runs with more evaluation.bootstrap_replicates."
     ]
 
@@ -229,9 +229,9 @@ def _protocol(rows: Sequence[Row]) -> Protocol:
     for name in ("calibration_bins", "interval"):
         values = {run.config["evaluation"][name]: run.folder.name for run in runs}
         if len(values) > 1:
-            said = " and ".join(f"{value} in {folder}" for value, folder in sorted(values.items())[:2])
+            listed = " and ".join(f"{value} in {folder}" for value, folder in sorted(values.items())[:2])
             raise UserError(
-                f"the runs cannot be compared because evaluation.{name} is {said}; compare runs with the same"
+                f"the runs cannot be compared because evaluation.{name} is {listed}; compare runs with the same value"
             )
     return Protocol(
         calibration_bins=int(runs[0].config["evaluation"]["calibration_bins"]),
@@ -242,10 +242,10 @@ def _protocol(rows: Sequence[Row]) -> Protocol:
 
 
 def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
-    tables, others = ([run.test for run in one.runs] for one in (row, baseline))
+    tables, baseline_tables = ([run.test for run in either.runs] for either in (row, baseline))
     differences = paired_bootstrap(
         tables,
-        others,
+        baseline_tables,
         row.classes,
         replicates=protocol.replicates,
         seed=protocol.seed,
@@ -256,16 +256,16 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
         {
             "test": "paired bootstrap",
             "metric": name,
-            "difference": one.value,
-            "low": one.low,
-            "high": one.high,
-            "p": one.p,
-            "least": one.least,
+            "difference": result.value,
+            "low": result.low,
+            "high": result.high,
+            "p": result.p,
+            "least": result.least,
         }
-        for name, one in differences.items()
+        for name, result in differences.items()
         if name in METRICS
     ]
-    areas = delong(tables, others, row.classes, level=protocol.level)
+    areas = delong(tables, baseline_tables, row.classes, level=protocol.level)
     lines.append(
         {
             "test": "DeLong",
@@ -276,7 +276,7 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
             "p": areas.p,
         }
     )
-    discordance = mcnemar(tables, others, row.classes)
+    discordance = mcnemar(tables, baseline_tables, row.classes)
     lines.append(
         {"test": "McNemar", "metric": "accuracy", "statistic": discordance.statistic, "p": discordance.p}
         | {"difference": differences["accuracy"].value}
@@ -285,7 +285,7 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
 
 
 def _adjusted(tests: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """All tests with Holm's adjustment over the rows, for each test and metric by itself."""
+    """Return all tests with Holm's adjustment over the rows, separately for each test and metric."""
     columns = ["row", "baseline", "test", "metric", "difference", "low", "high", "statistic", "p", "p_holm"]
     if not tests:
         return pd.DataFrame(columns=columns)
@@ -297,6 +297,6 @@ def _adjusted(tests: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def summary(comparison: Comparison, metric: str) -> Mapping[str, pd.Series]:
-    """By label, the line of ``scores`` of one metric."""
+    """Return by label the line of ``scores`` of a metric."""
     chosen = comparison.scores[comparison.scores["metric"] == metric]
     return {str(line["row"]): line for _, line in chosen.iterrows()}

@@ -1,7 +1,7 @@
-"""The plots of a comparison, as SVG that a page can hold: text stays text, and colours follow the page's light or dark.
+"""The plots of a comparison, as SVG inside a page: text stays text, and colours follow the page's light or dark mode.
 
-Drawn on figures of their own, without pyplot. Colours are Okabe and Ito's; rows beyond them get other markers and dashes.
-Nothing random and no date is inside: the same numbers give the same bytes.
+They use matplotlib without pyplot. Colours are Okabe and Ito's; further rows repeat them with different markers and dashes.
+The SVG holds nothing random and no date: the same numbers give the same bytes.
 """
 
 import io
@@ -24,7 +24,7 @@ from skinkd.analysis.tables import amount, percent
 INK, FAINT = "#111213", "#8a8b8c"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 COLOURS = {INK: "--ink", FAINT: "--faint"} | {colour: f"--series-{n}" for n, colour in enumerate(PALETTE)}
-"""Colours of the plots, and the page's variable that each becomes."""
+"""Colours of the plots -> the page's CSS variables that replace them."""
 _MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", ":", "-.")
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -50,7 +50,7 @@ _STYLE: Any = {
 
 
 def all_figures(comparison: Comparison) -> dict[str, str]:
-    """SVG by name: ``intervals``, ``differences``, ``curves``, ``reliability``, ``cost``; those with something to show."""
+    """Return SVG by name: ``intervals``, and if there is data ``cost``, ``differences``, ``curves``, ``reliability``."""
     drawings: dict[str, Callable[[Comparison], Figure]] = {"intervals": draw_intervals}
     if _costs_that_differ(comparison):
         drawings["cost"] = draw_cost
@@ -65,7 +65,7 @@ def all_figures(comparison: Comparison) -> dict[str, str]:
 
 
 def as_svg(figure: Figure, name: str) -> str:
-    """The figure as an ``<svg>`` element whose ids are its own and whose colours are the page's variables."""
+    """Return the figure as an ``<svg>`` element, with ids that begin with ``name`` and the page's variables as colours."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -81,14 +81,16 @@ def as_svg(figure: Figure, name: str) -> str:
 
 
 def draw_intervals(comparison: Comparison) -> Figure:
-    """Each metric: the mean of each row with its interval by lesion, and its runs as ticks."""
+    """Draw a panel for each metric: the mean of each row with its interval by lesion, and its runs as ticks."""
     figure, panels = _forest(comparison, [row.label for row in comparison.rows])
     for axes, name in panels:
         scores = summary(comparison, name)
         for place, row in enumerate(comparison.rows):
-            one, colour = scores[row.label], _colour(comparison, row.label)
-            axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
-            axes.plot(one["mean"], place, "o", color=colour, markersize=7)
+            score, colour = scores[row.label], _colour(comparison, row.label)
+            axes.plot(
+                [score["low"], score["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round"
+            )
+            axes.plot(score["mean"], place, "o", color=colour, markersize=7)
             runs = comparison.runs.loc[comparison.runs["row"] == row.label, name]
             if len(runs) > 1:
                 axes.plot(runs, np.full(len(runs), place + 0.27), "|", color=colour, markersize=7, alpha=0.8)
@@ -98,42 +100,44 @@ def draw_intervals(comparison: Comparison) -> Figure:
 
 
 def draw_differences(comparison: Comparison) -> Figure:
-    """Each metric: the paired difference of each tested row to its baseline, with its interval."""
+    """Draw a panel for each metric: the paired difference of each tested row to its baseline, with its interval."""
     tests = comparison.tests[comparison.tests["test"] == "paired bootstrap"]
     labels = [row.label for row in comparison.rows if row.label in comparison.baselines]
     figure, panels = _forest(comparison, labels)
     for axes, name in panels:
         for place, label in enumerate(labels):
-            found = tests[(tests["row"] == label) & (tests["metric"] == name)]
-            if found.empty:  # a metric that these test labels leave undefined
+            lines = tests[(tests["row"] == label) & (tests["metric"] == name)]
+            if lines.empty:  # these test labels leave the metric undefined
                 continue
-            one = found.iloc[0]
+            test = lines.iloc[0]
             colour = _colour(comparison, label)
-            axes.plot([one["low"], one["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
-            sure = one["p_holm"] < 1 - comparison.protocol.level
+            axes.plot([test["low"], test["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
+            sure = test["p_holm"] < 1 - comparison.protocol.level
             axes.plot(
-                one["difference"], place, "o", color=colour, mfc=colour if sure else "none", markersize=7, mew=1.8
+                test["difference"], place, "o", color=colour, mfc=colour if sure else "none", markersize=7, mew=1.8
             )
         axes.axvline(0, color=INK, linewidth=1, zorder=0)
     return figure
 
 
 def draw_curves(comparison: Comparison) -> Figure:
-    """Validation metrics of each epoch: mean of the runs, and a band from the least to the greatest."""
+    """Draw validation metrics by epoch: the mean of the runs, and a band from the least run to the greatest."""
     present = [name for name in CURVES if name in set(comparison.curves["metric"])]
     figure, panels = _wide_panels(comparison, len(present), height=3.6)
     for axes, metric in zip(panels, present, strict=True):
         lines = comparison.curves[comparison.curves["metric"] == metric]
         ends: list[tuple[float, float, str, str]] = []
         for row in comparison.rows:
-            one = lines[lines["row"] == row.label].sort_values("epoch")
-            if one.empty:
+            curve = lines[lines["row"] == row.label].sort_values("epoch")
+            if curve.empty:
                 continue
             colour, dash, marker = _looks(comparison, row.label)
-            x, y = one["epoch"].to_numpy(float), one["mean"].to_numpy(float)
-            axes.plot(x, y, dash, color=colour, linewidth=1.8, marker=marker if len(one) <= 12 else None, markersize=4)
-            if one["runs"].max() > 1:
-                axes.fill_between(x, one["low"], one["high"], color=colour, alpha=0.13, linewidth=0)
+            x, y = curve["epoch"].to_numpy(float), curve["mean"].to_numpy(float)
+            axes.plot(
+                x, y, dash, color=colour, linewidth=1.8, marker=marker if len(curve) <= 12 else None, markersize=4
+            )
+            if curve["runs"].max() > 1:
+                axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
             ends.append((float(x[-1]), float(y[-1]), _short(comparison, row.label), colour))
         _label_ends(axes, ends, x=max((end[0] for end in ends), default=0))
         axes.set_title(f"validation {CURVES[metric]}", loc="left")
@@ -144,7 +148,7 @@ def draw_curves(comparison: Comparison) -> Figure:
 
 
 def draw_reliability(comparison: Comparison) -> Figure:
-    """For each row: accuracy against confidence before and after temperature scaling, and the images in each bin."""
+    """Draw for each row accuracy against confidence, before and after temperature scaling, and the images in each bin."""
     kept = {label: parts for label, parts in comparison.reliability.items() if parts}
     figure, panels = _panels(len(kept), height=3.0, width=2.9, columns=4)
     for number, (axes, (label, parts)) in enumerate(zip(panels, kept.items(), strict=True)):
@@ -156,10 +160,10 @@ def draw_reliability(comparison: Comparison) -> Figure:
             parts["after"]["low"], 0.25 * share / max(share.max(), 1e-9), width, align="edge", color=FAINT, alpha=0.3
         )
         for part, shade, marker in (("before", FAINT, "o"), ("after", colour, "s")):
-            one = parts[part].dropna()
-            axes.plot(one["confidence"], one["accuracy"], color=shade, linewidth=1.3)
-            size = 6 + 150 * one["n"] / one["n"].sum()  # what few images say is small
-            axes.scatter(one["confidence"], one["accuracy"], size, color=shade, marker=marker, label=part, zorder=3)
+            bins = parts[part].dropna()
+            axes.plot(bins["confidence"], bins["accuracy"], color=shade, linewidth=1.3)
+            size = 6 + 150 * bins["n"] / bins["n"].sum()  # bins with few images are small
+            axes.scatter(bins["confidence"], bins["accuracy"], size, color=shade, marker=marker, label=part, zorder=3)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         title = textwrap.fill(_short(comparison, label), 26)
         axes.set_title(title, loc="left", fontsize=11, parse_math=False)
@@ -171,7 +175,7 @@ def draw_reliability(comparison: Comparison) -> Figure:
 
 
 def draw_cost(comparison: Comparison) -> Figure:
-    """Balanced accuracy with its interval, against what a row costs to deploy and to train."""
+    """Draw balanced accuracy with its interval against the costs of a row, to deploy and to train."""
     scores = summary(comparison, "balanced_accuracy")
     costs = comparison.cost.set_index("row")
     known = _costs_that_differ(comparison)
@@ -180,13 +184,13 @@ def draw_cost(comparison: Comparison) -> Figure:
         size, unit = _time_unit(costs[name].max()) if name == "seconds" else (1, "")
         points = []
         for row in comparison.rows:
-            x, one = float(costs[name][row.label]) / size, scores[row.label]
+            x, score = float(costs[name][row.label]) / size, scores[row.label]
             if np.isnan(x):
                 continue
             colour, _, marker = _looks(comparison, row.label)
-            axes.plot([x, x], [one["low"], one["high"]], color=colour, linewidth=1.2, alpha=0.45)
-            axes.plot(x, one["mean"], marker, color=colour, markersize=7)
-            points.append((x, float(one["mean"]), _short(comparison, row.label), colour))
+            axes.plot([x, x], [score["low"], score["high"]], color=colour, linewidth=1.2, alpha=0.45)
+            axes.plot(x, score["mean"], marker, color=colour, markersize=7)
+            points.append((x, float(score["mean"]), _short(comparison, row.label), colour))
         low, high = min(p[0] for p in points), max(p[0] for p in points)
         room = 0.2 * (high - low) or 0.5 * high
         axes.set_xlim(max(0, low - room), high + 2.2 * room)
@@ -201,18 +205,18 @@ def draw_cost(comparison: Comparison) -> Figure:
 
 
 def _time_unit(most: float) -> tuple[int, str]:
-    """The unit of an axis up to ``most`` seconds: its size in seconds, and its name."""
+    """Return the unit for an axis up to ``most`` seconds: its length in seconds, and its name."""
     return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1)
 
 
 def _costs_that_differ(comparison: Comparison) -> dict[str, str]:
-    """What a panel is worth drawing for: columns of ``cost`` with more than one value, and their names."""
+    """Return the columns of ``cost`` with more than one value, which deserve a panel, and their names in print."""
     words = {"macs": "MACs of one image", "parameters": "parameters", "seconds": "training time"}
     return {name: text for name, text in words.items() if comparison.cost[name].nunique() > 1}
 
 
 def _forest(comparison: Comparison, labels: Sequence[str]) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """A panel for each metric, with the same rows from top to bottom."""
+    """Return a figure with a panel for each metric, and the same rows from top to bottom in all panels."""
     columns = min(3, len(comparison.metrics))
     figure, panels = _panels(
         len(comparison.metrics), height=0.9 + 0.36 * max(2, len(labels)), width=4.0, columns=columns
@@ -238,17 +242,17 @@ def _panels(count: int, *, height: float, width: float, columns: int = 3) -> tup
 
 
 def _wide_panels(comparison: Comparison, count: int, *, height: float) -> tuple[Figure, list[Axes]]:
-    """Panels with names at the right inside them: fewer beside each other where names are long."""
+    """Return panels with room for names at the right; fewer panels next to each other if names are long."""
     columns = 3 if all(len(row.short) <= 20 for row in comparison.rows) else 2
     return _panels(count, height=height, width=13.8 / columns, columns=columns)
 
 
 def _looks(comparison: Comparison, label: str) -> tuple[str, str, str]:
-    """Colour, dash and marker of a row; ink for what others are tested against."""
-    taken = set(comparison.baselines.values())
-    others = [row.label for row in comparison.rows if row.label not in taken]
-    if label in taken:
-        place = sorted(taken).index(label)
+    """Return colour, dash and marker of a row; a baseline has the colour of the text."""
+    baselines = set(comparison.baselines.values())
+    others = [row.label for row in comparison.rows if row.label not in baselines]
+    if label in baselines:
+        place = sorted(baselines).index(label)
         return INK, _DASHES[(place + 1) % len(_DASHES)], _MARKERS[place % len(_MARKERS)]
     place = others.index(label)
     again = place // len(PALETTE)
@@ -260,7 +264,7 @@ def _colour(comparison: Comparison, label: str) -> str:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, x: float) -> None:
-    """Names at the right of the lines, moved apart where they would overlap."""
+    """Write names at the right of the lines, moved apart if they would overlap."""
     for (_, _, label, colour), y in zip(ends, _apart(axes, [end[1] for end in ends], gap=0.065), strict=True):
         axes.annotate(
             label, (x, y), (6, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
@@ -269,7 +273,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, x:
 
 
 def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names beside points; those of points at the same place along x are moved apart."""
+    """Write names next to points; names of points at about the same x are moved apart."""
     left, right = axes.get_xlim()
     for cluster in _clusters(sorted(points), 0.3 * (right - left)):
         for (x, _, label, colour), y in zip(cluster, _apart(axes, [p[1] for p in cluster], gap=0.06), strict=True):
@@ -293,7 +297,7 @@ def _clusters(
 
 
 def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
-    """The heights, moved as little as need be so that any two are ``gap`` of the axes' height apart."""
+    """Return the heights, moved as little as possible so that any two are ``gap`` of the axes' height apart."""
     low, high = axes.get_ylim()
     step = gap * (high - low)
     order = np.argsort(heights, kind="stable")
@@ -305,7 +309,7 @@ def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
         for i in np.flatnonzero(close):
             middle = (placed[i] + placed[i + 1]) / 2
             placed[i], placed[i + 1] = middle - step / 2, middle + step / 2
-    # into the axes again, as far as there is room, and clear of the title and the ticks
+    # back into the axes as far as there is room, away from the title and the ticks
     room = high - step / 2
     for place in reversed(range(len(placed))):
         placed[place] = min(placed[place], room)
@@ -320,6 +324,6 @@ def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
 
 
 def _short(comparison: Comparison, label: str) -> str:
-    """A row's name for plots, at most 36 characters: a longer one loses its middle."""
+    """Return a row's name for plots, at most 36 characters; a longer name loses its middle."""
     (short,) = (row.short for row in comparison.rows if row.label == label)
     return short if len(short) <= 36 else f"{short[:14]}…{short[-21:]}"

@@ -1,4 +1,4 @@
-"""Where a comparison is written, and what happens when it cannot be."""
+"""Runs a comparison and writes it into a folder, which is checked before anything is computed."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -32,18 +32,18 @@ def compare_runs(
         places: run folders, folders of run folders, sweep folders or sweep names.
         output_dir: the folder of all runs and sweeps.
         baseline: row or method to test against; None: ``supervised``.
-        out: folder to write to; None: beside the runs.
+        out: folder to write to; None: next to the runs.
         metrics: metrics to show; None: :data:`skinkd.analysis.comparison.MAIN_METRICS`.
-        across_test_sets: compare runs of different test sets too, without tests.
+        across_test_sets: also compare runs with different test sets, without tests.
         wandb: also make a W&B report and workspace.
 
     Raises:
-        UserError: nothing to compare, an unknown baseline or metric, or a folder that cannot be written.
+        UserError: there is nothing to compare, a baseline or metric is unknown, or the folder cannot be written.
     """
     if wandb:
         check_wandb()
-    found = read_runs(places, output_dir=output_dir)
-    rows = group_rows(found.runs)
+    read = read_runs(places, output_dir=output_dir)
+    rows = group_rows(read.runs)
     out = out or _default_out(places, rows, output_dir)
     status = Console(stderr=True).status("comparing")
     with _output_folder(out), status:
@@ -56,8 +56,8 @@ def compare_runs(
         )
         status.update("writing")
         with _writing(out):
-            write_outputs(comparison, found.skipped, out)
-    print_comparison(comparison, found.skipped, out=out)
+            write_outputs(comparison, read.skipped, out)
+    print_comparison(comparison, read.skipped, out=out)
     if wandb:
         for name, url in publish(comparison).items():
             print(f"W&B {name}: {url}")
@@ -65,19 +65,19 @@ def compare_runs(
 
 @contextmanager
 def _output_folder(out: Path) -> Iterator[None]:
-    """Make the folder and try it before anything is computed; take it away again if nothing comes of it."""
+    """Create the folder and check that it can be written; remove it if the comparison fails."""
     made: list[Path] = []
     try:
         with _writing(out):
             if (out / "config.yaml").exists() or (out.exists() and not out.is_dir()):
-                raise UserError(f"--out {out} is a run folder or a file; give a folder of its own")
+                raise UserError(f"--out {out} is a run folder or a file; give a separate folder")
             made = [path for path in (out, *out.parents) if not path.exists()]
             out.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=out):
                 pass
         yield
     except BaseException:
-        for path in made:  # the deepest first; one that holds files stays
+        for path in made:  # the deepest first; a folder with files stays
             with suppress(OSError):
                 path.rmdir()
         raise
@@ -85,7 +85,7 @@ def _output_folder(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Say in a sentence that the folder cannot be written."""
+    """Raise UserError if the folder cannot be written."""
     try:
         yield
     except OSError as error:
@@ -95,7 +95,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def _default_out(places: Sequence[Path], rows: Sequence[Row], output_dir: Path) -> Path:
-    """Beside the runs, in the one folder or sweep that was given; never inside a run, nor in one sweep of several."""
+    """Return ``comparison`` in the given folder or sweep; for a run or several folders, one in ``<output_dir>/comparisons``."""
     first = find_place(places[0], output_dir)
     if len(places) == 1 and not (first / "config.yaml").is_file():
         return first / "comparison"

@@ -1,4 +1,4 @@
-"""A comparison written down: CSV with every digit; the same rounded tables as Markdown, LaTeX and one HTML page; terminal."""
+"""Writes a comparison: CSV with every digit, and the same rounded tables as Markdown, LaTeX, HTML and terminal output."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from skinkd.analysis.tables import Cell, Table, all_tables, cost_table, percent,
 from skinkd.runs.folder import RunFolder
 
 PAGE = "report.html"
-# a rule below the heading, a space between groups of lines, in characters that every terminal and file can hold
+# a rule below the heading and a space between groups, in ASCII, which every terminal and file can show
 _RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -30,14 +30,14 @@ _LATEX = {
     "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "×": r"$\times$", "…": r"\dots{}",
 }  # fmt: skip
 _NARROW = r"\footnotesize\setlength{\tabcolsep}{3pt}"  # so that five metrics fit a page of an article
-_LONG = 30  # lines from which a LaTeX table may break over pages
-_NAME_ROOM = 26  # columns that the names of rows take in a terminal, at most
+_LONG = 30  # a LaTeX table with more lines may break over pages
+_NAME_ROOM = 26  # most columns that the names of rows take in a terminal
 
 
 def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path) -> list[str]:
-    """Write every file of a comparison into ``out``, each whole or not at all; return their names.
+    """Write every file of a comparison into ``out``, each in one step; return their names.
 
-    The same runs give the same bytes, in whatever order they were named.
+    The same runs give the same bytes, in any order of the runs.
     """
     frames = {
         "comparison.csv": wide_scores(comparison),
@@ -46,7 +46,7 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
         "calibration.csv": comparison.calibration,
         "runs.csv": comparison.runs,
     }
-    # all of it before any is written, so that what cannot be drawn leaves no half of the files
+    # all texts before any file is written, so that an error in a plot leaves no incomplete set of files
     texts = {
         "comparison.md": markdown(comparison, skipped),
         "comparison.tex": latex(comparison),
@@ -62,7 +62,7 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
 
 
 def wide_scores(comparison: Comparison) -> pd.DataFrame:
-    """One line for each row: cost, and of every metric mean, sd, low and high."""
+    """Return a line for each row: its cost, and mean, sd, low and high of every metric."""
     wide = comparison.scores.pivot(index="row", columns="metric", values=["mean", "sd", "low", "high"])
     metrics = list(dict.fromkeys(comparison.scores["metric"]))
     order = [(part, name) for name in metrics for part in ("mean", "sd", "low", "high")]
@@ -72,12 +72,12 @@ def wide_scores(comparison: Comparison) -> pd.DataFrame:
 
 
 def markdown_tables(comparison: Comparison) -> dict[str, str]:
-    """Every table as Markdown with its caption, by name: scores, tests, per_class, calibration, cost, runs."""
+    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, cost, runs."""
     return {table.name: _markdown(table) for table in all_tables(comparison)}
 
 
 def markdown(comparison: Comparison, skipped: Sequence[Skipped]) -> str:
-    """The whole comparison as one Markdown file."""
+    """Return the whole comparison as Markdown."""
     titles = {table.name: table.title for table in all_tables(comparison)}
     parts = ["# Comparison", _about(comparison)]
     parts += [f"- {_escape_markdown(note)}" for note in remarks(comparison, skipped)]
@@ -109,7 +109,7 @@ def _escape_markdown(text: str) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Every table but that of the single runs, for ``\\input``; needs the packages booktabs and longtable."""
+    """Return every table except ``runs`` as LaTeX, for ``\\input``; needs the packages booktabs and longtable."""
     head = (
         "% \\usepackage{booktabs,longtable} in the preamble, and some 16 cm of text width; names beyond ASCII need fonts "
         "that have them\n"
@@ -147,7 +147,7 @@ def _escape_latex(text: str) -> str:
 
 
 def html(comparison: Comparison, skipped: Sequence[Skipped]) -> str:
-    """One page with everything inside it: no script, style, font or picture comes from elsewhere."""
+    """Return one HTML page that holds all its scripts, styles and plots and loads nothing else."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("skinkd.analysis").joinpath(PAGE).read_text(encoding="utf-8"))
     confusion = [
@@ -189,16 +189,16 @@ def _about(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison, skipped: Sequence[Skipped]) -> list[str]:
-    """What a reader must know besides the tables: how rows differ, and what was left out."""
-    return [*comparison.notes, *(f"Left out: {one.folder.name} ({one.reason})." for one in skipped)]
+    """Return remarks for the reader of the tables: how rows differ, and which runs were left out."""
+    return [*comparison.notes, *(f"Left out: {left_out.folder.name} ({left_out.reason})." for left_out in skipped)]
 
 
 def print_comparison(
     comparison: Comparison, skipped: Sequence[Skipped], *, out: Path, console: Console | None = None
 ) -> None:
-    """Print the tables of scores, tests and cost, what to know of them, and where everything is.
+    """Print the tables of scores, tests and cost, the remarks, and the path of the report.
 
-    Fits 80 columns: metrics that do not fit beside each other come below. Plain text in a pipe or a file.
+    The output fits 80 columns: metrics that do not fit next to each other come below. In a pipe or file it is plain text.
     """
     console = console or Console(highlight=False)
     _say(console, f"\n{_about(comparison)}")
@@ -217,7 +217,7 @@ def print_comparison(
 
 
 def _fitting(table: Table, width: int) -> list[Table]:
-    """The table in parts, each with the words' columns and as many others as the terminal is wide."""
+    """Split a table into parts that fit the terminal, each with the columns of words and some columns of numbers."""
 
     def wide(column: int) -> int:
         cells = [row[column] for row in table.rows]
@@ -241,7 +241,7 @@ def _fitting(table: Table, width: int) -> list[Table]:
 
 
 def _by_first_column(table: Table) -> list[Table]:
-    """The table in parts, one for each text of its first column, which becomes the heading."""
+    """Split a table into parts, one for each text in its first column, which becomes the heading of the part."""
     parts = []
     for text in dict.fromkeys(row[0].text for row in table.rows):
         rows = tuple(row[1:] for row in table.rows if row[0].text == text)
@@ -254,7 +254,7 @@ def _rich(table: Table, console: Console) -> RichTable:
     for number, word in enumerate(table.header):
         words = number < table.words
         lines = [word, *(text for row in table.rows for text in (row[number].text, row[number].note))]
-        # names may go over several lines, numbers never
+        # names may break over several lines, numbers never
         least = None if words else max(map(len, lines))
         result.add_column(
             _plain(console, word),
@@ -278,7 +278,7 @@ def _say(console: Console, text: str, *, bold: bool = False, dim: bool = False) 
 
 
 def _plain(console: Console, text: str) -> str:
-    """The text in characters that the terminal's encoding has."""
+    """Return the text in characters of the terminal's encoding."""
     if "utf" in console.encoding.lower():
         return text
     for character, plain in (("±", "+/-"), ("−", "-"), ("…", "...")):

@@ -1,4 +1,4 @@
-"""Runs gathered into the rows of a comparison: one configuration, several seeds and folds; and what may be compared."""
+"""Groups runs into the rows of a comparison, each a configuration with its seeds and folds, and checks the rows."""
 
 import copy
 import hashlib
@@ -16,18 +16,18 @@ from skinkd.config.paths import place_below
 from skinkd.errors import UserError
 
 _FIRST = ("backbone.name", "data.name", "protocol", "data.image_size", "data.split_seed")
-"""Settings that tell rows apart before any other does; the first three are then said of every row."""
-_LONGEST = 24  # characters of a value in a label
+"""Settings to tell rows apart by, before all others. If one of the first three does, every row's label has it."""
+_LONGEST = 24  # most characters of a value in a label
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one configuration, in order of fold and seed.
+    """The runs of a configuration, in order of fold and seed.
 
     Attributes:
-        label: the name that tells the row from the others, with the same settings for every row of a method.
-        runs: at least one.
-        short: for plots, a name that does so with the fewest settings of this row alone.
+        label: the row's name, with the settings that tell the rows of its method apart.
+        runs: at least one run.
+        short: a name for plots, with only the settings that tell this row from the other rows.
     """
 
     label: str
@@ -46,22 +46,22 @@ class Row:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration that the runs share, by dotted name."""
+        """The settings that the runs share, by dotted name."""
         return _flatten(_shared(self.runs[0].config))
 
 
 def group_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
-    """Gather runs that are the same but for seed and fold; rows in order of label.
+    """Group runs that differ only in seed and fold; return the rows in order of label.
 
     Raises:
-        UserError: two runs are the same configuration, seed and fold.
+        UserError: two runs have the same configuration, seed and fold.
     """
     groups: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[identity(_shared(run.config))].append(run)
     split: list[list[Run]] = []
     for group in groups.values():
-        # a teacher's seed is a setting as any other only where students of one seed differ in it
+        # a teacher's seed tells rows apart only if students with the same seed differ in it
         if len({run.place for run in group}) < len(group):
             by_teacher: dict[str, list[Run]] = defaultdict(list)
             for run in group:
@@ -72,10 +72,10 @@ def group_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
     rows = []
     for group in split:
         ordered = sorted(group, key=lambda run: (run.place, run.folder.name, str(run.folder)))
-        for one, other in pairwise(ordered):
-            if one.place == other.place:
+        for run, following in pairwise(ordered):
+            if run.place == following.place:
                 raise UserError(
-                    f"{one.folder} and {other.folder} are the same configuration and seed twice; leave one of them out"
+                    f"{run.folder} and {following.folder} have the same configuration and seed; leave one of them out"
                 )
         rows.append(Row("", tuple(ordered), ""))
     named = [Row(label, row.runs, short) for (label, short), row in zip(_labels(rows), rows, strict=True)]
@@ -83,9 +83,10 @@ def group_rows(runs: Sequence[Run]) -> tuple[Row, ...]:
 
 
 def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
-    """Raise UserError for the first two runs whose test sets differ; with ``across``, only inside a row.
+    """Raise UserError for the first two runs whose test sets differ.
 
-    Runs of one row and one fold share classes and test set, and so do all rows, which have the same folds.
+    Runs of a row in the same fold must share classes and test set. Without ``across``, all rows must also have the same
+    folds, with the same classes and test set in each fold.
     """
     for row in rows:
         first: dict[int, Run] = {}
@@ -93,8 +94,8 @@ def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
             same_fold = first.setdefault(run.place[0], run)
             if what := _difference(same_fold, run):
                 raise UserError(
-                    f"{same_fold.folder.name} and {run.folder.name} are one configuration but differ in {what}; leave out "
-                    "those that began on other data"
+                    f"{same_fold.folder.name} and {run.folder.name} have the same configuration but differ in {what}; "
+                    "leave out the runs that began with different data"
                 )
             if run.classes != row.classes:
                 raise UserError(
@@ -103,16 +104,16 @@ def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
     if across:
         return
     for row in rows[1:]:
-        reference, other = ({run.place[0]: run for run in reversed(one.runs)} for one in (rows[0], row))
-        if set(other) != set(reference):
-            _refuse(rows[0].runs[0], row.runs[0], f"their folds ({_folds(reference)}, and {_folds(other)})")
+        reference, folds = ({run.place[0]: run for run in reversed(either.runs)} for either in (rows[0], row))
+        if set(folds) != set(reference):
+            _refuse(rows[0].runs[0], row.runs[0], f"their folds ({_folds(reference)}, and {_folds(folds)})")
         for fold, run in reference.items():
-            if what := _difference(run, other[fold]):
-                _refuse(run, other[fold], what)
+            if what := _difference(run, folds[fold]):
+                _refuse(run, folds[fold], what)
 
 
 def _difference(one: Run, other: Run) -> str:
-    """In what the test sets of two runs differ; empty if in nothing."""
+    """Return in words how the test sets of two runs differ; "" if they do not."""
     if one is other:
         return ""
     if one.classes != other.classes:
@@ -140,9 +141,9 @@ def _folds(runs: dict[int, Run]) -> str:
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without seed and fold, its teachers' included: what the runs of a row share.
+    """Return the configuration without seed and fold, also of its teachers. The runs of a row share it.
 
-    A stored teacher has only what differs from its student, so a seed is there for one student and not for another.
+    A stored teacher lists only settings that differ from the student's, so some runs list a teacher's seed and some do not.
     """
     shared = copy.deepcopy(config)
     _forget(shared)
@@ -167,7 +168,7 @@ def _teacher_seeds(config: dict[str, Any]) -> list[int]:
 
 
 def _flatten(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted names and values of what is part of a run's identity; paths count from the folders that may move."""
+    """Return the settings of a run's identity by dotted name, with paths relative to the folders that may move."""
     result: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:
@@ -186,7 +187,7 @@ def _flatten(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The method, and in brackets the fewest settings that tell rows of one method apart; and the same for plots."""
+    """Return the label and the short name of each row: the method, and in brackets settings that tell its rows apart."""
     settings = [
         row.settings | {f"teacher.seed_{n}": seed for n, seed in enumerate(_teacher_seeds(row.runs[0].config))}
         for row in rows
@@ -208,7 +209,7 @@ def _labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
     for number, row in enumerate(rows):
         others = [words[other] for other in by_method[row.method] if other != number]
         key = (row.method, *words[number])
-        repeats[key] = repeats.get(key, 0) + 1  # only where values are alike in their first characters
+        repeats[key] = repeats.get(key, 0) + 1  # rows that no setting in the labels tells apart get a number
         suffix = f" #{repeats[key]}" if repeats[key] > 1 else ""
         labels.append((_name(row, words[number]) + suffix, _name(row, _least(words[number], others)) + suffix))
     return labels
@@ -219,18 +220,18 @@ def _name(row: Row, words: Sequence[str]) -> str:
 
 
 def _least(words: Sequence[str], others: Sequence[Sequence[str]]) -> list[str]:
-    """Those of a row's words that no other row has all of; of several choices, without the first."""
+    """Return the fewest of a row's words that no other row has together, found greedily from the first word on."""
     kept = list(words)
     for word in words:
-        fewer = [one for one in kept if one != word]
+        fewer = [kept_word for kept_word in kept if kept_word != word]
         if not any(set(fewer) <= set(other) for other in others):
             kept = fewer
     return kept
 
 
 def _telling(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Greedily, the settings that tell all of these apart; usual ones first, then the least deep."""
-    names = sorted({name for one in settings for name in one if "_target_" not in name})
+    """Choose greedily settings that tell all of these apart: usual settings first, then the least nested."""
+    names = sorted({name for row in settings for name in row if "_target_" not in name})
 
     def usual(name: str) -> tuple[int, bool, int, str]:
         rank = _FIRST.index(name) if name in _FIRST else len(_FIRST)
@@ -239,11 +240,11 @@ def _telling(settings: Sequence[dict[str, Any]]) -> list[str]:
     chosen: list[str] = []
     parts = 1
     while parts < len(settings):
-        counts = {name: len({str([one.get(key) for key in [*chosen, name]]) for one in settings}) for name in names}
+        counts = {name: len({str([row.get(key) for key in [*chosen, name]]) for row in settings}) for name in names}
         better = [name for name in sorted(names, key=usual) if counts[name] > parts]
         if not better:
             break
-        name = better[0] if better[0] in _FIRST else max(better, key=lambda one: counts[one])
+        name = better[0] if better[0] in _FIRST else max(better, key=lambda candidate: counts[candidate])
         chosen.append(name)
         parts = counts[name]
     return chosen

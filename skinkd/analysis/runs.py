@@ -1,4 +1,4 @@
-"""Finished runs, read back from their folders, from a folder of folders or from a sweep."""
+"""Reads finished runs from run folders, from a folder of run folders, or from a sweep."""
 
 import json
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from skinkd.scoring.predictions import as_scores, read_predictions
 
 _SECTIONS = ("data", "method", "evaluation", "paths")
 _FACTS = ("epochs", "best_epoch", "parameters", "macs")
-"""Numbers of metrics.json that a comparison takes from it as they are."""
-_MOST = 1.001  # of a probability: a softmax in half precision need not add up to exactly 1
+"""Numbers that a comparison takes from metrics.json unchanged."""
+_MOST = 1.001  # largest valid probability: a softmax in half precision can exceed 1 a little
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it is.
-        config: its resolved configuration.
+        folder: the run folder.
+        config: the resolved configuration.
         metrics: the flat numbers of metrics.json.
         classes: class names, in the order of the probability columns.
-        val: prediction table of the validation part, or None where the run has none.
+        val: prediction table of the validation part; None if the run has no such table.
         test: prediction table of the test part.
         history: one row for each epoch.
     """
@@ -44,23 +44,23 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of the initial weights, the order and the augmentation."""
+        """The seed of the initial weights, the order and the augmentation."""
         return int(self.config["seed"])
 
     @property
     def fold(self) -> int | None:
-        """The fold that is its test part, or None."""
+        """The fold that is the test part; None without folds."""
         fold = self.config["data"]["fold"]
         return None if fold is None else int(fold)
 
     @property
     def place(self) -> tuple[int, int]:
-        """Fold (−1: none) and seed: what tells the runs of one row apart, and orders them."""
+        """Fold (−1: none) and seed, which tell the runs of a row apart and order them."""
         return -1 if self.fold is None else self.fold, self.seed
 
     @property
     def method(self) -> str:
-        """The name of its method."""
+        """The name of the method."""
         return str(self.config["method"]["name"])
 
 
@@ -74,21 +74,20 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Found:
-    """What the arguments of a comparison led to."""
+    """The runs that the arguments of a comparison lead to, and the folders that are left out."""
 
     runs: tuple[Run, ...]
     skipped: tuple[Skipped, ...]
 
 
 def read_runs(places: Sequence[Path], *, output_dir: Path) -> Found:
-    """Read every run that ``places`` lead to, each once, in order of folder name.
+    """Read every run in ``places``, each once, in order of folder name.
 
     A place is a run folder, a sweep's folder or its name in ``<output_dir>/sweeps``, or a folder that holds run folders.
-    Runs without test results are left out, and teachers that a folder holds beside the runs; a sweep's jobs and folders
-    that are named one by one are taken whatever they are.
+    Runs without test results are left out. So are teachers, unless they are jobs of a sweep or their folders are named.
 
     Raises:
-        UserError: a place does not exist or leads to no run, or none of the runs has test results.
+        UserError: a place does not exist or holds no run, or none of the runs has test results.
     """
     named: dict[Path, bool] = {}
     for place in places:
@@ -97,25 +96,25 @@ def read_runs(places: Sequence[Path], *, output_dir: Path) -> Found:
     runs: list[Run] = []
     skipped: list[Skipped] = []
     for folder in sorted(named, key=lambda path: (path.name, str(path))):
-        one = _read(folder, explicit=named[folder])
-        if isinstance(one, Run):
-            runs.append(one)
+        result = _read(folder, explicit=named[folder])
+        if isinstance(result, Run):
+            runs.append(result)
         else:
-            skipped.append(one)
+            skipped.append(result)
     if not runs:
-        reasons = "; ".join(f"{one.folder.name}: {one.reason}" for one in skipped[:3])
+        reasons = "; ".join(f"{left_out.folder.name}: {left_out.reason}" for left_out in skipped[:3])
         raise UserError(
             f"none of the {len(skipped)} runs in {', '.join(map(str, places))} can be compared ({reasons}); finish them "
-            "with the command that began them, or name other folders"
+            "with the commands that began them, or name other folders"
         )
     return Found(tuple(runs), tuple(skipped))
 
 
 def find_place(place: Path, output_dir: Path) -> Path:
-    """The folder itself, or the sweep of that name in ``<output_dir>/sweeps``.
+    """Return the folder ``place``, or the sweep of that name in ``<output_dir>/sweeps``.
 
     Raises:
-        UserError: there is neither.
+        UserError: neither exists.
     """
     sweeps = output_dir / "sweeps"
     if place.is_dir():
@@ -124,11 +123,11 @@ def find_place(place: Path, output_dir: Path) -> Path:
         return sweeps / place
     names = [path.name for path in sweeps.iterdir() if path.is_dir()] if sweeps.is_dir() else []
     hint = nearest(str(place), names) if names else f"; give a folder that exists, there are no sweeps in {sweeps}"
-    raise UserError(f"{place} is no folder and no sweep{hint}")
+    raise UserError(f"{place} is neither a folder nor a sweep{hint}")
 
 
 def _folders(place: Path, output_dir: Path) -> list[tuple[Path, bool]]:
-    """Run folders, each with whether it was asked for by itself and not found beside others."""
+    """Return the run folders of a place, and whether each was named (itself or as job of a sweep), not just found."""
     place = find_place(place, output_dir)
     if (place / "sweep.json").is_file():
         return [(folder.resolve(), True) for folder in _jobs(place)]
@@ -137,7 +136,7 @@ def _folders(place: Path, output_dir: Path) -> list[tuple[Path, bool]]:
     children = sorted(path.parent for path in place.glob("*/config.yaml"))
     if not children:
         raise UserError(
-            f"{place} is no run folder, no sweep, and holds no run folders; give a run's or a sweep's folder"
+            f"{place} is neither a run folder nor a sweep, and holds no run folders; give a run's or a sweep's folder"
         )
     return [(child.resolve(), False) for child in children]
 
@@ -146,11 +145,11 @@ def _jobs(sweep: Path) -> list[Path]:
     path = sweep / "sweep.json"
     try:
         jobs = json.loads(path.read_text(encoding="utf-8"))["jobs"]
-        # <output_dir>/sweeps/<group>: a run's folder is given from output_dir
+        # run folders in sweep.json are relative to output_dir, and the sweep is <output_dir>/sweeps/<group>
         return [sweep.resolve().parent.parent / job["folder"] for job in jobs]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} cannot be read as a sweep ({error}); run the sweep again, it skips what is done"
+            f"{path} cannot be read as a sweep ({error}); run the sweep again, which skips the finished runs"
         ) from None
 
 
@@ -167,7 +166,7 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
             return Skipped(folder, "not finished")
         metrics = _mapping(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), "metrics.json")
         if "test/accuracy" not in metrics:
-            return Skipped(folder, "scored on validation alone")
+            return Skipped(folder, "scored on validation only")
         for name in _SECTIONS:
             _mapping(config[name], f"{name} of config.yaml")
         for name in _FACTS:
@@ -177,8 +176,8 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
         val, val_classes = _read_table(val_path) if val_path.exists() else (None, classes)
         if val_classes != classes:
             raise ValueError(f"val.csv has the classes {', '.join(val_classes)}, test.csv {', '.join(classes)}")
-        past = read_history(folder)
-        history = pd.DataFrame(past.rows, columns=list(past.columns))
+        stored = read_history(folder)
+        history = pd.DataFrame(stored.rows, columns=list(stored.columns))
         run = Run(folder, config, metrics, tuple(classes), val, test, history)
         run.place, run.method, config["protocol"], config["data"]["name"]
         for name in ("calibration_bins", "bootstrap_replicates", "interval"):
@@ -190,25 +189,25 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} does not hold names with values")
+        raise ValueError(f"{where} does not hold a mapping of names to values")
     return value
 
 
 def _check_number(value: Any, name: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} in metrics.json is {value!r} and not a number")
+        raise ValueError(f"{name} in metrics.json is {value!r}, which is not a number")
 
 
 def _read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read a prediction table whose every label, prediction and probability can be scored."""
+    """Read a prediction table, and check that every label, prediction and probability can be scored."""
     table, classes = read_predictions(path)
     try:
         probability = as_scores(table, classes).probability
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
-    broken = ~((probability >= 0) & (probability <= _MOST)).all(axis=1)  # NaN is in no range
+    broken = ~((probability >= 0) & (probability <= _MOST)).all(axis=1)  # NaN fails both comparisons
     if broken.any():
-        # as_scores has the images in order of name
+        # as_scores sorts the images by name
         image = np.sort(table["image_id"].to_numpy(dtype=str))[int(broken.argmax())]
         raise ValueError(f"{path.name} has a probability of image {image} that is not between 0 and 1")
     return table, classes

@@ -1,4 +1,4 @@
-"""Every table of a comparison, rounded and worded once: what the terminal, Markdown, LaTeX and HTML show alike."""
+"""The tables of a comparison, rounded and in words. Terminal, Markdown, LaTeX and HTML show the same tables."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ UNDEFINED = "-"
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table.
+    """A cell of a table.
 
     Attributes:
         text: the words or the rounded number.
-        note: a second, smaller line; empty for none.
-        bold: whether it stands out; the table's caption says why.
-        value: the number behind the text, to sort by; None for words.
+        note: a second, smaller line; "" for none.
+        bold: whether the text is bold; the table's caption says why.
+        value: the unrounded number, to sort by; None for words.
     """
 
     text: str
@@ -30,16 +30,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be set.
+    """A table, ready to print.
 
     Attributes:
-        name: short, for labels and anchors.
-        title: what it is.
-        caption: what its numbers, intervals and tests are, in one sentence.
-        more: what else to know of them; may be empty.
-        header: one word or more for each column.
-        rows: cells, as many in each row as in the header.
-        words: how many columns from the left are words; the others are numbers.
+        name: a short name for labels and anchors.
+        title: the heading.
+        caption: one sentence on the numbers, intervals and tests.
+        more: further explanation; may be "".
+        header: the heading of each column.
+        rows: rows of cells, as many as columns.
+        words: number of columns of words, at the left; the other columns are numbers.
     """
 
     name: str
@@ -52,36 +52,36 @@ class Table:
 
 
 def number(value: float | None) -> str:
-    """Three decimals."""
+    """Format a number with three decimals."""
     return UNDEFINED if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def difference(value: float) -> str:
-    """Three decimals, always with a sign."""
+    """Format a difference with three decimals and a sign."""
     return UNDEFINED if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
 
 
 def bounds(low: float, high: float) -> str:
-    """An interval in words; empty where it is undefined."""
+    """Format an interval; "" if it is undefined."""
     if math.isnan(low) or math.isnan(high):
         return ""
     return f"{low:.3f} to {high:.3f}".replace("-", "−")
 
 
 def spread(mean: float, sd: float) -> str:
-    """Mean ± standard deviation; the latter is - for one run."""
+    """Format mean ± standard deviation; the standard deviation of a single run is -."""
     return UNDEFINED if math.isnan(mean) else f"{mean:.3f} ± {number(sd)}"
 
 
 def p_value(value: float) -> str:
-    """Three decimals, or that it is less than the least of them."""
+    """Format a p-value with three decimals, or as < 0.001."""
     if math.isnan(value):
         return UNDEFINED
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def amount(value: float) -> str:
-    """Three digits with k, M or G, for parameters and multiply-adds."""
+    """Format a number of parameters or multiply-adds with three digits and k, M or G."""
     if math.isnan(value):
         return UNDEFINED
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -91,7 +91,7 @@ def amount(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes, or hours and minutes."""
+    """Format a duration in seconds, minutes, or hours and minutes."""
     if math.isnan(seconds):
         return UNDEFINED
     if seconds < 119.5:
@@ -101,19 +101,19 @@ def duration(seconds: float) -> str:
 
 
 def percent(level: float) -> str:
-    """A confidence as 95 %."""
+    """Format a confidence, such as 95 %."""
     return f"{100 * level:g} %"
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
-    """The tables in the order to read them; none that would be empty."""
+    """Return the tables in reading order, without empty tables."""
     tables = [scores_table(comparison), tests_table(comparison), per_class_table(comparison)]
     tables += [calibration_table(comparison), cost_table(comparison), runs_table(comparison)]
     return [table for table in tables if table.rows]
 
 
 def scores_table(comparison: Comparison) -> Table:
-    """Row × metric: mean ± sd over runs, and the interval by lesion."""
+    """Return the table of scores, row × metric: mean ± sd over runs, and the interval by lesion."""
     best = _best(comparison)
     protocol = comparison.protocol
     rows = []
@@ -121,32 +121,32 @@ def scores_table(comparison: Comparison) -> Table:
         lines = comparison.scores[comparison.scores["row"] == row.label].set_index("metric")
         cells = [Cell(row.label), _count(len(row.runs))]
         for name in comparison.metrics:
-            one = {part: float(lines[part][name]) for part in ("mean", "sd", "low", "high")}
+            score = {part: float(lines[part][name]) for part in ("mean", "sd", "low", "high")}
             cells.append(
                 Cell(
-                    spread(one["mean"], one["sd"]),
-                    bounds(one["low"], one["high"]),
+                    spread(score["mean"], score["sd"]),
+                    bounds(score["low"], score["high"]),
                     (row.label, name) in best,
-                    one["mean"],
+                    score["mean"],
                 )
             )
         rows.append(tuple(cells))
     level, alpha = percent(protocol.level), f"{1 - protocol.level:.3g}"
     caption = (
-        f"Test set: mean ± standard deviation over runs (seeds and folds; {UNDEFINED} for one run), and with it the {level} "
+        f"Test set: mean ± standard deviation over runs (seeds and folds; {UNDEFINED} for one run), with the {level} "
         f"interval of the mean, from {protocol.replicates:,} resamplings of the test set by lesion."
     )
     more = (
-        "The standard deviation is the spread between trainings, the interval that between lesions; neither includes the "
-        "other."
+        "The standard deviation is the spread between trainings. The interval is the spread between lesions. Neither includes "
+        "the other."
     )
     if set(comparison.metrics) & set(LOWER_IS_BETTER):
         names = [METRICS[name] for name in comparison.metrics if name in LOWER_IS_BETTER]
         more += f" Lower is better for {', '.join(names)}, higher for the others."
     if comparison.baselines:
         more += (
-            " Bold: the best mean of a column, where its paired difference to the baseline is beyond chance "
-            f"(p < {alpha} after Holm); it does not say that the second best is worse."
+            " Bold: the best mean of a column, if its paired difference to the baseline is significant "
+            f"(p < {alpha} after Holm). This does not mean that the second best is worse."
         )
     header = ("", "runs", *(METRICS[name] for name in comparison.metrics))
     return Table("scores", "Test metrics", caption, more, header, tuple(rows), 1)
@@ -168,7 +168,7 @@ def _best(comparison: Comparison) -> set[tuple[str, str]]:
 
 
 def tests_table(comparison: Comparison) -> Table:
-    """A line for each test and row: difference, interval, p and adjusted p."""
+    """Return the table of tests, a line for each test and row: difference, interval, p and adjusted p."""
     tests = comparison.tests
     baselines = sorted(set(comparison.baselines.values()))
     several = len(baselines) > 1
@@ -177,14 +177,14 @@ def tests_table(comparison: Comparison) -> Table:
         for test in ("paired bootstrap", "McNemar", "DeLong"):
             if test == "paired bootstrap" and name not in comparison.metrics:
                 continue
-            for _, one in tests[(tests["metric"] == name) & (tests["test"] == test)].iterrows():
+            for _, test_line in tests[(tests["metric"] == name) & (tests["test"] == test)].iterrows():
                 cells = [
                     Cell(METRICS[name] if test == "paired bootstrap" else f"{METRICS[name]}, {test}"),
-                    Cell(str(one["row"]), note=f"against {one['baseline']}" if several else ""),
-                    Cell(difference(one["difference"]), value=one["difference"]),
-                    Cell(bounds(one["low"], one["high"]) or UNDEFINED),
-                    Cell(p_value(one["p"]), value=one["p"]),
-                    Cell(p_value(one["p_holm"]), value=one["p_holm"]),
+                    Cell(str(test_line["row"]), note=f"against {test_line['baseline']}" if several else ""),
+                    Cell(difference(test_line["difference"]), value=test_line["difference"]),
+                    Cell(bounds(test_line["low"], test_line["high"]) or UNDEFINED),
+                    Cell(p_value(test_line["p"]), value=test_line["p"]),
+                    Cell(p_value(test_line["p_holm"]), value=test_line["p_holm"]),
                 ]
                 lines.append(tuple(cells))
     against = "its baseline" if several else "".join(baselines)
@@ -195,34 +195,34 @@ def tests_table(comparison: Comparison) -> Table:
         "of AUROC, both clustered by lesion."
     )
     more = (
-        "p (Holm) is adjusted for the number of rows tested, for each test and metric by itself. All of them speak of these "
-        "trained networks on other lesions, not of other trainings."
+        "p (Holm) is adjusted for the number of rows tested, separately for each test and metric. All tests hold for these "
+        "trained networks on new lesions, not for new trainings."
     )
     header = ("metric", "", "difference", f"{level} interval", "p", "p (Holm)")
     return Table("tests", f"Difference to {against}", caption, more, header, tuple(lines), 2)
 
 
 def per_class_table(comparison: Comparison) -> Table:
-    """Each class, and in it each row."""
+    """Return the table of metrics by class, with a line for each row in each class."""
     table = comparison.per_class
     rows = []
     for name in dict.fromkeys(table["class"]):
-        for _, one in table[table["class"] == name].iterrows():
+        for _, line in table[table["class"] == name].iterrows():
             rows.append(
                 (
                     Cell(str(name)),
-                    Cell(str(one["row"])),
-                    _count(one["n"]),
-                    _count(one["lesions"]),
-                    Cell(number(one["sensitivity"]), value=one["sensitivity"]),
-                    Cell(bounds(one["sensitivity_low"], one["sensitivity_high"]) or UNDEFINED),
-                    *(Cell(number(one[m]), value=one[m]) for m in ("specificity", "precision", "f1", "auroc")),
+                    Cell(str(line["row"])),
+                    _count(line["n"]),
+                    _count(line["lesions"]),
+                    Cell(number(line["sensitivity"]), value=line["sensitivity"]),
+                    Cell(bounds(line["sensitivity_low"], line["sensitivity_high"]) or UNDEFINED),
+                    *(Cell(number(line[m]), value=line[m]) for m in ("specificity", "precision", "f1", "auroc")),
                 )
             )
     level = percent(comparison.protocol.level)
     caption = (
-        f"Test set, one class against the others, means over runs. The {level} interval of sensitivity is Wilson's with "
-        "lesions as the sample size."
+        f"Test set, each class against the others, means over runs. The {level} interval of sensitivity is Wilson's, with "
+        "the number of lesions as the sample size."
     )
     header = ("class", "", "images", "lesions", "sensitivity", f"{level} interval")
     return Table(
@@ -231,67 +231,65 @@ def per_class_table(comparison: Comparison) -> Table:
 
 
 def calibration_table(comparison: Comparison) -> Table:
-    """Calibration before and after temperature scaling."""
+    """Return the table of calibration before and after temperature scaling."""
     names = {"ece": "ECE", "loss": "NLL", "brier": "Brier score"}
     rows = []
-    for _, one in comparison.calibration.iterrows():
-        if pd.isna(one.get("temperature", float("nan"))):
+    for _, line in comparison.calibration.iterrows():
+        if pd.isna(line.get("temperature", float("nan"))):
             continue
         cells = [
-            Cell(str(one["row"])),
-            Cell(spread(one["temperature"], one["temperature_sd"]), value=one["temperature"]),
+            Cell(str(line["row"])),
+            Cell(spread(line["temperature"], line["temperature_sd"]), value=line["temperature"]),
         ]
         for name in names:
             for part in ("before", "after"):
-                mean, sd = one[f"{name}_{part}"], one[f"{name}_{part}_sd"]
+                mean, sd = line[f"{name}_{part}"], line[f"{name}_{part}_sd"]
                 cells.append(Cell(spread(mean, sd), value=mean))
         rows.append(tuple(cells))
     caption = (
-        "Test set, mean ± standard deviation over runs, before and after dividing the logits by a temperature T that each "
-        "run fits on its own validation part."
+        "Test set, mean ± standard deviation over runs, before and after dividing the logits by a temperature T, which is "
+        "fitted on the validation part of each run."
     )
-    more = f"ECE in {comparison.protocol.calibration_bins} equal bins of the confidence."
+    more = f"ECE with {comparison.protocol.calibration_bins} equal bins of the confidence."
     header = ("", "T", *(f"{label}, {part}" for label in names.values() for part in ("before", "after")))
     return Table("calibration", "Calibration", caption, more, header, tuple(rows), 1)
 
 
 def cost_table(comparison: Comparison) -> Table:
-    """What a row costs to deploy and to train."""
+    """Return the table of what a row costs to deploy and to train."""
     rows = tuple(
         (
-            Cell(str(one["row"])),
-            _count(one["runs"]),
-            Cell(amount(one["parameters"]), value=one["parameters"]),
-            Cell(amount(one["macs"]), value=one["macs"]),
-            Cell(duration(one["seconds"]), value=one["seconds"]),
+            Cell(str(line["row"])),
+            _count(line["runs"]),
+            Cell(amount(line["parameters"]), value=line["parameters"]),
+            Cell(amount(line["macs"]), value=line["macs"]),
+            Cell(duration(line["seconds"]), value=line["seconds"]),
         )
-        for _, one in comparison.cost.iterrows()
+        for _, line in comparison.cost.iterrows()
     )
-    caption = (
-        "Parameters and multiply-adds (MACs, of one image) of the network that is deployed, and its training time."
-    )
+    caption = "Parameters and multiply-adds (MACs, for one image) of the deployed network, and its training time."
     more = (
-        "Training time is the mean over runs of the seconds spent in epochs, without the teacher's training, on whatever "
-        "machine the runs had."
+        "Training time is the mean over runs of the seconds spent in epochs, without the teacher's training. Runs may come "
+        "from different machines."
     )
     return Table("cost", "Cost", caption, more, ("", "runs", "parameters", "MACs", "training time"), rows, 1)
 
 
 def runs_table(comparison: Comparison) -> Table:
-    """Every run by itself."""
+    """Return the table of all runs."""
     rows = []
-    for _, one in comparison.runs.iterrows():
-        epochs = "-" if pd.isna(one["best_epoch"]) else f"{one['best_epoch']:.0f} of {one['epochs']:.0f}"
+    for _, line in comparison.runs.iterrows():
+        epochs = "-" if pd.isna(line["best_epoch"]) else f"{line['best_epoch']:.0f} of {line['epochs']:.0f}"
         cells = [
-            Cell(str(one["row"])),
-            Cell(str(one["folder"])),
-            _count(one["seed"]),
-            _count(one["fold"]),
+            Cell(str(line["row"])),
+            Cell(str(line["folder"])),
+            _count(line["seed"]),
+            _count(line["fold"]),
             Cell(epochs),
         ]
-        rows.append((*cells, *(Cell(number(one[name]), value=one[name]) for name in comparison.metrics)))
+        rows.append((*cells, *(Cell(number(line[name]), value=line[name]) for name in comparison.metrics)))
     header = ("", "run folder", "seed", "fold", "epoch", *(METRICS[name] for name in comparison.metrics))
-    caption = "Each run by itself, on the test set; the epoch is the one that validation chose."
+    caption = "Each run, on the test set. The epoch is the epoch that validation chose."
     return Table("runs", "Runs", caption, "", header, tuple(rows), 2)
 
 

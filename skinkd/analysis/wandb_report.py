@@ -1,8 +1,7 @@
 """The same comparison in Weights & Biases: a report and a saved workspace, built from code.
 
-Both show the runs of the comparison, found by their ids and grouped by the settings that tell its rows apart, so that
-bars and bands are means and spreads over seeds. What W&B cannot compute, intervals by lesion and paired tests, stands in
-the report as tables.
+Both select the runs by their ids and group them by the settings that tell the rows apart, so that bars and bands are means
+and spreads over seeds. W&B cannot compute intervals by lesion and paired tests; the report has them as tables.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ _LONGEST_TITLE = 120
 
 
 def check_wandb() -> None:
-    """Raise UserError unless wandb-workspaces is installed and W&B has an account to write to."""
+    """Raise UserError unless wandb-workspaces is installed and there is a W&B account to write to."""
     if find_spec("wandb_workspaces") is None:
         raise UserError("--wandb needs the package wandb-workspaces; run pip install 'skinkd[report]'")
     import wandb
@@ -30,21 +29,23 @@ def check_wandb() -> None:
     try:
         known = wandb.login(prompt=False)
     except wandb.errors.Error as error:
-        raise UserError(f"--wandb: W&B takes no connection ({_line(error)}); check the network and the key") from None
+        raise UserError(f"--wandb: W&B cannot be reached ({_line(error)}); check the network and the key") from None
     if not known:
         raise UserError("--wandb needs a W&B account; run wandb login once, or set WANDB_API_KEY")
 
 
 def logged_runs(comparison: Comparison) -> tuple[str | None, str, list[str]]:
-    """Entity (None: the account's own), project and W&B ids of the runs, in their order.
+    """Return entity (None: the account's default), project and W&B ids of the runs, in their order.
 
     Raises:
-        UserError: a run was not logged to W&B, or not to its end, or they are in several projects.
+        UserError: a run was not logged to W&B to its end, or the runs are in several projects.
     """
     ids, places, missing = [], set(), []
     for run in (run for row in comparison.rows for run in row.runs):
         path, logger = run.folder / "wandb_run_id", run.config["logger"]
-        if path.exists() and logger.get("kind") == "wandb":  # of another kind if it was resumed so: W&B has no scores
+        if (
+            path.exists() and logger.get("kind") == "wandb"
+        ):  # a run that was resumed with another logger has no scores in W&B
             ids.append(path.read_text(encoding="utf-8").strip())
             places.add((logger.get("entity"), logger.get("project")))
         else:
@@ -60,15 +61,15 @@ def logged_runs(comparison: Comparison) -> tuple[str | None, str, list[str]]:
         )
     if len(places) > 1:
         named = ", ".join(sorted(f"{entity or 'own'}/{project}" for entity, project in places))
-        raise UserError(f"--wandb: the runs are in several W&B projects ({named}); compare those of one")
+        raise UserError(f"--wandb: the runs are in several W&B projects ({named}); compare runs of one project")
     entity, project = places.pop()
     return entity, project, ids
 
 
 def grouping(rows: Sequence[Row]) -> list[str]:
-    """The method's name, and the fewest settings, found greedily, that tell the rows apart; the least deep ones first.
+    """Return the method's name and a few settings that tell the rows apart, found greedily, the least nested first.
 
-    Rows that differ in their teachers' seeds alone stay together: no single setting of their runs tells them apart.
+    Rows that differ only in their teachers' seeds stay together: no single setting of their runs tells them apart.
     """
     every = {name for row in rows for name in row.settings if "_target_" not in name}
     names = sorted(every, key=lambda name: (name.count("."), not name.endswith("name"), name))
@@ -83,7 +84,7 @@ def grouping(rows: Sequence[Row]) -> list[str]:
 
 
 def build_report(comparison: Comparison, *, entity: str, project: str, ids: list[str]) -> Any:
-    """A ``wandb_workspaces.reports.v2.Report``: tables, then bars, curves and cost of the runs, and their table."""
+    """Return a ``wandb_workspaces.reports.v2.Report``: tables, then bars, curves and cost of the runs, and their table."""
     import wandb_workspaces.reports.v2 as wr
 
     runset = wr.Runset(
@@ -104,8 +105,8 @@ def build_report(comparison: Comparison, *, entity: str, project: str, ids: list
     blocks += [
         wr.H2(text="Panels"),
         wr.P(
-            text=f"Means over the runs with the same {', '.join(grouping(comparison.rows))}; they have no intervals by "
-            "lesion, which are in the tables above."
+            text=f"Means over the runs with the same {', '.join(grouping(comparison.rows))}. The intervals by lesion are in "
+            "the tables above."
         ),
         wr.PanelGrid(runsets=[runset], panels=[*_bars(comparison), *_curves(), *_costs()]),
     ]
@@ -113,7 +114,7 @@ def build_report(comparison: Comparison, *, entity: str, project: str, ids: list
 
 
 def build_workspace(comparison: Comparison, *, entity: str, project: str, ids: list[str]) -> Any:
-    """A ``wandb_workspaces.workspaces.Workspace``: the same panels as a view of the project."""
+    """Return a ``wandb_workspaces.workspaces.Workspace``: the same panels as a view of the project."""
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -134,7 +135,7 @@ def build_workspace(comparison: Comparison, *, entity: str, project: str, ids: l
 
 
 def publish(comparison: Comparison) -> dict[str, str]:
-    """Save both in W&B; return their addresses by name.
+    """Save report and workspace in W&B; return their addresses by name.
 
     Raises:
         UserError: the runs are not in one W&B project, or W&B refuses or cannot be reached.
@@ -151,7 +152,7 @@ def publish(comparison: Comparison) -> dict[str, str]:
         workspace.save()
     except (wandb.errors.Error, requests.RequestException) as error:
         raise UserError(
-            f"--wandb: W&B did not take the report ({_line(error)}); the files on disk are complete, give the command again"
+            f"--wandb: W&B did not save the report ({_line(error)}); the files on disk are complete, give the command again"
         ) from None
     return {"report": str(report.url), "workspace": str(workspace.url)}
 
@@ -162,7 +163,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _view_name(comparison: Comparison) -> str:
-    """The title as a view may have it: W&B takes every symbol for an emoji and refuses it, also the = of ``ratio=0.5``."""
+    """Return the title without symbols: W&B takes each symbol, even the = of ``ratio=0.5``, for an emoji and refuses it."""
     return "".join(" " if category(letter).startswith(("S", "C")) else letter for letter in _title(comparison))
 
 
@@ -182,7 +183,7 @@ def _columns(comparison: Comparison) -> list[str]:
 
 
 def _bars(comparison: Comparison) -> list[Any]:
-    """Bars of the runset's groups: a panel's own ``groupby`` takes one setting only and would replace them."""
+    """Return bars by the groups of the runset. A ``groupby`` of the panel would replace them and takes only one setting."""
     import wandb_workspaces.reports.v2 as wr
 
     return [

@@ -1,4 +1,4 @@
-"""Reading a run's checkpoint again: its network, its card, and the weights that are not the network's."""
+"""Reads the checkpoint of a run: its network, its card, and the weights that only training needs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ from skinkd.models.backbone import Backbone
 
 
 class Stored(NamedTuple):
-    """What a checkpoint holds for use after training.
+    """The parts of a checkpoint that are used after training.
 
     Attributes:
         network: the deployed network with its trained weights.
@@ -27,12 +27,20 @@ class Stored(NamedTuple):
 
 
 def find_checkpoint(given: str, *, setting: str) -> Path:
-    """The best checkpoint of a run folder, or the checkpoint given; ``setting`` is the key that gave it, for the error."""
+    """Return the best checkpoint of a run folder, or the given file.
+
+    Args:
+        given: a run folder or a checkpoint.
+        setting: the key that gave it, for the error.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
     path = Path(given).expanduser()
     checkpoint = path / "checkpoints" / "best.ckpt" if path.is_dir() else path
     if not checkpoint.is_file():
         raise UserError(
-            f"{setting}={given} is neither a run folder with checkpoints/best.ckpt nor a checkpoint; give one"
+            f"{setting}={given} is neither a run folder with checkpoints/best.ckpt nor a checkpoint; give one of these"
         )
     return checkpoint
 
@@ -41,26 +49,26 @@ def open_checkpoint(path: Path, *, setting: str) -> dict[str, Any]:
     """Read a checkpoint's plain values; its card is under ``skinkd``.
 
     Raises:
-        UserError: the file is no checkpoint of this project.
+        UserError: the file is not a checkpoint of this project.
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever pickle or zip make of a file that is none
+    except Exception as error:  # pickle and zip raise many kinds of errors for other files
         raise UserError(
             f"{setting}: {path} cannot be read as a checkpoint ({type(error).__name__}); give another"
         ) from error
     if not (isinstance(stored, dict) and stored.get("skinkd")):
-        raise UserError(f"{setting}: {path} is no checkpoint of this project; train with python -m skinkd.train")
+        raise UserError(f"{setting}: {path} is not a checkpoint of this project; train with python -m skinkd.train")
     return stored
 
 
 def read_cards(files: Iterable[str | Path | None]) -> list[dict[str, Any]]:
-    """The cards of those files that are checkpoints of this project; weights of another origin have none."""
+    """Return the cards of the files that are checkpoints of this project. Files of any other origin have no card."""
     cards = []
     for file in files:
         try:
             stored = torch.load(file, map_location="cpu", weights_only=True, mmap=True) if file else None
-        except Exception:  # no checkpoint of ours; what it is, whoever loads its weights says
+        except Exception:  # not a checkpoint; the code that loads its weights reports that
             continue
         if isinstance(stored, dict) and stored.get("skinkd"):
             cards.append(stored["skinkd"])

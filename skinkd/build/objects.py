@@ -1,4 +1,4 @@
-"""From the resolved configuration to objects: data, network, method, trainer. Used by every verb; fits nothing."""
+"""From the resolved configuration to objects: data, network, method, trainer. Every verb uses it. Nothing is trained here."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -30,13 +30,13 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
     """Build the loaders; the method's class says which views of an image make a training sample.
 
     Raises:
-        UserError: the network is made for images of another size than the loaders give, or the method takes no mixed batch.
+        UserError: the network's image size differs from the data's, or a term of the method cannot take mixed batches.
     """
     data = config["data"]
     if config["backbone"]["image_size"] != data["image_size"]:
         raise UserError(
-            f"backbone.image_size={config['backbone']['image_size']} is not data.image_size={data['image_size']}, the size of "
-            "the images; leave backbone.image_size out: it follows data.image_size"
+            f"backbone.image_size={config['backbone']['image_size']} differs from data.image_size={data['image_size']}; "
+            "leave backbone.image_size out: it follows data.image_size"
         )
     train = train_pipeline(instantiate(config["augment"]["train"], _convert_="all"), image_size=data["image_size"])
     method: Any = get_class(config["method"]["_target_"])
@@ -44,8 +44,8 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
     on_device = build_device_augmentation(config, train, views=method.views)
     if mix is not None and on_device is not None:
         raise UserError(
-            f"augment.mix={config['augment']['mix']} mixes batches in the loading processes, and data.augment_on=device makes "
-            "them on the device; set data.augment_on=cpu or augment.mix=none"
+            f"augment.mix={config['augment']['mix']} mixes batches in the loading processes, but data.augment_on=device makes "
+            "batches on the device; set data.augment_on=cpu or augment.mix=none"
         )
     table = cached(
         table,
@@ -74,7 +74,7 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
 def build_device_augmentation(
     config: Config, pipeline: Any, *, views: str
 ) -> Callable[[Sequence[str]], DeviceAugmentation] | None:
-    """Return what makes the augmentation on the device from the training images, or None for ``data.augment_on=cpu``.
+    """Return a function from the training images' paths to the augmentation on the device; None on the CPU.
 
     Raises:
         UserError: the images are not cached.
@@ -94,7 +94,7 @@ def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix 
     """Build the mixing of training batches, or None for ``augment.mix=none``.
 
     Raises:
-        UserError: a value out of range, or a term of the method needs one class for each image.
+        UserError: a value is out of range, or a term of the method needs one class for each image.
     """
     augment = config["augment"]
     kind = check_choice("augment.mix", augment.get("mix", "none"), MIXES)  # stored runs may be older than the setting
@@ -114,23 +114,23 @@ def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix 
 def build_method(
     config: Config, data: SkinDataModule, taught: tuple[Teacher, dict[str, Tensor]] | None = None
 ) -> Method:
-    """Build the network and the method around it; initial weights follow from ``seed``.
+    """Build the network and its training method; initial weights follow from ``seed``.
 
     Args:
         config: the resolved configuration.
         data: gives the classes and their counts.
-        taught: the teacher and the further weights of its checkpoint, for methods that have one.
+        taught: the teacher and the training-only weights of its checkpoint, for methods with a teacher.
     """
     L.seed_everything(config["seed"], verbose=False)
     network = instantiate(config["backbone"], num_classes=len(data.classes))
     if config["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
     weights = class_weights(config["class_weights"], data.class_counts, beta=config["effective_number_beta"])
-    own = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
+    arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
-        own["teacher"], own["teacher_state"] = taught
+        arguments["teacher"], arguments["teacher_state"] = taught
     method = instantiate(
-        own,
+        arguments,
         network,
         criterion=build_criterion(
             config["loss"]["name"],
@@ -151,10 +151,10 @@ def build_method(
 
 
 def fused_on_cuda(make: partial[Optimizer], trainer: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    """Let PyTorch's own optimizers update all parameters in one kernel where these are on a CUDA device.
+    """Let PyTorch's SGD, Adam and AdamW update all parameters in one kernel if the parameters are on a CUDA device.
 
-    ``+optim.optimizer.fused=false`` keeps them from it. With fp16 and gradient clipping they are not fused either: a fused
-    optimizer divides the gradients by the loss scale itself, which is too late for the clipping.
+    ``+optim.optimizer.fused=false`` switches this off. It is also off with fp16 and gradient clipping: a fused optimizer
+    divides the gradients by the loss scale in its step, and the clipping, which comes before, needs the divided gradients.
 
     Args:
         make: ``(parameters) -> Optimizer``, as the configuration has it.

@@ -1,4 +1,4 @@
-"""Which images of a dataset a run was trained or selected on: by name, by place and by content."""
+"""Finds the images of a dataset that a run was trained or selected on: by name, by path and by content."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ class Seen(NamedTuple):
     """Which of the data's N images a run was trained or selected on.
 
     Attributes:
-        known: (N,) bool, by name where names say so, and by place.
-        copies: (N,) bool, the others that are near-copies, or share a lesion with one; None: not compared.
-        gap: why content was not compared with every image of the run's; "" if it was.
+        known: (N,) bool, found by image id or lesion where these mean the same in both datasets, or by path.
+        copies: (N,) bool, further images that are near-copies, or share a lesion with a near-copy; None: not compared.
+        gap: why content was not compared with every image of the run; "" if it was.
     """
 
     known: np.ndarray
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 
 def run_config(checkpoint: Path) -> dict[str, Any] | None:
-    """The configuration of the run that a checkpoint lies in; None for a checkpoint by itself."""
+    """Return the configuration of the run folder that holds the checkpoint; None for a checkpoint outside a run folder."""
     file = checkpoint.parent.parent / "config.yaml"
     return read_config(file) if checkpoint.parent.name == "checkpoints" and file.is_file() else None
 
@@ -42,19 +42,21 @@ def run_config(checkpoint: Path) -> dict[str, Any] | None:
 def own_images(
     run: dict[str, Any] | None, card: dict[str, Any], paths: Mapping[str, Any]
 ) -> tuple[pd.DataFrame | None, str]:
-    """The run's own image table, read again, with a column ``seen``: trained or selected on, or of such a lesion.
+    """Read the run's image table again, and add a column ``seen``: the run has seen the image or its lesion.
 
     Returns:
-        The rows, None if they cannot be had; and what is lacking, "" if nothing is.
+        The rows, None if they cannot be read; and in words what is missing, "" if nothing is.
     """
     if run is None:
-        return None, "there is no config.yaml beside its checkpoint to say where they are"
+        return None, "there is no config.yaml next to its checkpoint to say where they are"
     places: list[dict[str, Any]] = [run["data"]["table"]]
-    if archive_of_ids(places[0]):  # otherwise the same place below another folder may hold other data
+    if archive_of_ids(
+        places[0]
+    ):  # ids of other data say nothing, and the same path below another folder may hold other data
         places.append(_below(places[0], run["paths"], paths))
     source = source_of(places[0])
     if source is not None and source.generated:
-        places = places[-1:]  # at the first place, the images would be made again where the run's outputs once were
+        places = places[-1:]  # the first place would generate the images again where the run's outputs once were
     problem = ""
     for place in places:
         settings = place | ({"on_bad_image": "skip"} if "on_bad_image" in place else {})
@@ -63,9 +65,9 @@ def own_images(
         except InstantiationException as error:
             problem = problem or str(error.__cause__ or error).split("; ")[0]
             continue
-        images, found = _names(card["images"]), set(frame["image_id"])
-        lacking = len(images - found)
-        gap = f"{lacking} of the {len(images)} are no longer in its data" if lacking else ""
+        images = _names(card["images"])
+        missing = len(images - set(frame["image_id"]))
+        gap = f"{missing} of the {len(images)} are no longer in its data" if missing else ""
         return frame.assign(seen=_named(frame, card)), gap
     return None, f"its data cannot be read ({problem})"
 
@@ -75,7 +77,7 @@ def _names(parts: Mapping[str, Sequence[str]]) -> set[str]:
 
 
 def _named(frame: pd.DataFrame, card: dict[str, Any]) -> np.ndarray:
-    """Which rows the card of a run names, by image or by group."""
+    """Return which rows the card of a run lists, by image or by group, (N,) bool."""
     by_image, by_group = (
         frame[column].isin(_names(card[key])) for column, key in (("image_id", "images"), ("group", "groups"))
     )
@@ -83,7 +85,7 @@ def _named(frame: pd.DataFrame, card: dict[str, Any]) -> np.ndarray:
 
 
 def _below(node: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
-    """Return settings in which every place below one of the ``old`` paths is below the ``new`` path of the same name."""
+    """Return the settings with every path below an ``old`` folder moved to the ``new`` folder of the same name."""
     if isinstance(node, dict):
         return {key: _below(value, old, new) for key, value in node.items()}
     place = place_below(node, {name: path for name, path in old.items() if name in new})
@@ -91,31 +93,31 @@ def _below(node: Any, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
 
 
 def seen_images(table: ImageTable, card: dict[str, Any], run: dict[str, Any] | None, config: dict[str, Any]) -> Seen:
-    """Find the images that the run has seen: by name where names are good for that, by place, and by content.
+    """Find the images that the run has seen: by name where both datasets share their names, by path, and by content.
 
     Args:
         table: the images to score.
         card: of the run's checkpoint.
-        run: the run's configuration; None if it is not known: then names are all there is, and are believed.
+        run: the run's configuration; None if it is unknown: then only names are compared, as if both datasets shared them.
         config: of this evaluation.
     """
     frame = table.frame
-    own, gap = own_images(run, card, config["paths"])
+    run_images, gap = own_images(run, card, config["paths"])
     archive = archive_of_ids(config["data"]["table"])
     known = np.zeros(len(frame), bool)
     if run is None or (archive is not None and archive == archive_of_ids(run["data"]["table"])):
         known |= _named(frame, card)
-    if own is not None:
-        places = {os.path.realpath(path) for path in own["path"][own["seen"]]}
-        known |= np.array([os.path.realpath(path) in places for path in frame["path"]])
+    if run_images is not None:
+        seen_paths = {os.path.realpath(path) for path in run_images["path"][run_images["seen"]]}
+        known |= np.array([os.path.realpath(path) in seen_paths for path in frame["path"]])
     bits, memory = config["data"]["near_duplicate_bits"], Path(config["paths"]["cache_dir"])
     if bits is None:
         return Seen(known, None, "data.near_duplicate_bits=null")
     check_range("data.near_duplicate_bits", bits, 0, 256)
-    if own is None:
+    if run_images is None:
         return Seen(known, None, gap)
-    # of the whole table, as training's audit took them: they are remembered by table
-    of_run = image_hashes(own["path"].tolist(), memory=memory)[own["seen"].to_numpy()]
-    near = near_pairs(image_hashes(frame["path"].tolist(), memory=memory), distance=bits, others=of_run)[:, 0]
+    # hashes of the whole table, as in training's audit: the cache keeps them by table
+    run_hashes = image_hashes(run_images["path"].tolist(), memory=memory)[run_images["seen"].to_numpy()]
+    near = near_pairs(image_hashes(frame["path"].tolist(), memory=memory), distance=bits, others=run_hashes)[:, 0]
     copies = frame["group"].isin(frame["group"].iloc[np.unique(near)]).to_numpy(bool)
     return Seen(known, copies & ~known, gap)

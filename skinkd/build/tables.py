@@ -1,4 +1,4 @@
-"""The images and the split that a configuration names, without the network: for every verb that reads data."""
+"""The images and the split of a configuration, without the network. For every verb that reads data."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Teachers: trained first if they are missing, once, as runs of their own; checked before a student learns from them.
+"""Finds the teacher of a student, trains it first if it is missing, and checks that the student may learn from it.
 
-A teacher is an ordinary run (its configuration: ``skinkd.config.teacher_recipe``). Its run folder tells whether it is
-finished, unfinished (then its run goes on) or absent.
+A teacher is an ordinary run (its configuration: ``skinkd.config.teacher_recipe``). Its run folder says whether it is
+finished, unfinished (then the run goes on) or absent.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ from skinkd.runs.console import is_main_process, say
 from skinkd.runs.files import Lock
 from skinkd.runs.folder import RunFolder
 
-# what tells a process that it is one of several, which a teacher's process is not
+# environment variables of a process that is one of several ranks; a teacher's process is not
 _RANK = (
     "RANK",
     "WORLD_SIZE",
@@ -47,7 +47,7 @@ Config = dict[str, Any]
 
 
 def find_teacher(settings: DictConfig) -> Path:
-    """The teacher's checkpoint: the given one, or that of the run that ``auto`` describes, trained if need be."""
+    """Return the given checkpoint of the teacher, or with ``auto`` that of the described run, which is trained if missing."""
     given = settings.method.teacher.ckpt
     if given == "auto":
         return _train_once(teacher_config(settings))
@@ -67,28 +67,28 @@ def _train_once(config: dict[str, Any]) -> Path:
         say(f"waiting for the teacher that another process is training in {folder.path}")
         lock.wait()
     try:
-        _wait_for_its_own_run(folder, config)
+        _wait_for_ordinary_run(folder, config)
         if folder.finished_with(test=config["evaluation"]["test"]):
             say(f"teacher: {folder.path}")
         else:
-            say(f"the teacher comes first: {folder.path}")
+            say(f"training the teacher first: {folder.path}")
             _train(config)
     finally:
         lock.release()
     return checkpoint
 
 
-def _wait_for_its_own_run(folder: RunFolder, config: Config) -> None:
-    """Wait while somebody trains the teacher as an ordinary run, which takes the run folder's lock and not the teacher's."""
+def _wait_for_ordinary_run(folder: RunFolder, config: Config) -> None:
+    """Wait while another process trains the teacher as an ordinary run: that takes the run folder's lock only."""
     stage = stage_of(folder.path, config)
     if stage.held and not stage.finished:
-        say(f"waiting for the run in {folder.path}, which is the teacher")
+        say(f"waiting for the teacher: another process is running in {folder.path}")
         while stage.held and not stage.finished:
             time.sleep(1)
 
 
 def _train(config: dict[str, Any]) -> None:
-    """Train a configuration in a process of its own, which leaves nothing behind in this one."""
+    """Train a configuration in a separate process, so that nothing of it stays in this process."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="skinkd-teacher-") as file:
         yaml.safe_dump(config, file, sort_keys=False)
         file.flush()
@@ -97,15 +97,15 @@ def _train(config: dict[str, Any]) -> None:
         code = subprocess.run(command, env=alone, preexec_fn=_end_with_parent, check=False).returncode
     if code:
         raise UserError(
-            f"the teacher's training ended with exit code {code}, as said above; mend that and give the same command "
-            f"again: it goes on in {run_path(config)}"
+            f"the teacher's training ended with exit code {code}; fix the error above and give the same command again: "
+            f"it goes on in {run_path(config)}"
         )
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to kill this process when its parent ends, however that ends.
+    """Ask Linux to kill this process when its parent ends, even if the parent is killed.
 
-    A teacher left training by a killed student's process would hold the run folder against the command given again.
+    Otherwise the teacher would go on training, and hold the run folder when the user gives the command again.
     """
     if sys.platform == "linux":
         parent_death_signal = 1
@@ -113,13 +113,14 @@ def _end_with_parent() -> None:
 
 
 def teacher_scores(checkpoint: Path) -> dict[str, float]:
-    """The test metrics of the teacher's own run as ``teacher/test/<name>``, which are those of its best checkpoint.
+    """Return the test metrics of the teacher's run as ``teacher/test/<name>``.
 
-    None for any other file, such as ``last.ckpt``, nor for one outside a finished run folder.
+    They are the scores of the run's best.ckpt. The result is empty for any other file, such as ``last.ckpt``, and for a
+    file outside a finished run folder.
     """
     folder = RunFolder(checkpoint.parent.parent)
     if checkpoint.name != "best.ckpt" or not folder.finished:
-        say(f"there are no test scores of the teacher in {checkpoint}: it is not the best.ckpt of a finished run")
+        say(f"there are no test scores of the teacher {checkpoint}: it is not the best.ckpt of a finished run")
         return {}
     scores = {
         name: value for name, value in folder.metrics().items() if name.startswith("test/") and name.count("/") == 1
@@ -133,18 +134,18 @@ def load_teacher(
     """Build the teacher from its checkpoint, after checking that the student may learn from it.
 
     Returns:
-        The teacher, and the rest of the checkpoint's weights (such as a projector's) by name.
+        The teacher, and the training-only weights of its checkpoint (such as a projector's) by name.
 
     Raises:
-        UserError: no checkpoint of this project, other classes, or training images among the student's validation or
-            test images (``method.teacher.allow_overlap=true`` makes that a warning).
+        UserError: the file is not a checkpoint of this project, its classes differ, or the teacher was trained on the
+            student's validation or test images (a warning with ``method.teacher.allow_overlap=true``).
     """
     stored = open_checkpoint(checkpoint, setting="method.teacher.ckpt")
     card = stored["skinkd"]
     if card["classes"] != list(table.classes):
         raise UserError(
-            f"method.teacher.ckpt: the teacher in {checkpoint} knows the classes {', '.join(card['classes'])}, the "
-            f"student's data has {', '.join(table.classes)}; give a teacher trained on the same classes"
+            f"method.teacher.ckpt: the teacher in {checkpoint} knows the classes {', '.join(card['classes'])}, but "
+            f"the student's data has {', '.join(table.classes)}; give a teacher trained on the same classes"
         )
     _check_overlap(config, card, checkpoint, table, parts)
     network, _, others = rebuild(stored)
@@ -174,20 +175,20 @@ def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, p
 
 
 def _seen(config: Config, card: Config, part: str, frame: pd.DataFrame, parts: pd.Series) -> Any:
-    """Which images were in that part of the teacher's data; by lesion too, where the student's split keeps lesions whole.
+    """Return which images were in a part of the teacher's data, by lesion too if the student's split keeps lesions whole.
 
-    An image that protocol=oversampled copied is the same as its copies. Those whose copies the student itself learns from do
-    not count: that is what that protocol does, and a teacher of the same split adds nothing to it.
+    A copy that protocol=oversampled made is the same image as its original. Images whose copies the student itself trains
+    on do not count: that protocol leaks them anyway, and a teacher of the same split adds no leak.
     """
     seen = frame["image_id"].isin(card["images"][part])
     original = _originals(frame["image_id"])
-    own = original[parts.isin(("train", part)).to_numpy()]
-    seen |= original.isin(_originals(pd.Series(card["images"][part], dtype=object))) & ~original.isin(own)
+    leaked = original[parts.isin(("train", part)).to_numpy()]
+    seen |= original.isin(_originals(pd.Series(card["images"][part], dtype=object))) & ~original.isin(leaked)
     if config["protocol"] == "grouped":
         seen |= frame["group"].isin(card["groups"][part])
     return seen.to_numpy()
 
 
 def _originals(ids: pd.Series) -> pd.Series:
-    """The images' ids without the number of a copy, ``#2`` and so on."""
+    """Return the image ids without the number of a copy, ``#2`` and so on."""
     return ids.astype(str).str.replace(r"#\d+$", "", regex=True)

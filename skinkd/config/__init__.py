@@ -1,1 +1,1 @@
-"""From a command line to one resolved configuration: overrides, the teacher's recipe, and the name of a run."""
+"""From a command line to one resolved configuration: overrides, the teacher's recipe, and the name of the run."""

@@ -1,4 +1,4 @@
-"""The name of a run: which settings make two runs the same run, wherever its data and outputs lie."""
+"""The name of a run. It follows from every setting that can change a number, and not from where data and outputs lie."""
 
 import copy
 import hashlib
@@ -24,7 +24,7 @@ NOT_IDENTITY = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
-"""Settings that change no number of a run, and so not its folder."""
+"""Settings that change no number of a run. They do not enter the name of its folder."""
 
 ADDED_SETTINGS: dict[str, Any] = {
     "augment.mix": "none",
@@ -34,17 +34,17 @@ ADDED_SETTINGS: dict[str, Any] = {
     "data.augment_on": "cpu",
     "loss.label_smoothing": 0.0,
 }
-"""Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting,
-in the recipe of its teacher too.
-At that value the setting does not enter the identity, so that earlier runs keep their folders. Nor does a mapping that
-holds nothing else."""
+"""Settings added after the first release: dotted name -> the value with which a run gives the same numbers as before.
+
+A setting with this value does not enter the identity, so that earlier runs keep their folders. A mapping that holds only
+such settings does not enter it either. The same holds for these settings in the recipe of a teacher."""
 
 
 def identity(config: dict[str, Any]) -> str:
-    """Eight hexadecimal digits of everything in the resolved configuration that can change a number.
+    """Return a hash, eight hexadecimal digits, of every setting of the resolved configuration that can change a number.
 
-    A file or folder below one of ``paths`` counts by its place below it, so that data and outputs may move; one given
-    anywhere else counts as it is. A value that the run derived from others counts as the command gave it (``given``).
+    A path below a folder of ``paths`` counts relative to that folder, so that data and outputs may move. Any other path
+    counts as it is. A value that the run derived from other settings counts as the command gave it (``given``).
     """
     config = _as_given(config)
     text = json.dumps(_identity(config, "", config["paths"]), sort_keys=True, default=str)
@@ -52,7 +52,7 @@ def identity(config: dict[str, Any]) -> str:
 
 
 def _as_given(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of the command, from that of its run: the values of ``given``, by dotted name, in their places."""
+    """Return the configuration that the command gave: values of ``given`` (dotted names) replace those derived by the run."""
     given = config.get("given") or {}
     config = copy.deepcopy(config) if given else config
     for name, value in given.items():
@@ -80,11 +80,11 @@ def _identity(node: Any, name: str, paths: Mapping[str, Any]) -> Any:
 
 
 def holds_added_defaults(value: Any, name: str) -> bool:
-    """Whether a setting came later and has the value at which it changes nothing, or is a mapping of such settings."""
+    """Return whether a setting has its value in ADDED_SETTINGS, or is a mapping of such settings only."""
     own_name = name.rpartition("method.teacher.run.")[2]
     if own_name in ADDED_SETTINGS:
         default = ADDED_SETTINGS[own_name]
-        # True == 1 in Python, and they are different settings
+        # True == 1 in Python, but as settings they differ
         return value == default and isinstance(value, bool) == isinstance(default, bool)
     return (
         isinstance(value, dict)
@@ -94,7 +94,7 @@ def holds_added_defaults(value: Any, name: str) -> bool:
 
 
 def run_path(config: dict[str, Any]) -> Path:
-    """``run_dir`` if it is set, else ``<output_dir>/<method>-<data>-<backbone>-seed<seed>-<identity>``."""
+    """Return ``run_dir`` if it is set, else ``<output_dir>/<method>-<data>-<backbone>-seed<seed>-<identity>``."""
     if config["run_dir"]:
         return Path(config["run_dir"])
     parts = [

@@ -1,6 +1,6 @@
-"""The command line's overrides: what they mean for a sweep, and whether each names something that exists.
+"""The command line's overrides: their meaning in a sweep, and a check that each names an existing group, choice or key.
 
-A mistake is one sentence that names the nearest valid words.
+The error for a wrong name lists the nearest valid names.
 """
 
 from collections.abc import Iterator
@@ -35,15 +35,15 @@ _NO_CHECK = (
 
 
 def stored_sweep(arguments: list[str]) -> list[str]:
-    """Return the command line with ``sweep=<name>`` replaced by the overrides that the file sweeps.
+    """Return the command line with ``sweep=<name>`` replaced by the overrides in that file.
 
-    An override that the rest of the line gives replaces the file's. So a stored sweep takes the same settings as a typed
-    sweep, also settings inside the methods that it sweeps.
+    An override that is also on the command line replaces the file's. So a stored sweep takes the same settings as a typed
+    sweep, including settings inside the methods that it sweeps.
     """
     names = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
     file = files(CONF) / "sweep" / f"{names[0]}.yaml" if len(names) == 1 else None
     if file is None or not file.is_file() or {"--cfg", "-c"} & set(arguments):
-        return arguments  # check_overrides says what is wrong; --cfg shows one configuration
+        return arguments  # check_overrides reports a wrong name; --cfg shows a single configuration
     swept = OmegaConf.create(file.read_text()).hydra.sweeper.params
     rest = [argument for argument in arguments if not argument.startswith("sweep=")]
     given = {argument.lstrip("+~").split("=")[0] for argument in rest}
@@ -52,20 +52,20 @@ def stored_sweep(arguments: list[str]) -> list[str]:
 
 
 def flag_first(arguments: list[str]) -> list[str]:
-    """Return the command line with ``-m`` or ``--multirun`` first: between two overrides Hydra's own parser refuses it."""
+    """Return the command line with ``-m`` or ``--multirun`` first: Hydra refuses it between two overrides."""
     return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def hold_back(arguments: list[str]) -> list[str]:
-    """Return the command line with each setting inside a swept group as a sweep of that one value.
+    """Return the command line with each setting inside a swept group written as a sweep over a single value.
 
-    Hydra composes a sweep once without all that is swept. Settings of the swept choices, such as the teacher's of
-    ``method=kd,ssdkd``, do not exist there and would be refused; a sweep of one value comes with the jobs.
+    Hydra first composes the configuration without the swept overrides. There, settings of the swept choices do not exist,
+    such as the teacher's with ``method=kd,ssdkd``, and Hydra would refuse them. Sweeps are applied later, to each job.
     """
     try:
         overrides = OverridesParser.create().parse_overrides([text for text in arguments if _is_override(text)])
     except HydraException:
-        return arguments  # check_overrides says what is wrong
+        return arguments  # check_overrides reports the mistake
     inside = tuple(f"{override.key_or_group}." for override in overrides if override.is_sweep_override())
     result = {
         override.input_line: f"{_group(override)}=choice({override.get_value_element_as_str()})"
@@ -111,7 +111,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             swept = [text for text, override in zip(choices, chosen, strict=True) if override.is_sweep_override()]
             for override in settings:
                 _check_key(override, config, groups, f" with {' '.join(swept)}" if swept else "")
-        # last, all of it together: whatever Hydra itself would refuse
+        # at the end all overrides together, for mistakes that only Hydra finds
         plain = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
         _compose(config_name, [line for line in plain if not line.lstrip("+~").startswith("hydra")])
 
@@ -148,14 +148,14 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
-    """The group choices as overrides without a sweep: the first value of each, then every other value of one of them."""
+    """Yield the group choices without a sweep: first the first value of every group, then each further value of one group."""
     names = [f"{'+' if override.is_add() else ''}{_group(override)}" for override in chosen]
     values = [_values(override) or [None] for override in chosen]
-    texts = [["null" if value is None else str(value) for value in of_one] for of_one in values]
-    first = [f"{name}={of_one[0]}" for name, of_one in zip(names, texts, strict=True)]
+    texts = [["null" if value is None else str(value) for value in choices] for choices in values]
+    first = [f"{name}={choices[0]}" for name, choices in zip(names, texts, strict=True)]
     yield first
-    for place, (name, of_one) in enumerate(zip(names, texts, strict=True)):
-        for text in of_one[1:]:
+    for place, (name, choices) in enumerate(zip(names, texts, strict=True)):
+        for text in choices[1:]:
             yield [*first[:place], f"{name}={text}", *first[place + 1 :]]
 
 
@@ -180,15 +180,18 @@ def _check_key(override: Override, config: DictConfig, groups: dict[str, list[st
 
 
 def _teacher_hint(key: str, keys: list[str]) -> str:
-    """The end of a sentence on a setting that the teacher takes from the student, and that is added to have it differ."""
+    """Return the end of the error for a setting that the teacher inherits from the student: ``+`` makes it differ.
+
+    Return "" if the key is no such setting.
+    """
     name = key.removeprefix(_TEACHER)
     if name == key or name.startswith("method.") or "method.teacher.run" not in keys:
         return ""
     if name in keys:
-        return f" that this teacher has of its own; add it with +{key}=<value>"
-    if key.rpartition(".")[0] in keys:  # misspelt, among what it has of its own
+        return f" of this teacher's recipe yet; add it with +{key}=<value>"
+    if key.rpartition(".")[0] in keys:  # misspelt, next to settings that the recipe has
         return ""
-    return nearest_key(f"+{key}", [f"+{_TEACHER}{one}" for one in keys if not one.startswith("method.")])
+    return nearest_key(f"+{key}", [f"+{_TEACHER}{known}" for known in keys if not known.startswith("method.")])
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:
@@ -211,7 +214,7 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 
 
 def nearest_key(key: str, keys: list[str]) -> str:
-    """Like ``errors.nearest``, but lists only the neighbours of a dotted key, not every setting there is."""
+    """Like ``errors.nearest``, but list only the settings with the same parent as the dotted key, not all settings."""
     parent = key.rpartition(".")[0]
     siblings = [name for name in keys if name.rpartition(".")[0] == parent] or [n for n in keys if "." not in n]
     same_leaf = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
@@ -231,10 +234,10 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _values(override: Override) -> list[Any]:
-    """The values an override sweeps over, or its one value, as plain Python."""
+    """Return the values that an override sweeps over, or its single value, as plain Python."""
     if override.is_sweep_override():
         if not override.is_choice_sweep():
-            return []  # range and glob sweeps are Hydra's own to check
+            return []  # Hydra checks range and glob sweeps
         parser = OverridesParser.create()
         lines = [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
         return [parsed.value() for parsed in parser.parse_overrides(lines)]
@@ -242,5 +245,5 @@ def _values(override: Override) -> list[Any]:
 
 
 def _group(override: Override) -> str:
-    """The group with the place it is put at, if one is given: ``backbone@method.teacher.run.backbone``."""
+    """Return the group, with its place if the override gives a place: ``backbone@method.teacher.run.backbone``."""
     return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group

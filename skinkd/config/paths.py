@@ -5,9 +5,9 @@ from typing import Any
 
 
 def place_below(value: Any, paths: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the name of the folder of ``paths`` that ``value`` is or lies below, and the rest of the path; else None.
+    """Return the name of the folder of ``paths`` that holds ``value``, and the rest of the path; None if no folder does.
 
-    Of two folders, one in the other, the inner one counts. The rest is "" or begins with "/".
+    If one folder lies inside another, the inner folder counts. The rest is "" for the folder itself, else it begins with "/".
     """
     if not isinstance(value, str):
         return None

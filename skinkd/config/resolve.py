@@ -1,4 +1,4 @@
-"""From Hydra's configuration to the plain, resolved one that a run stores and is named by."""
+"""From Hydra's configuration to plain, resolved values. A run stores them, and its name follows from them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ def stored_settings(settings: DictConfig) -> DictConfig:
     """Return the configuration to run: with ``config=<file>``, the configuration that the file stores.
 
     Raises:
-        UserError: ``config`` names no file.
+        UserError: ``config`` is not a file.
     """
     if settings.config is None:
         return settings
     path = Path(settings.config)
     if not path.is_file():
-        raise UserError(f"config={path} is no file; give the config.yaml of a run folder")
+        raise UserError(f"config={path} is not a file; give the config.yaml of a run folder")
     stored = OmegaConf.load(path)
     stored.force = settings.force
     return stored  # type: ignore[return-value]
@@ -35,9 +35,9 @@ def read_config(file: Path) -> Config:
 def resolved(settings: DictConfig) -> Config:
     """Return the configuration with every interpolation resolved.
 
-    ``method.teacher.run`` then holds every setting in which the teacher's run differs from the student's, and no other.
-    So a setting that the teacher takes from its own configuration (the image sizes follow ``data``) has the teacher's
-    value, and a stored configuration describes the same teacher as the command line that it came from.
+    ``method.teacher.run`` then holds exactly the settings in which the teacher's run differs from the student's, with the
+    teacher's values. So a stored configuration describes the same teacher as the command line that it came from, also where
+    a setting refers to another setting (image sizes refer to ``data``).
     """
     config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     if "teacher" in config["method"]:

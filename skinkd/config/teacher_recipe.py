@@ -1,6 +1,6 @@
 """The teacher's recipe: the student's configuration, overridden by the keys of ``method.teacher.run``.
 
-A teacher is an ordinary run with a run folder of its own. The folder's name follows from this configuration, so every
+A teacher is an ordinary run in a separate run folder. The folder's name follows from the teacher's configuration, so every
 student that needs the same teacher finds the same folder.
 """
 
@@ -18,9 +18,9 @@ GROUPS = ("method", "backbone", "optim", "augment")
 """Parts of the configuration that a choice in ``method.teacher.run`` replaces whole; every other part is merged."""
 
 OF_THE_RUN = {"run_dir": None, "job_type": "teacher", "force": False, "config": None}
-"""Settings that every teacher's run has, whatever the student's are."""
+"""Settings of every teacher's run, regardless of the student's."""
 
-_FREE_FORM = ("options",)  # mappings whose names belong to another library
+_FREE_FORM = ("options",)  # mappings whose names another library defines
 
 Config = dict[str, Any]
 
@@ -34,7 +34,7 @@ def teacher_settings(settings: DictConfig) -> DictConfig:
     student: Config = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
     run = _inherit(student["method"]["teacher"]["run"], student)
     teacher = for_any_student(student)
-    teacher.pop("given", None)  # of the student's own weights
+    teacher.pop("given", None)  # belongs to the student's loss weights
     _check_names(run, teacher)
     for name, value in run.items():
         teacher[name] = value if name in GROUPS and _is_choice(value) else _merged(teacher[name], value)
@@ -46,12 +46,12 @@ def for_any_student(config: Config) -> Config:
 
     Students that differ in these settings alone share their teacher. The teacher keeps the student's calibration bins and
     interval level, since only runs that agree in them are compared. It keeps the student's ``data.eval_batch_size``, since
-    the memory may have no room for more.
+    a larger batch may not fit into memory.
     """
     config, default = copy.deepcopy(config), _defaults()
     for name in ("bootstrap_replicates", "early_exit_thresholds"):
         config["evaluation"][name] = default["evaluation"][name]
-    if "near_duplicate_bits" not in config["data"]["table"]:  # otherwise it decides the groups, and so the split
+    if "near_duplicate_bits" not in config["data"]["table"]:  # there it decides the groups, and so the split
         config["data"]["near_duplicate_bits"] = default["data"]["near_duplicate_bits"]
     return config
 
@@ -65,7 +65,7 @@ def _defaults() -> Config:
 
 
 def _is_choice(value: Any) -> bool:
-    """Return whether the value is a whole file of a group, which says what is to be built, not some settings of it."""
+    """Return whether the value is a complete choice of a group, which says what to build, and not a few of its settings."""
     if not isinstance(value, dict):
         return True
     return "_target_" in value or any(isinstance(inner, dict) and "_target_" in inner for inner in value.values())
@@ -96,7 +96,7 @@ def _trainer_arguments() -> list[str]:
 def _inherit(node: Any, student: Config, place: tuple[str, ...] = ()) -> Any:
     """Replace a value that refers to its own place, such as ``optim: ${optim}``, by the student's value there.
 
-    This holds at any depth of teachers.
+    It does so for teachers of teachers too.
     """
     if isinstance(node, dict):
         start = () if place[-3:] == ("method", "teacher", "run") else place

@@ -1,4 +1,4 @@
-"""What a user sees of an error: one sentence, without a traceback, and exit code 2."""
+"""The end of a verb on an error that the user can fix: one sentence, no traceback, exit code 2."""
 
 import errno
 import re
@@ -14,15 +14,17 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """End the process with one sentence and exit code 2 for every error that a user can mend.
+    """End the process with one sentence and exit code 2 for every error that a user can fix.
 
-    Any other error passes with its traceback. A run that SIGTERM ends has exit code 143.
+    Any other error keeps its traceback. A run that SIGTERM ends has exit code 143.
     """
     try:
         yield
-    except BaseException as error:  # Lightning ends a run that gets SIGTERM by a subclass of SystemExit
+    except BaseException as error:  # on SIGTERM, Lightning raises a subclass of SystemExit
         if _is(error, "lightning.pytorch.utilities.exceptions", "SIGTERMException"):
-            raise SystemExit(128 + signal.SIGTERM) from None  # else it would end with 0, as if the run had finished
+            raise SystemExit(
+                128 + signal.SIGTERM
+            ) from None  # otherwise the exit code would be 0, as if the run had finished
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -33,7 +35,7 @@ def user_errors() -> Iterator[None]:
 
 def _sentence(error: BaseException) -> str | None:
     if _is(error, "hydra.errors", "InstantiationException"):
-        error = error.__cause__ or error  # the constructor's own error
+        error = error.__cause__ or error  # the error that the constructor raised
     if isinstance(error, UserError):
         return str(error)
     if _is(error, "omegaconf.errors", "OmegaConfBaseException"):
@@ -47,12 +49,17 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
         isinstance(error, OSError) and error.errno == errno.EROFS
     ):
-        return f"{error.filename} cannot be written or read ({error.strerror}); set paths.output_dir to a place you own"
+        return (
+            f"{error.filename} cannot be written or read ({error.strerror}); set paths.output_dir to a folder you own"
+        )
     return None
 
 
 def _is(error: BaseException, module: str, name: str) -> bool:
-    """Whether the error is of a class in a module that is slow to import: not imported, it raised nothing."""
+    """Return whether the error is an instance of a class, without importing the class's module, which is slow.
+
+    A module that is not imported cannot have raised the error.
+    """
     return module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
 
 

@@ -1,1 +1,1 @@
-"""Many runs: the jobs of a sweep, where they run, and what the terminal shows of them."""
+"""Many runs: the jobs of a sweep, where they run, and how the terminal shows them."""

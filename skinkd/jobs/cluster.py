@@ -1,4 +1,4 @@
-"""Jobs of a sweep as jobs of a SLURM cluster, through submitit."""
+"""Runs the jobs of a sweep on a SLURM cluster, through submitit."""
 
 import contextlib
 import subprocess
@@ -8,9 +8,9 @@ from typing import Any
 
 from skinkd.errors import UserError
 
-# those that submitit knows on every kind of cluster; the others are SLURM's
+# settings that submitit has for every kind of cluster; all others are SLURM's
 _COMMON = ("timeout_min", "nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "mem_gb")
-# what hydra-submitit-launcher adds to our settings where it is installed too, and we decide
+# settings that hydra-submitit-launcher adds if it is installed; we set them ourselves
 _OURS = ("submitit_folder", "name", "stderr_to_stdout")
 
 
@@ -20,8 +20,8 @@ class Cluster:
     Args:
         cluster: "slurm", or "local" for processes of this machine.
         folder: where submitit keeps its files; every machine must see it.
-        max_num_timeout: how often a job that ran out of time, or was preempted, is queued again.
-        **queue: what is asked of the cluster for each job, None for its default.
+        max_num_timeout: how often a job is queued again after it ran out of time or was preempted.
+        **queue: the resources to ask for each job; None is the cluster's default.
 
     Raises:
         UserError: submitit is not installed, or this machine has no SLURM.
@@ -46,13 +46,13 @@ class Cluster:
             ) from None
 
     def start(self, command: list[str], log: Path, environment: dict[str, str], name: str) -> "ClusterJob":
-        """Submit a command that appends what it prints to ``log``; its environment is the cluster's."""
+        """Submit a command that appends its output to ``log``. Its environment is the cluster's, without ``environment``."""
         self.executor.update_parameters(name=name)
         return ClusterJob(self.executor.submit(Command(command, log.absolute(), Path.cwd())))
 
 
 class Command:
-    """Runs a command on the machine that the cluster chose; begins again, in the same run folder, when it is queued again."""
+    """Runs a command on a machine of the cluster. If it is queued again, it goes on in the same run folder."""
 
     def __init__(self, command: list[str], log: Path, folder: Path) -> None:
         self.command, self.log, self.folder = command, log, folder
@@ -68,7 +68,7 @@ class Command:
                 process.terminate()
 
     def checkpoint(self) -> Any:
-        """What is queued again after a timeout or preemption."""
+        """Return the command to queue again after a timeout or preemption."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -82,20 +82,20 @@ class ClusterJob:
 
     @property
     def started(self) -> bool:
-        """Whether it has left the queue."""
+        """Whether the job has left the queue."""
         return self.job.state not in ("PENDING", "REQUEUED", "UNKNOWN")
 
     def poll(self) -> int | None:
-        """Its exit code, the worst of its tasks'; 1 if the cluster ended it."""
+        """Return the worst exit code of the job's tasks, 1 if the cluster ended it, and None before the end."""
         if not self.job.done():
             return None
         try:
             return max(self.job.results(), key=abs)
-        except Exception as error:  # submitit's own for each way to end without a result
+        except Exception as error:  # submitit raises a different error for each way to end without a result
             print(f"{self.job.job_id}: {str(error).strip().splitlines()[0]}", file=sys.stderr)
             return 1
 
     def stop(self, *, kill: bool) -> None:
-        """Cancel it."""
+        """Cancel the job."""
         with contextlib.suppress(subprocess.CalledProcessError, ProcessLookupError):
             self.job.cancel(check=False)

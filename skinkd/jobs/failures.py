@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def last_error(log: Path, begin: int, code: int) -> str:
-    """Return why a process failed: its first sentence for the user, else the end of its traceback, else its signal.
+    """Return why a process failed: its first ``error:`` line, else the last line of its traceback, else its signal.
 
     Args:
-        log: what the process printed.
-        begin: byte of the log at which the process began to print.
+        log: the file with the process's output.
+        begin: byte of the log at which this process's output begins.
         code: exit code, negative for a signal.
     """
     with log.open("rb") as file:
@@ -19,10 +19,10 @@ def last_error(log: Path, begin: int, code: int) -> str:
     sentences = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b", line)]
     if sentences:
-        return sentences[0]  # a teacher's own sentence, where the teacher failed; the student's only repeats it
-    if raised:  # "by peer" is a process that lost the failed one; it does not say why
+        return sentences[0]  # if the teacher failed, its sentence; the student's sentence comes later and adds nothing
+    if raised:  # "by peer" is the error of a process that lost contact to the failed process; it does not say why
         return ([line for line in raised if "by peer" not in line] or raised)[-1]
     if code < 0:
         killed = f"killed by {signal.Signals(-code).name}"
-        return f"{killed}, as by a machine that has run out of memory" if -code == signal.SIGKILL else killed
+        return f"{killed}, perhaps because the machine ran out of memory" if -code == signal.SIGKILL else killed
     return lines[-1] if lines else f"ended with exit code {code} and printed nothing"

@@ -1,7 +1,8 @@
-"""Ends the jobs of a sweep that has ended without a word, as by SIGKILL: it alone still hears of that.
+"""Kills the jobs of a sweep whose own process was killed, for example by SIGKILL.
 
-A process of its own session, started by file name, without site packages. Standard input, which the sweep holds open, says
-``+<process group>`` and ``-<process group>``; once it closes, the groups that are left are killed.
+The keeper runs in a separate process and session, started by file name, without site packages. The sweep holds the keeper's
+standard input open and writes ``+<process group>`` when a job starts and ``-<process group>`` when it has ended. When the
+input closes, the keeper kills the groups that have not ended.
 """
 
 import os
@@ -11,7 +12,7 @@ from contextlib import suppress
 
 
 def main() -> None:
-    """Read until standard input closes, then kill."""
+    """Read standard input until it closes, then kill the groups that are left."""
     groups: set[int] = set()
     for line in sys.stdin:
         (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))

@@ -1,10 +1,10 @@
 """A Hydra launcher that gives each job of a multirun a fresh process, on this machine or on a cluster.
 
 Inside Hydra's process, a job that starts further ranks would start the whole sweep again in each rank. A job would also
-find what the job before it left behind, such as a tracker's run or a process group. A fresh process runs
-``python -m skinkd.train <overrides>``, the command that a user could type, and lands in the same run folder.
+find leftovers of the previous job, such as a tracker's run or a process group. A fresh process runs
+``python -m skinkd.train <overrides>``, the command that a user could type, and writes the same run folder.
 
-Every verb imports this module at its start, so other parts of the project are imported by ``launch`` alone.
+Every verb imports this module at its start. So that this is fast, only ``launch`` imports other parts of the project.
 """
 
 import os
@@ -22,19 +22,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 class FreshProcessLauncher(Launcher):
-    """Runs each job in a process of its own; a failed one does not stop the others.
+    """Runs each job in a separate process; a failed job does not stop the others.
 
     Args:
-        **queue: what each job asks of a cluster, for ``hydra/launcher=submitit_slurm`` or ``submitit_local``; with
-            ``hydra/launcher=skinkd`` the jobs run here, on the devices of ``sweep.devices``.
+        **queue: the resources of a job on a cluster, for ``hydra/launcher=submitit_slurm`` or ``submitit_local``. With
+            ``hydra/launcher=skinkd`` the jobs run on this machine, on the devices of ``sweep.devices``.
     """
 
-    # the name that register_launcher makes known to Hydra
+    # the module name under which register_launcher registers the class with Hydra
     __module__ = "hydra_plugins.skinkd"
 
     def __init__(self, **queue: Any) -> None:
         self.queue: dict[str, Any] = {
-            name: OmegaConf.to_object(one) if OmegaConf.is_config(one) else one for name, one in queue.items()
+            name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value for name, value in queue.items()
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -43,7 +43,7 @@ class FreshProcessLauncher(Launcher):
         _, _, self.cluster = config.hydra.runtime.choices["hydra/launcher"].partition("submitit_")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run every job, show how far they are, print their results; end the process with code 1 if any failed."""
+        """Run every job, show their progress and print their results; end the process with code 1 if a job failed."""
         from skinkd.config.user_errors import user_errors
         from skinkd.jobs.places import Places, find_places
         from skinkd.jobs.pool import run_sweep
@@ -66,7 +66,7 @@ class FreshProcessLauncher(Launcher):
             configs = [job.config for job in jobs]
             if not self.cluster:
                 places = Places([{}], {}, False)
-                if not all(job.done for job in jobs):  # else no place is needed, and torch, slow to import, neither
+                if not all(job.done for job in jobs):  # otherwise neither a place nor torch, slow to import, is needed
                     places = find_places(devices, configs, gpus=_visible_gpus(), cores=_cores())
                 with LocalProcesses() as processes:
                     failed = run_sweep(jobs, places=places, start=processes.start, **about)
@@ -77,7 +77,7 @@ class FreshProcessLauncher(Launcher):
         return [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in every]
 
     def _job(self, overrides: list[str]) -> Any:
-        """The job with its configuration, and so the run folders that it trains."""
+        """Return the job of these overrides, with its configuration and the run folders that it trains."""
         from skinkd.config.identity import run_path
         from skinkd.config.resolve import resolved, stored_settings, teacher_config
         from skinkd.errors import UserError
@@ -85,10 +85,10 @@ class FreshProcessLauncher(Launcher):
 
         if self.config.hydra.job.config_name != "train":
             verb = self.config.hydra.job.config_name
-            raise UserError(f"python -m skinkd.{verb} has no -m; give it one command for each value")
+            raise UserError(f"python -m skinkd.{verb} has no -m; give one command for each value")
         settings = self.loader.load_sweep_config(self.config, overrides)
         with open_dict(settings):
-            del settings["hydra"]  # as Hydra does before it calls the verb
+            del settings["hydra"]  # Hydra does the same before it calls the verb
         settings = stored_settings(settings)
         config = resolved(settings)
         teachers: list[Any] = []
@@ -119,10 +119,10 @@ class FreshProcessLauncher(Launcher):
 
 
 def register_launcher() -> None:
-    """Make the launcher known to Hydra under ``hydra_plugins.skinkd``.
+    """Register the launcher with Hydra under the name ``hydra_plugins.skinkd``.
 
-    Hydra accepts plugins of the package ``hydra_plugins`` alone, looks them up by name, and finds none of an editable
-    installation by itself. So this module answers to that name.
+    Hydra accepts only plugins of the package ``hydra_plugins``, looks them up by name, and does not find those of an
+    editable installation. So this module is also entered in ``sys.modules`` under that name.
     """
     try:
         import hydra_plugins
@@ -134,7 +134,7 @@ def register_launcher() -> None:
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs that CUDA shows this process, by the names that CUDA_VISIBLE_DEVICES gives them."""
+    """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
     count = torch.cuda.device_count()

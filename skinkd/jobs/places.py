@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run: which devices each of them sees."""
+"""The places where jobs of a sweep run: the devices that each job sees."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,35 +7,35 @@ from typing import Any
 from skinkd.errors import UserError
 
 Environment = dict[str, str]
-"""What a job's environment has besides this process's."""
+"""Environment variables that a job gets in addition to this process's."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where jobs run: one on each place at a time."""
+    """The places where jobs run. Each place runs one job at a time."""
 
-    places: list[Environment]  # what a job's environment has other, at each
-    whole: Environment  # the same, of a job that uses all devices of the machine and so runs alone
-    gpus: bool  # whether there are any
+    places: list[Environment]  # the environment variables of each place
+    whole: Environment  # those of a job that uses all devices of the machine, and so runs alone
+    gpus: bool  # whether the machine has visible GPUs
 
 
 def find_places(devices: Any, configs: Sequence[dict[str, Any]], *, gpus: Sequence[str], cores: int) -> Places:
     """Read ``sweep.devices``.
 
     Args:
-        devices: "auto", how many jobs at once, or a list of GPU numbers, counted among the visible ones.
-        configs: of the jobs; "auto" is one job on each GPU if any of them uses one GPU, else one at a time.
-        gpus: the visible GPUs, by what CUDA_VISIBLE_DEVICES calls them.
-        cores: of this machine, divided among several jobs at once.
+        devices: "auto", the number of jobs at once, or a list of GPU numbers, counted among the visible GPUs.
+        configs: the jobs' configurations; "auto" is one job on each GPU if any job uses a single GPU, else one at a time.
+        gpus: the visible GPUs, as CUDA_VISIBLE_DEVICES names them.
+        cores: number of this machine's cores, divided among the jobs that run at once.
 
     Raises:
-        UserError: ``devices`` is nothing of this, or names a GPU that there is not.
+        UserError: ``devices`` is none of these, or names a GPU that is not visible.
     """
     if isinstance(devices, list) and devices and all(type(number) is int for number in devices):
         if bad := [number for number in devices if not 0 <= number < len(gpus)]:
             raise UserError(
-                f"sweep.devices={devices} names GPU {bad[0]} and {len(gpus) or 'no'} GPUs are visible, counted from 0; "
-                "give numbers of these, or how many jobs to run at once, such as sweep.devices=2"
+                f"sweep.devices={devices} names GPU {bad[0]}, but {len(gpus) or 'no'} GPUs are visible, counted from 0; "
+                "give numbers of visible GPUs, or how many jobs to run at once, such as sweep.devices=2"
             )
         chosen = [gpus[number] for number in devices]
         whole = {"CUDA_VISIBLE_DEVICES": ",".join(dict.fromkeys(chosen))}
@@ -57,10 +57,10 @@ def find_places(devices: Any, configs: Sequence[dict[str, Any]], *, gpus: Sequen
 
 
 def uses_gpu(config: dict[str, Any], gpus: Sequence[str]) -> bool:
-    """Whether a run uses GPUs where these are visible."""
+    """Return whether a run uses GPUs if some are visible."""
     return config["trainer"]["accelerator"] in ("gpu", "cuda", *(["auto"] if gpus else []))
 
 
 def uses_all(config: dict[str, Any], gpus: Sequence[str]) -> bool:
-    """Whether a run uses several GPUs, or chooses them itself."""
+    """Return whether a run uses several GPUs, or chooses its GPUs itself."""
     return uses_gpu(config, gpus) and config["trainer"]["devices"] != 1

@@ -1,6 +1,6 @@
-"""Runs the jobs of a sweep, each in a process of its own: one on each device, the rest in turn.
+"""Runs the jobs of a sweep, each in a separate process: one on each device, the others in turn.
 
-A job that fails stops no other. However the sweep itself ends, no process of a job outlives it.
+A job that fails does not stop the others. However the sweep ends, no process of a job outlives it.
 """
 
 import contextlib
@@ -18,32 +18,32 @@ from skinkd.jobs.view import SweepView, print_sweep
 
 _POLL = 0.2  # s between two looks at the processes
 _SHOW = 1.0  # s between two looks at the run folders
-_GRACE = 30.0  # s that a job has to end by itself once it is asked to
+_GRACE = 30.0  # s that a job gets to end by itself after it is asked to stop
 
 
 class Running(Protocol):
-    """A job under way."""
+    """A job that was started."""
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended: negative for a signal."""
+        """Return the exit code, negative for a signal; None before the job has ended."""
 
     def stop(self, *, kill: bool) -> None:
-        """Ask it to end, or end it."""
+        """Ask the job to end, or kill it."""
 
     @property
     def started(self) -> bool:
-        """Whether it runs, rather than stands in a queue."""
+        """Whether the job runs, and does not wait in a queue."""
 
 
 Start = Callable[[list[str], Path, Environment, str], Running]
-"""Starts a command that appends what it prints to a file, with additions to the environment, under a name."""
+"""Starts a command: arguments, file to append its output to, additional environment variables, name."""
 
 
 class Pool:
     """Starts jobs as places become free, in their order, and waits for them.
 
-    A job waits while another process is training a run that it needs, so that what it needs is there when its turn comes
-    and no place stands idle.
+    A job waits while another process is training a run that it needs, and leaves its place to the next job. So no place is
+    idle while a job could run.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class Pool:
     ) -> None:
         self.jobs, self.places, self.start, self.logs = list(jobs), places, start, logs
         self.extra, self.flags = extra, flags
-        self.running: dict[Job, tuple[Running, int | None, int]] = {}  # and its place, and where its log begins
-        self.elsewhere: set[Path] = set()  # run folders that another process is in
+        # with the number of its place, and the byte where its log begins
+        self.running: dict[Job, tuple[Running, int | None, int]] = {}
+        self.elsewhere: set[Path] = set()  # run folders in which another process runs
 
     def run(self, view: SweepView) -> None:
-        """Run every job to its end; a signal to stop ends the jobs first, then this process."""
+        """Run every job to its end. A signal to stop ends first the jobs, then this process."""
         for job in self.jobs:
             if job.done:
                 job.state = SKIPPED
@@ -81,9 +82,9 @@ class Pool:
                 time.sleep(_POLL)
 
     def _fill(self, view: SweepView) -> None:
-        """Start what can start now."""
+        """Start the jobs that can start now."""
         for job in [job for job in self.jobs if job.state == WAITING and job not in self.running]:
-            if job.done:  # by another process, meanwhile
+            if job.done:  # another process has finished it meanwhile
                 job.state = SKIPPED
                 continue
             whole = self.places.gpus and uses_all(job.config, ["any"])
@@ -96,9 +97,9 @@ class Pool:
                 self._start(job, place, self.places.whole if whole else self.places.places[free[0]])
 
     def _busy(self, job: Job, view: SweepView) -> bool:
-        """Whether a run that the job needs is being trained, by this sweep or by another process."""
+        """Return whether this sweep or another process is training a run that the job needs."""
         needed = {stage.folder: stage for stage in job.stages if stage is job.own or not stage.finished}
-        if needed.keys() & {stage.folder for other in self.running for stage in other.stages}:
+        if needed.keys() & {stage.folder for running in self.running for stage in running.stages}:
             return True
         held = {folder for folder, stage in needed.items() if stage.held}
         for folder in held - self.elsewhere:
@@ -108,7 +109,7 @@ class Pool:
 
     def _start(self, job: Job, place: int | None, environment: Environment) -> None:
         command = [sys.executable, "-m", "skinkd.train", *self.flags, *job.overrides]
-        command += [*(one for one in self.extra if not job.config["group"]), "hydra.mode=RUN"]
+        command += [*([] if job.config["group"] else self.extra), "hydra.mode=RUN"]
         log = self.logs[job]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
@@ -125,7 +126,7 @@ class Pool:
                 job.state = RUNNING if job.stage is job.own else TEACHER
 
     def _collect(self) -> None:
-        """Notice what has ended."""
+        """Take note of the jobs that have ended."""
         for job, (running, _, begin) in list(self.running.items()):
             code = running.poll()
             if code is None:
@@ -135,10 +136,10 @@ class Pool:
             job.code = code
             job.state = FINISHED if code == 0 and job.own.finished else FAILED
             if job.state == FAILED:
-                changed = (
-                    f"it ended well, but not in {job.folder}: has the code or conf/ changed since the sweep began?"
+                unfinished = (
+                    f"its exit code is 0, but {job.folder} is not finished; was the code or conf/ changed meanwhile?"
                 )
-                job.error = last_error(self.logs[job], begin, code) if code else changed
+                job.error = last_error(self.logs[job], begin, code) if code else unfinished
 
     def _stop(self, received: list[int], view: SweepView) -> None:
         for running, _, _ in self.running.values():
@@ -159,15 +160,16 @@ class Pool:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals to stop that have come; one that is ignored, as under nohup, stays so."""
+    """Collect the signals to stop in a list. A signal that was ignored before, as under nohup, stays ignored."""
     received: list[int] = []
-    numbers = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
-    before = {one: signal.signal(one, lambda number, _: received.append(number)) for one in numbers}
+    stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = [number for number in stopping if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in caught}
     try:
         yield received
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_sweep(
@@ -180,7 +182,7 @@ def run_sweep(
     start: Start,
     flags: Sequence[str] = (),
 ) -> int:
-    """Run the jobs, show them, print their results, and return the number of those that failed.
+    """Run the jobs, show them, print their results, and return the number of failed jobs.
 
     ``flags`` come before the overrides in the command of each job.
     """
@@ -189,7 +191,7 @@ def run_sweep(
     logs = {job: folder / "logs" / f"{job.folder.name}.log" for job in jobs}
     view = SweepView(jobs, at_once=len(places.places), metric=metric)
     count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs, {min(len(places.places), len(jobs))} at once"
-    view.say(f"{count}; what each prints is in {folder / 'logs'}")
+    view.say(f"{count}; their output is in {folder / 'logs'}")
     for job in jobs:
         for label in job.repeats:
             same = "given more than once" if label == job.label else f"the same run as {job.label}"

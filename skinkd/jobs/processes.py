@@ -1,4 +1,4 @@
-"""Processes of this machine that end, with all that they started, when this one does."""
+"""Processes on this machine that end, with all processes that they started, when this process ends."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from skinkd.jobs import keeper
 
 
 class LocalProcesses:
-    """Context that starts commands on this machine, each the head of a session of its own; none outlives it."""
+    """Context that starts commands on this machine, each in a new session. No command outlives the context."""
 
     def __enter__(self) -> "LocalProcesses":
         self.keeper = subprocess.Popen(
@@ -27,14 +27,14 @@ class LocalProcesses:
         self.keeper.wait()
 
     def tell(self, line: str) -> None:
-        """Tell the keeper of a process group."""
+        """Send the keeper a line (see :mod:`skinkd.jobs.keeper`)."""
         assert self.keeper.stdin
         with contextlib.suppress(BrokenPipeError):
             self.keeper.stdin.write(f"{line}\n")
             self.keeper.stdin.flush()
 
     def start(self, command: list[str], log: Path, environment: Mapping[str, str], name: str) -> "LocalProcess":
-        """Start a command that appends what it prints to ``log``; the user's own OMP_NUM_THREADS stays."""
+        """Start a command that appends its output to ``log``. OMP_NUM_THREADS stays if the user has set it."""
         kept = ["OMP_NUM_THREADS"] if "OMP_NUM_THREADS" in os.environ else []
         changed = {key: value for key, value in environment.items() if key not in kept}
         with log.open("a") as file:
@@ -51,7 +51,7 @@ class LocalProcesses:
 
 
 class LocalProcess:
-    """A process, and those that it started: a teacher's, the other ranks."""
+    """A process, and the processes that it started: its teacher's, its other ranks."""
 
     started = True
 
@@ -59,7 +59,7 @@ class LocalProcess:
         self.process, self.tell = process, tell
 
     def poll(self) -> int | None:
-        """Its exit code; by then whatever it started has ended too."""
+        """Return the exit code, None before the end. At the end, kill the processes that it started."""
         code = self.process.poll()
         if code is not None:
             self._signal(signal.SIGKILL)
@@ -67,7 +67,7 @@ class LocalProcess:
         return code
 
     def stop(self, *, kill: bool) -> None:
-        """Send all of them SIGTERM, or SIGKILL."""
+        """Send SIGTERM, or SIGKILL, to the process and those that it started."""
         self._signal(signal.SIGKILL if kill else signal.SIGTERM)
         if kill:
             self.process.wait()

@@ -1,7 +1,7 @@
-"""What a sweep knows of its jobs, from their run folders alone: which they are, how far they are, how long they still take.
+"""The jobs of a sweep, their progress and the time they still take, all read from their run folders.
 
-The sweep folder is ``<output_dir>/sweeps/<group>``: ``sweep.json`` says which runs belong to it, ``logs/`` has what each job
-printed.
+The sweep folder is ``<output_dir>/sweeps/<group>``. Its ``sweep.json`` lists the sweep's runs, and ``logs/`` has the output of
+each job.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ _NO_DIFFERENCE = ("sweep.devices", "force", "group")
 
 @dataclass(frozen=True)
 class Stage:
-    """One run folder that a job trains: a teacher's or its own."""
+    """A run folder that a job trains: that of a teacher, or of the job's run."""
 
     folder: Path
     epochs: int
-    kind: tuple[str, ...]  # runs of one kind take about the same time for an epoch
-    test: bool  # whether its test scores belong to its end
+    kind: tuple[str, ...]  # an epoch takes about the same time in all runs of a kind
+    test: bool  # whether the run is finished only with test scores
 
     @property
     def finished(self) -> bool:
-        """Whether its run has reached its end."""
+        """Whether the run has finished."""
         return RunFolder(self.folder).finished_with(test=self.test)
 
     @property
     def held(self) -> bool:
-        """Whether a process is running in it."""
+        """Whether a process is running in the folder."""
         return is_locked(self.folder / ".lock")
 
 
@@ -53,33 +53,33 @@ class Job:
     overrides: list[str]
     config: Config
     own: Stage
-    teachers: list[Stage]  # trained first where missing, in this order
+    teachers: list[Stage]  # trained first if missing, in this order
     label: str = ""
     state: str = WAITING
-    began: float | None = None  # time.monotonic()
-    seconds: float = 0.0  # since then
+    began: float | None = None  # time.monotonic() at the start
+    seconds: float = 0.0  # since the start
     code: int | None = None  # exit code; negative: the signal
     error: str = ""
-    repeats: list[str] = field(default_factory=list)  # labels of other jobs of the sweep that are this very run
+    repeats: list[str] = field(default_factory=list)  # labels of other jobs of the sweep that are the same run
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """The job's run folder."""
         return self.own.folder
 
     @property
     def stages(self) -> list[Stage]:
-        """The run folders it trains, its own last."""
+        """The run folders that the job trains: the teachers', then its run's."""
         return [*self.teachers, self.own]
 
     @property
     def stage(self) -> Stage:
-        """The one it is at: the first that is not finished, or its own."""
+        """The current stage: the first unfinished teacher, else the job's own run."""
         return next((stage for stage in self.teachers if not stage.finished), self.own)
 
     @property
     def done(self) -> bool:
-        """Whether its run has finished and is not to begin again."""
+        """Whether the run has finished and need not begin again."""
         return self.own.finished and not self.config["force"] and _is_of(self.folder, self.config)
 
 
@@ -87,54 +87,54 @@ def _is_of(folder: Path, config: Config) -> bool:
     try:
         RunFolder(folder).check_owner(config)
     except UserError:
-        return False  # the job itself says so
+        return False  # the job will report the error
     return True
 
 
 def stage_of(folder: Path, config: Config) -> Stage:
-    """The stage that trains a resolved configuration in its run folder."""
+    """Return the stage that trains a resolved configuration in its run folder."""
     kind = (config["method"]["name"], config["backbone"]["name"], str(config["data"]["image_size"]))
     return Stage(folder, config["trainer"]["max_epochs"], kind, config["evaluation"]["test"])
 
 
 def distinct(jobs: Sequence[Job]) -> list[Job]:
-    """Label the jobs, and leave out those that are the same run as one before them, which then names them.
+    """Label the jobs, and leave out a job that is the same run as an earlier job, whose ``repeats`` then names it.
 
     Raises:
-        UserError: different runs with one folder (``run_dir`` given by hand).
+        UserError: different runs have the same folder (``run_dir`` given by hand).
     """
     for job, label in zip(jobs, labels([job.overrides for job in jobs]), strict=True):
         job.label = label or job.folder.name
     first: dict[Path, Job] = {}
     for job in jobs:
-        other = first.setdefault(job.folder.absolute(), job)
-        if other is job:
+        earlier = first.setdefault(job.folder.absolute(), job)
+        if earlier is job:
             continue
-        if identity(other.config) != identity(job.config):
+        if identity(earlier.config) != identity(job.config):
             raise UserError(
-                f"run_dir={job.folder} would be the run folder of two jobs, {other.label!r} and {job.label!r}; leave "
-                "run_dir out, or make it differ"
+                f"run_dir={job.folder} would be the run folder of two jobs, {earlier.label!r} and {job.label!r}; leave "
+                "run_dir out, or give each job another run_dir"
             )
-        other.repeats.append(job.label)
+        earlier.repeats.append(job.label)
     return list(first.values())
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The overrides in which the jobs differ, each by the last part of its key where that tells it from the others.
+    """Return for each job the overrides in which it differs from others, with keys shortened to their last part if unique.
 
-    A job in which nothing differs, as a single one, has an empty label.
+    The label is empty if there is no such override, as in a sweep of one job.
     """
     shared = set(jobs[0]).intersection(*jobs)
-    kept = [[one for one in job if one not in shared and _key(one) not in _NO_DIFFERENCE] for job in jobs]
-    keys = {_key(one) for job in kept for one in job}
+    kept = [[text for text in job if text not in shared and _key(text) not in _NO_DIFFERENCE] for job in jobs]
+    keys = {_key(text) for job in kept for text in job}
     last = [key.rpartition(".")[2] for key in keys]
     short = {key: key.rpartition(".")[2] if last.count(key.rpartition(".")[2]) == 1 else key for key in keys}
-    return [" ".join(f"{short[_key(one)]}={one.partition('=')[2]}" for one in job) for job in kept]
+    return [" ".join(f"{short[_key(text)]}={text.partition('=')[2]}" for text in job) for job in kept]
 
 
 def group_name(jobs: Sequence[Sequence[str]]) -> str:
-    """A name that the same sweep always gets, on however many devices, so that a repeated sweep is the same group."""
-    text = "\n".join(" ".join(one for one in job if _key(one) not in _NO_DIFFERENCE) for job in jobs)
+    """Return a name that follows from the overrides, so that a repeated sweep is the same group, on any devices."""
+    text = "\n".join(" ".join(override for override in job if _key(override) not in _NO_DIFFERENCE) for job in jobs)
     return f"sweep-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -143,14 +143,14 @@ def _key(override: str) -> str:
 
 
 def write_sweep(folder: Path, group: str, jobs: Sequence[Job], output: Path) -> None:
-    """Write ``sweep.json``: the group's runs, those that an earlier sweep of this group left behind included."""
+    """Write ``sweep.json``: the runs of the jobs, and those that an earlier sweep of this group wrote there."""
     entries = [
         {"overrides": job.overrides, "folder": _place(job.folder, output), "name": job.folder.name} for job in jobs
     ]
     now = {entry["folder"] for entry in entries}
     path = folder / "sweep.json"
     before = json.loads(path.read_text())["jobs"] if path.exists() else []
-    kept = [one for one in before if one["folder"] not in now and (output / one["folder"]).is_dir()]
+    kept = [entry for entry in before if entry["folder"] not in now and (output / entry["folder"]).is_dir()]
     RunFolder(folder).write_json("sweep.json", {"group": group, "jobs": kept + entries})
 
 
@@ -161,7 +161,7 @@ def _place(folder: Path, output: Path) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """Whole epochs of a run, their seconds, and the last value of a metric."""
+    """Complete epochs of a run, their seconds, and the last value of a metric, None if there is none."""
 
     epochs: int
     seconds: float
@@ -169,17 +169,17 @@ class Progress:
 
 
 def progress(folder: Path, metric: str) -> Progress:
-    """Return how far a run is, by its history."""
+    """Return how far a run is, read from its history."""
     history = read_history(folder)
     last = history.values(metric)[-1] if history.rows else math.nan
     return Progress(len(history.rows), history.seconds, None if math.isnan(last) else last)
 
 
 def seconds_left(jobs: Iterable[Job], *, at_once: int, metric: str) -> float | None:
-    """About how long the jobs still take, from the epochs so far; None before there are any.
+    """Return about how many seconds the jobs still take, estimated from the epochs so far; None before the first epoch.
 
-    An epoch takes what those of the run itself took, else those of the runs of its kind, else those of all; the waiting
-    jobs go, in order, to the place that is free first.
+    An epoch is taken to last as long as earlier epochs of the same run; without any, of the runs of its kind; else of all
+    runs. The waiting jobs go, in order, to the place that is free first.
     """
     jobs = list(jobs)
     stages = {stage.folder: stage for job in jobs for stage in job.stages}

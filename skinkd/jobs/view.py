@@ -1,5 +1,7 @@
-"""What the terminal shows of a sweep: a live table, or in a pipe or file one line for each change of state; at the end one
-table of results."""
+"""The view of a sweep in the terminal: a live table, or in a pipe or file one line for each change of state.
+
+At the end it prints a table of results.
+"""
 
 import textwrap
 from collections import Counter
@@ -17,18 +19,18 @@ from skinkd.runs.tables import plain_table, shown_number
 
 _COLOURS = {FAILED: "red", FINISHED: "green", RUNNING: "bold", TEACHER: "bold"}
 _METRICS = {"accuracy": "accuracy", "balanced_accuracy": "bal. acc.", "f1_macro": "F1", "auroc_macro": "AUROC"}
-_LABEL = 30  # columns that a job has at least
-_NUMBERS = 38  # columns that the numbers of a job take
+_LABEL = 30  # least columns of a job's label
+_NUMBERS = 38  # columns that a job's numbers take
 
 
 class SweepView:
     """Context that shows the jobs while they run.
 
     Args:
-        jobs: all of the sweep.
-        at_once: how many run at once, for the time left.
-        metric: the validation metric that is shown.
-        console: where to; standard output if None.
+        jobs: all jobs of the sweep.
+        at_once: number of jobs that run at once, to estimate the time left.
+        metric: the validation metric to show.
+        console: where to print; standard output if None.
     """
 
     def __init__(self, jobs: Sequence[Job], *, at_once: int, metric: str, console: Console | None = None) -> None:
@@ -47,7 +49,7 @@ class SweepView:
         self.update()
         if self._live:
             self._live.stop()
-            self.console.print(self._table())  # what the live table said last stays
+            self.console.print(self._table())  # leave the last state of the live table on the screen
 
     def update(self) -> None:
         """Show the jobs as they are now."""
@@ -66,7 +68,7 @@ class SweepView:
 
     def _change(self, job: Job) -> str:
         if job.state == TEACHER:
-            return f"its teacher comes first, in {job.stage.folder}"
+            return f"training its teacher first, in {job.stage.folder}"
         if job.state == SKIPPED:
             return "skipped, has finished already"
         if job.state == FINISHED:
@@ -101,28 +103,28 @@ class SweepView:
         return ", ".join(parts) + (f" ({hidden} not shown)" if hidden else "")
 
     def _most_telling(self, room: int) -> list[Job]:
-        """Where not all have room: those that run, then the failed, the next ones and the latest finished."""
+        """Return the jobs to show if not all have room: the running ones, then failed, waiting and finished jobs."""
         order = {RUNNING: 0, TEACHER: 0, STOPPED: 0, FAILED: 1, WAITING: 2, FINISHED: 3, SKIPPED: 4}
         chosen = sorted(self.jobs, key=lambda job: order[job.state])[:room]
         return [job for job in self.jobs if job in chosen]
 
 
 def print_sweep(jobs: Sequence[Job], *, folder: Path, logs: Mapping[Job, Path], console: Console | None = None) -> None:
-    """Print the results of the jobs that have finished, what became of the others, and how to compare them.
+    """Print the results of the finished jobs, the state of the others, and the command that compares the runs.
 
-    Fits 80 columns; test metrics, or where no job was tested (``evaluation.test=false``) validation metrics.
+    The table fits 80 columns. It shows test metrics, or validation metrics if no job was tested (``evaluation.test=false``).
     """
     console = console or Console(highlight=False)
     scores: dict[Job, dict[str, Any]] = {
         job: RunFolder(job.folder).metrics() for job in jobs if job.state in (FINISHED, SKIPPED)
     }
-    part = "test" if any("test/accuracy" in one for one in scores.values()) or not scores else "val"
+    part = "test" if any("test/accuracy" in metrics for metrics in scores.values()) or not scores else "val"
     table = plain_table("test" if part == "test" else "validation", *_METRICS.values())
     for job in jobs:
         cells: list[str | Text] = (
             [shown_number(scores[job].get(f"{part}/{name}")) for name in _METRICS] if job in scores else []
         )
-        # wrapped, not cut: cut labels might be the same
+        # wrapped, not cut: two labels might be the same after a cut
         label = "\n".join(textwrap.wrap(job.label, max(_LABEL, console.width - _NUMBERS)))
         table.add_row(Text(label), *(cells or [Text(job.state, style="red")]))
     if scores:
@@ -135,13 +137,13 @@ def print_sweep(jobs: Sequence[Job], *, folder: Path, logs: Mapping[Job, Path], 
         for line in (f"\nfailed: {job.label} (exit code {job.code})", f"  {job.error}", f"  log: {logs[job]}"):
             console.print(Text(line), soft_wrap=True)
     if failed:
-        console.print("\nthe same command tries them again, and skips what has finished")
+        console.print("\nthe same command tries them again, and skips the finished jobs")
     if scores:
         console.print(Text(f"\npython -m skinkd.compare {folder}"), soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
-    """``3:07`` or ``1:02:03``."""
+    """Format seconds as ``3:07`` or ``1:02:03``."""
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,4 +1,4 @@
-"""What the terminal shows: our lines, from one process, without the libraries' chatter."""
+"""Output in the terminal: skinkd's lines, from the main process only, without the messages of other libraries."""
 
 import logging
 import os
@@ -8,21 +8,21 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Ligh
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that prints and writes.
+    """Return whether this process is the main process, which prints and writes.
 
-    Reads what Lightning reads, without its import, which takes seconds.
+    It reads the environment variables that Lightning reads. Importing Lightning would take seconds.
     """
     return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0
 
 
 def say(line: str) -> None:
-    """Print a line, in the main process alone."""
+    """Print a line, in the main process only."""
     if is_main_process():
         print(line, flush=True)
 
 
 def quieten() -> None:
-    """Silence messages of the libraries that do not concern the person who runs this."""
+    """Silence messages of other libraries that do not concern the user."""
     logging.getLogger("lightning").setLevel(logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a run ran on, as text: ``environment.txt``."""
+"""The text of ``environment.txt``: the machine and the packages of a run."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ import torch
 
 
 def describe_environment() -> str:
-    """Python, machine, devices, the commit of this checkout if it is one, and every installed package's version."""
+    """Return Python, machine, devices, the commit of a checkout, the command, and the version of every installed package."""
     lines = [
         f"python {platform.python_version()}",
         f"platform {platform.platform()}",
@@ -23,12 +23,12 @@ def describe_environment() -> str:
         f"command {' '.join(['python', *sys.orig_argv[1:]])}",
     ]
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower)
+    packages = sorted({f"{package.metadata['Name']}=={package.version}" for package in distributions()}, key=str.lower)
     return "\n".join([*lines, "", *packages]) + "\n"
 
 
 def _processor() -> str:
-    """Return the processor's model, as Linux tells it, or its architecture."""
+    """Return the processor's model on Linux, else its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -37,7 +37,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """This checkout's commit, with a mark if files differ from it; ``unknown`` for an installed package."""
+    """Return the checkout's commit, and whether files differ from it; ``unknown`` for an installed package."""
     here = Path(__file__).resolve().parents[2]
     if not (here / ".git").exists():
         return "unknown"

@@ -10,14 +10,14 @@ from typing import TextIO
 
 @contextlib.contextmanager
 def written_atomically(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; what is written there takes the place of ``path`` at the end, in one step.
+    """Yield a temporary path next to ``path``. At the end, the file written there replaces ``path`` in one step.
 
-    After an error, or a kill at any moment, ``path`` is what it was.
+    After an error, or if the process is killed, ``path`` is unchanged.
 
     Args:
-        path: of the file; its folder is made.
-        sync: wait until the disk has the content, and then the name, so that a power failure leaves no empty file. Of
-            use for files that cannot be made again.
+        path: path of the file; its folder is created.
+        sync: wait until the content, and then the name, are on the disk, so that a power failure leaves no empty file.
+            Only useful for files that cannot be computed again.
 
     Raises:
         OSError: the file cannot be written; ``filename`` is set.
@@ -39,7 +39,7 @@ def written_atomically(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def _wait_for_disk(path: Path) -> None:
-    """Wait until the disk has a file's content, or a folder's names."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,12 +48,12 @@ def _wait_for_disk(path: Path) -> None:
 
 
 class Lock:
-    """A file that one process at a time can hold.
+    """A lock file that one process at a time can hold.
 
-    The lock is gone once the process ends, however it ends. The file stays.
+    The lock is released when the process ends, even if it is killed. The file stays.
 
     Args:
-        path: of the file; its folder must be there.
+        path: path of the file; its folder must exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class Lock:
         self._file: TextIO | None = None
 
     def take(self) -> bool:
-        """Return whether this process holds the lock now; do not wait for it.
+        """Take the lock if no other process holds it, without waiting; return whether it was taken.
 
         Raises:
             OSError: the file cannot be written.
@@ -81,7 +81,7 @@ class Lock:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file:
             self._file.close()
             self._file = None
@@ -95,7 +95,7 @@ class Lock:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock; False for a file that is not there or cannot be read."""
+    """Return whether a process holds the lock; False if the file does not exist or cannot be read."""
     with contextlib.suppress(OSError), path.open("r") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

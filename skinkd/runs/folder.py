@@ -1,13 +1,13 @@
 """The run folder: one folder for one resolved configuration, written atomically.
 
 ===========================  ============================================================================
-``config.yaml``              the resolved configuration, enough to rebuild the run
+``config.yaml``              the resolved configuration, from which the run can be repeated
 ``splits.csv``               image_id, group, split
-``history.csv``              a row an epoch: loss terms, validation metrics, learning rate, seconds
+``history.csv``              a row for each epoch: loss terms, validation metrics, learning rate, seconds
 ``checkpoints/``             ``best.ckpt`` (chosen on validation), ``last.ckpt`` (to go on from)
 ``predictions/{val,test}.csv``  image_id, group, label, prediction, a probability for each class
 ``curves.png`` …             ``confusion_matrix.png``, ``environment.txt``
-``metrics.json``             flat ``val/…`` and ``test/…`` numbers; written last: with it the run is finished
+``metrics.json``             flat ``val/…`` and ``test/…`` numbers; written last, so it marks a finished run
 ===========================  ============================================================================
 """
 
@@ -24,7 +24,7 @@ from skinkd.errors import UserError
 from skinkd.runs.files import Lock, written_atomically
 
 if TYPE_CHECKING:
-    import pandas as pd  # slow to import, and not needed to see that a run is finished
+    import pandas as pd  # slow to import, and not needed to tell whether a run is finished
 
 
 class RunFolder:
@@ -47,39 +47,39 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run reached its end: ``metrics.json`` is there."""
+        """Whether the run is finished: ``metrics.json`` exists."""
         return (self.path / "metrics.json").exists()
 
     def finished_with(self, *, test: bool) -> bool:
-        """Whether the run is finished, with its test scores if they are asked for.
+        """Return whether the run is finished, with test scores if ``test`` asks for them.
 
-        One that lacks them alone (``evaluation.test=false``) goes on from its last epoch to its scoring.
+        A run that lacks only the test scores (``evaluation.test=false``) goes on at its last epoch and scores the test part.
         """
         return self.finished and (not test or "test/n" in self.metrics())
 
     def metrics(self) -> dict[str, Any]:
-        """The numbers of a finished run."""
+        """Return the numbers of a finished run."""
         return json.loads((self.path / "metrics.json").read_text())
 
     def open(self, config: dict[str, Any], splits: "pd.DataFrame", *, force: bool) -> None:
-        """Create the folder, or go on in it, and hold it until the process ends.
+        """Create the folder, or go on in it, and lock it until the process ends.
 
         Args:
             config: the resolved configuration.
             splits: columns image_id, group, split.
-            force: remove what an earlier run left.
+            force: remove the files of an earlier run.
 
         Raises:
-            UserError: another process holds the folder, it belongs to another configuration (``run_dir`` given by hand),
-                or the run that it holds began on other images or another split.
+            UserError: another process runs in the folder, the folder belongs to another configuration (``run_dir`` given by
+                hand), or its run began with other images or another split.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             taken = self._lock.take()
         except OSError as error:
             raise UserError(
-                f"the run folder {self.path} cannot be written ({error.strerror}); set paths.output_dir to a place "
-                "you may write to"
+                f"the run folder {self.path} cannot be written ({error.strerror}); set paths.output_dir to a "
+                "folder you own"
             ) from None
         if not taken:
             raise UserError(
@@ -109,8 +109,8 @@ class RunFolder:
         begun = pd.read_csv(path, dtype=str, keep_default_na=False)
         if begun.to_numpy().tolist() != splits.astype(str).to_numpy().tolist():
             raise UserError(
-                f"the run in {self.path} began with {len(begun)} images and the data now has {len(splits)}, or another "
-                "split of them; bring the data back as it was, or begin again with force=true"
+                f"the run in {self.path} began with {len(begun)} images, but the data now has {len(splits)} or is split "
+                "differently; restore the data, or begin again with force=true"
             )
 
     def _clear(self) -> None:
@@ -123,7 +123,7 @@ class RunFolder:
                 entry.unlink()
 
     def write(self, name: str, save: Callable[[Path], object]) -> Path:
-        """Let ``save`` write to a temporary file beside ``name``, then move it into place in one step."""
+        """Let ``save`` write a temporary file next to ``name``, then move it into place in one step."""
         path = self.path / name
         with written_atomically(path) as temporary:
             save(temporary)
@@ -134,7 +134,7 @@ class RunFolder:
         return self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, values: dict[str, Any]) -> Path:
-        """Write a flat JSON object, keys in the given order; NaN is refused because JSON has none."""
+        """Write a flat JSON object, keys in the given order; NaN raises ValueError, because JSON has no NaN."""
         return self.write_text(name, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def write_csv(self, name: str, frame: "pd.DataFrame") -> Path:

@@ -1,4 +1,4 @@
-"""A run's ``history.csv``, read while the run goes on or after it: a row an epoch."""
+"""Reads ``history.csv``, a row for each epoch, during the run or after it."""
 
 import csv
 import math
@@ -9,10 +9,10 @@ FILE = "history.csv"
 
 
 class History(NamedTuple):
-    """Whole epochs of a run.
+    """The complete epochs of a run.
 
     Attributes:
-        columns: names of the columns; () where the run has no epoch yet.
+        columns: names of the columns; () if the run has no epoch yet.
         rows: a mapping from column to number for each epoch, in order; NaN for a cell without a number.
     """
 
@@ -30,10 +30,10 @@ class History(NamedTuple):
 
 
 def read_history(run: Path) -> History:
-    """Read the history of a run folder; without rows where the run has none yet.
+    """Read the history of a run folder; it has no rows if the run has no epoch yet.
 
     Raises:
-        ValueError: ``epoch``, ``seconds`` or a validation metric is no number.
+        ValueError: a cell is neither empty nor a number.
     """
     try:
         with (run / FILE).open(newline="", encoding="utf-8") as file:

@@ -1,8 +1,7 @@
-"""Pictures of a run: its learning curves and its confusion matrix.
+"""Plots of a run: its learning curves and its confusion matrix.
 
-Drawn on figures of their own, without pyplot, so that neither a display nor any state outside is touched.
-Colours are Okabe & Ito's, which colour-blind readers can tell apart; from the eighth line on the dash changes
-too.
+They use matplotlib without pyplot, which needs no display and changes no global state. The colours are Okabe and Ito's,
+which colour-blind readers can tell apart. From the eighth line on, the dash changes too.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ _SCORES = {
     "val/f1_macro": "F1 (macro)",
     "val/auroc_macro": "AUROC (macro)",
 }
-_MANY = 12  # classes from which cells are small and hold the count alone
+_MANY = 12  # with more classes, cells are small and show only the count
 _NAME_LENGTH = 28
 
 
@@ -35,11 +34,11 @@ def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int) -> Path:
     """Draw a run's ``history.csv`` as small multiples, with the selected epoch marked; return ``path``.
 
     The panels are loss (training and validation), the other terms ``train/<term>`` (unweighted), the main
-    validation metrics, and learning rates (columns that begin with ``lr``); one without data is left out.
+    validation metrics, and learning rates (columns that begin with ``lr``). A panel without data is left out.
 
     Args:
         history: one row for each epoch, with a column ``epoch``; gaps are skipped.
-        path: PNG file to write, whole or not at all.
+        path: PNG file to write, in one step.
         best_epoch: the epoch whose checkpoint was selected, as in ``history``.
     """
     names = [str(name) for name in history]
@@ -68,13 +67,13 @@ def plot_curves(history: pd.DataFrame, path: Path, *, best_epoch: int) -> Path:
 def plot_confusion(table: pd.DataFrame, classes: Sequence[str], path: Path) -> Path:
     """Draw the confusion matrix of a prediction table; return ``path``.
 
-    A cell holds the number of images and, up to twelve classes, its share of the row; the shade is that
-    share, so that the diagonal shows each class's sensitivity. Each row names its number of images.
+    A cell shows the number of images and, up to twelve classes, its share of the row. The shade is that share, so that the
+    diagonal shows the sensitivity of each class. The label of a row gives its number of images.
 
     Args:
         table: prediction table.
         classes: class names, in the order to show.
-        path: PNG file to write, whole or not at all.
+        path: PNG file to write, in one step.
     """
     counts = confusion_matrix(table, classes)
     support = counts.sum(axis=1)
@@ -86,7 +85,7 @@ def plot_confusion(table: pd.DataFrame, classes: Sequence[str], path: Path) -> P
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for i, j in np.ndindex(*counts.shape):
         if counts[i, j] == 0:
-            continue  # an empty cell says zero, and the others stand out
+            continue  # an empty cell means zero
         percent = f"{share[i, j]:.0%}" if share[i, j] >= 0.005 else "<1%"
         text = f"{counts[i, j]:,}" if many else f"{counts[i, j]:,}\n{percent}"
         colour = "white" if share[i, j] > 0.65 else "black"
@@ -140,7 +139,7 @@ def _draw_lines(axes: Axes, lines: dict[str, pd.DataFrame], title: str, best_epo
     if title == "Loss":
         axes.legend(fontsize=9, frameon=False)
     elif len(lines) > 1 or title.startswith("Training"):
-        # beside the panel: ten terms leave no room inside
+        # next to the panel: ten terms leave no room inside
         axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.6)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    import pandas as pd  # slow to import, and the table is given
+    import pandas as pd  # slow to import, and only its type is needed
 
 _ROWS = {
     "accuracy": "accuracy",
@@ -29,8 +29,8 @@ _ROWS = {
     "loss": "loss",
 }
 _UNDEFINED = "-"
-_CLASS_NUMBERS = 64  # columns that the numbers of a class take
-# a rule below the heading and nothing else, in characters that every terminal and file can hold
+_CLASS_NUMBERS = 64  # characters that the numbers of a class take
+# only a rule below the heading, in ASCII, which every terminal and file can show
 _RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
@@ -43,19 +43,18 @@ def print_results(
     level: float,
     console: Console | None = None,
 ) -> None:
-    """Print the main metrics, those of each class, and the run folder on a line of its own.
+    """Print the main metrics, the metrics of each class, and the run folder on a separate line.
 
-    Where the test part was not scored, there is no column for it, and the classes' metrics are the validation part's.
-    Fits 80 columns; in a pipe or file it is plain text without control codes, and the folder's line is never
-    broken, so that it can be copied.
+    If the test part was not scored, the tables show only the validation part. They fit 80 columns. In a pipe or file they
+    are plain text without control codes. The folder's line is never broken, so that it can be copied.
 
     Args:
         metrics: ``val/<name>`` and ``test/<name>`` as in metrics.json; a test metric's interval is taken from
             ``test/<name>_low`` and ``test/<name>_high`` where both are there.
-        per_class: the table of ``metrics.per_class`` for the test part, or the validation part if that alone was scored.
-        title: what the run is; shown above the table.
+        per_class: the table of ``metrics.per_class`` of the test part, or of the validation part if only that was scored.
+        title: the heading above the table.
         folder: the run folder.
-        level: confidence of the intervals, as the heading says.
+        level: confidence of the intervals, shown in the heading.
         console: where to print; standard output if None.
     """
     console = console or Console(highlight=False)
@@ -131,7 +130,7 @@ def _word(key: str, value: str) -> str:
 
 
 def plain_table(first: str, *others: str) -> Table:
-    """An empty table with these headings, the first to the left and the others to the right."""
+    """Return an empty table with these headings: the first column is aligned left, the others right."""
     table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in others:
@@ -144,7 +143,7 @@ def _shorten(name: str, room: int) -> str:
 
 
 def shown_number(value: float | None) -> str:
-    """Three decimals, or a dash where there is no number."""
+    """Return the number with three decimals, or a dash for None and NaN."""
     return f"{value:.3f}" if _is_number(value) else _UNDEFINED
 
 
@@ -157,4 +156,4 @@ def _bounds(low: float | None, high: float | None) -> str:
 
 
 def _is_number(value: float | None) -> TypeGuard[float]:
-    return value is not None and value == value  # NaN alone differs from itself
+    return value is not None and value == value  # only NaN differs from itself

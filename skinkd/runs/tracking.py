@@ -1,6 +1,6 @@
-"""Experiment trackers: Weights & Biases, CSV, TensorBoard or none, behind four calls.
+"""Experiment trackers behind one interface: Weights & Biases, CSV, TensorBoard or none.
 
-The run folder is always complete without a tracker, and every report is built from it.
+The run folder is complete without a tracker, and every report is built from the run folder.
 """
 
 import os
@@ -20,7 +20,7 @@ from skinkd.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class RunInfo:
-    """How a run is found among others: its name, tags, group and kind."""
+    """How the tracker lists a run: its name, tags, group, kind and configuration."""
 
     name: str
     tags: list[str]
@@ -31,8 +31,15 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished run shows: flat metrics; of one part (``test``, or ``val`` where the test part stays unseen)
-    predictions, a table by class, images with captions.
+    """The results of a finished run.
+
+    Attributes:
+        metrics: the flat numbers of metrics.json.
+        part: "test", or "val" if the test part stays unseen; the attributes below belong to this part.
+        predictions: the prediction table.
+        classes: the K class names.
+        per_class: the table of metrics by class.
+        examples: images (H, W, 3) with captions.
     """
 
     metrics: dict[str, Any]
@@ -44,15 +51,15 @@ class Report:
 
 
 class Tracker:
-    """Logs nowhere but to a Lightning logger, if one is given."""
+    """Logs to a Lightning logger; without a logger, to nothing."""
 
     def __init__(self, logger: Logger | None = None) -> None:
         self.logger = logger
 
     def report(self, report: Report) -> None:
-        """Log the end result."""
+        """Log the results."""
         if self.logger is not None:
-            # not val/…: those are the curves of training, which must not get a point more
+            # without val/…: these names are the curves of training, which must not get a further point
             numbers = {name: value for name, value in report.metrics.items() if not name.startswith("val/")}
             self.logger.log_metrics(numbers)
 
@@ -63,14 +70,14 @@ class Tracker:
 
 
 def check_tracker(settings: dict[str, Any]) -> None:
-    """Raise UserError if ``logger.kind`` names no tracker or one that is not installed; nothing is opened."""
+    """Raise UserError if ``logger.kind`` is not a tracker, or its package is not installed. Open nothing."""
     kind = check_choice("logger.kind", settings["kind"], ("wandb", "csv", "tensorboard", "none"))
     if kind == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'")
 
 
 def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
-    """Return the tracker that ``logger.kind`` names, writing into the run folder; in the main process alone."""
+    """Return the tracker ``logger.kind``, which writes into the run folder; in other processes than the main one, none."""
     kind = settings["kind"]
     if kind == "none" or not is_main_process():
         return Tracker()
@@ -82,10 +89,10 @@ def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> 
 
 
 class WandbTracker(Tracker):
-    """A W&B run of its own for each run folder; offline where there is no API key or no network.
+    """Logs a run folder to a separate W&B run, offline if there is no API key or no network.
 
-    The run's id is kept in the folder, so that a resumed run is the same W&B run. A run resumed offline is a second
-    offline folder with the same id: W&B cannot stitch the two before they are synced.
+    The run folder keeps the run's id, so that a resumed run is the same W&B run. A run resumed offline writes a second
+    offline folder with the same id; W&B joins the two when they are synced.
     """
 
     def __init__(self, settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> None:
@@ -135,11 +142,11 @@ class WandbTracker(Tracker):
 
     @property
     def sync_command(self) -> str:
-        """The line that uploads an offline run."""
+        """The command that uploads an offline run."""
         return f"wandb sync {os.path.dirname(self.run.dir)}"
 
     def report(self, report: Report) -> None:
-        """Log test metrics, the shown part's confusion matrix, table by class and example images, the checkpoint if asked."""
+        """Log test metrics, the part's confusion matrix, table by class and examples, and with ``log_checkpoint`` best.ckpt."""
         wandb = self._wandb
         names = {name: number for number, name in enumerate(report.classes)}
         media: dict[str, Any] = {
@@ -162,7 +169,7 @@ class WandbTracker(Tracker):
             self.run.log_artifact(artifact)
 
     def finish(self, *, failed: bool) -> None:
-        """Close the run, failed or not; without this the next run of the process would log into it."""
+        """Close the run. Otherwise the next run of this process would log into it."""
         self._wandb.finish(exit_code=1 if failed else 0)
 
 
@@ -174,7 +181,7 @@ def _must_be_offline() -> bool:
         return mode != "online"
     try:
         return not wandb.login(prompt=False)
-    except wandb.errors.Error as error:  # a key, but no server that takes it
+    except wandb.errors.Error as error:  # there is a key, but no server accepts it
         say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
         return True
 

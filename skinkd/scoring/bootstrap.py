@@ -1,12 +1,12 @@
-"""Intervals of the metrics, by resampling lesions with replacement, all replicates at once.
+"""Intervals of the metrics by resampling lesions with replacement, all replicates at once.
 
 Images of one lesion resemble each other, so whole lesions are drawn (the cluster bootstrap: Davison & Hinkley
-1997, Bootstrap Methods and their Application, section 3.8). A replicate is then a count for each lesion, and
-every metric a function of sums of images weighted by the counts.
+1997, Bootstrap Methods and their Application, section 3.8). A replicate is a count for each lesion, and every
+metric is a function of sums over images, weighted by the counts.
 
-A class of a dozen lesions does not show its whole spread in its replicates. Means over classes, where such a
-class weighs as much as any other, therefore get the wider intervals of ``Widening``.
-tests/analysis/test_simulation.py measures how well all of this holds.
+The replicates of a class with a dozen lesions show only part of its spread. In a mean over classes such a class
+weighs as much as any other, so means over classes get the wider intervals of ``Widening``.
+tests/analysis/test_simulation.py measures the coverage of the intervals.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,16 +36,16 @@ CLASS_MEANS = frozenset(
 )
 """The metrics that are means over classes."""
 
-_CELLS = 2_000_000  # replicates × images held at a time: 16 MB an array
+_CELLS = 2_000_000  # replicates × images in memory at a time: 16 MB for each array
 
 
 @dataclass(frozen=True)
 class Run:
-    """A prediction table among others.
+    """A prediction table, with its lesions numbered together with those of other tables.
 
     Attributes:
-        scores: its arrays.
-        lesions: place of each of its G groups among the lesions of all tables, (G,).
+        scores: the table as arrays, with G groups (lesions).
+        lesions: number of each group among the lesions of all tables, (G,).
         test_set: the same number for runs with the same images.
     """
 
@@ -56,18 +56,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Widening:
-    """How much further out the quantiles of a mean over classes lie than those of its replicates.
+    """How much wider the interval of a mean over classes is than the percentile interval of its replicates.
 
-    For a mean, the expanded percentile interval (Hesterberg 2015, The American Statistician 69:371, section 4.3):
-    replicates of n draws have (n − 1)/n of the variance to estimate, and their normal quantiles stand where
-    those of Student's t with n − 1 degrees of freedom ought to. For a mean over classes with n_k lesions each
-    we take the same with Welch and Satterthwaite's degrees of freedom, the spread within all classes taken as
-    equal (ours): factor² = Σ 1/(n_k − 1) / Σ 1/n_k and df = (Σ 1/n_k)² / Σ 1/(n_k² (n_k − 1)). A class of one
-    lesion, whose spread nothing shows, does not count. With many lesions of each class nothing is widened.
+    A mean of n draws gets the expanded percentile interval (Hesterberg 2015, The American Statistician 69:371,
+    section 4.3). It corrects two errors: the replicates have only (n − 1)/n of the variance to estimate, and
+    their quantiles are normal where those of Student's t with n − 1 degrees of freedom are right. For a mean over
+    classes with n_k lesions each we use Welch and Satterthwaite's degrees of freedom and assume the same spread
+    within every class (ours): factor² = Σ 1/(n_k − 1) / Σ 1/n_k and df = (Σ 1/n_k)² / Σ 1/(n_k² (n_k − 1)). A
+    class with a single lesion has no spread to measure and does not count. With many lesions in each class the
+    widening disappears.
 
     Attributes:
-        factor: of the standard error, at least 1.
-        df: degrees of freedom, infinite where no class has two lesions.
+        factor: factor on the standard error, at least 1.
+        df: degrees of freedom, infinite if no class has two lesions.
     """
 
     factor: float
@@ -75,7 +76,7 @@ class Widening:
 
     @classmethod
     def of(cls, tables: Iterable[tuple[Ints, Ints]]) -> "Widening":
-        """For images with these (lesion, label) numbers, in one or more tables; a lesion counts once."""
+        """Return the widening for one or more tables of images, given as (lesion, label) numbers; a lesion counts once."""
         pairs = np.unique(np.hstack([np.stack(table) for table in tables]), axis=1)
         n = np.bincount(pairs[1]).astype(np.float64)
         n = n[n > 1]
@@ -89,7 +90,7 @@ class Widening:
         return float(norm.sf(self.factor * t.isf((1 - level) / 2, self.df)))
 
     def p(self, tail: float) -> float:
-        """Return the two-sided p-value for a share of replicates; below 1 − level where below ``tail(level)``."""
+        """Return the two-sided p-value of a share of replicates: below 1 − level if the share is below ``tail(level)``."""
         return float(min(1.0, 2 * t.sf(norm.isf(min(tail, 0.5)) / self.factor, self.df)))
 
 
@@ -102,24 +103,25 @@ def bootstrap_intervals(
     seed: int,
     level: float,
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high) for every metric of ``metrics.evaluate`` but ``n`` and those of one class.
+    """Return (low, high) for every metric of ``metrics.evaluate`` except ``n`` and the metrics of a single class.
 
-    Percentile intervals: the middle ``level`` of the replicates, each with the present-classes rule of its
-    own, and somewhat more than the middle for means over classes (``Widening``). Not so for ``ece``: noise
-    raises a sum of absolute values, and resampling raises it once more, so that the percentile interval misses
-    the truth of a well calibrated network every time. With g the signed gaps of the bins and g* those of a
-    replicate, |Σ|g| − Σ|true gap|| ≤ Σ|g − true gap| whatever the true gaps; so the lower bound is Σ|g| less
-    the upper quantile of Σ|g* − g|, at least 0. The upper one is the basic bootstrap's, 2·Σ|g| less the lower
-    quantile of Σ|g*|, at least Σ|g| (ours).
+    These are percentile intervals: the middle ``level`` of the replicates, a wider part for means over classes
+    (``Widening``). The present-classes rule holds in each replicate.
 
-    The same set of rows and the same seed give the same result.
+    ``ece`` needs another interval. Noise raises a sum of absolute values, and resampling raises it again, so for
+    a well calibrated network the percentile interval would always miss the truth. Let g be the signed gaps of
+    the bins and g* those of a replicate. |Σ|g| − Σ|true gap|| ≤ Σ|g − true gap| for any true gaps. So the lower
+    bound is Σ|g| minus the upper quantile of Σ|g* − g|, at least 0. The upper bound is that of the basic
+    bootstrap, 2·Σ|g| minus the lower quantile of Σ|g*|, at least Σ|g| (ours).
+
+    The result depends only on the set of rows and the seed, not on the order of the rows.
 
     Args:
         table: prediction table of N images.
         classes: the K class names.
         calibration_bins: as in ``metrics.evaluate``.
         replicates: number of resampled tables.
-        seed: of the draws.
+        seed: seed of the draws.
         level: confidence, between 0 and 1.
     """
     return mean_intervals(
@@ -136,7 +138,7 @@ def intervals_of_test(
         table: prediction table of the test part.
         classes: the K class names.
         settings: ``evaluation`` of the configuration: ``bootstrap_replicates``, ``interval`` and ``calibration_bins``.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     intervals = bootstrap_intervals(
         table,
@@ -161,21 +163,21 @@ def mean_intervals(
     level: float,
     calibration_bins: int,
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high), by resampling lesions, of the mean over runs of every metric, by name.
+    """Return by name (low, high) of the mean over runs of every metric, by resampling lesions.
 
-    The rules of ``bootstrap_intervals``, which is the mean over one run, hold for the mean. That of ``ece`` holds too:
-    |mean Σ|g| − mean Σ|true gap|| ≤ mean Σ|g − true gap|, the means over runs.
+    The rules are those of ``bootstrap_intervals``, which is the case of a single run. The bound of ``ece`` holds for means
+    over runs too: |mean Σ|g| − mean Σ|true gap|| ≤ mean Σ|g − true gap|.
 
     Args:
-        tables: prediction tables of the runs, of one or more test sets.
+        tables: the runs' prediction tables, on one or more test sets.
         classes: the K class names.
         replicates: number of resampled tables.
-        seed: of the draws.
+        seed: seed of the draws.
         level: confidence, between 0 and 1.
         calibration_bins: as in ``metrics.evaluate``.
 
     Raises:
-        UserError: one image has two labels or lesions.
+        UserError: an image has two labels or two lesions.
     """
     runs, lesions = align(tables, classes)
     weight = [1 / len(runs)] * len(runs)
@@ -189,14 +191,14 @@ def mean_intervals(
 
 
 def align(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> tuple[list[Run], int]:
-    """Return the tables as arrays, with their lesions numbered together, and the number of lesions."""
+    """Return the tables as arrays with common numbers of lesions, and the number of lesions in all tables."""
     if not tables:
         raise ValueError("a method needs at least one prediction table")
     images = pd.concat([table[["image_id", "label", "group"]] for table in tables]).astype(str).drop_duplicates()
     twice = images["image_id"].duplicated()
     if twice.any():
         raise UserError(
-            f"image {images.loc[twice, 'image_id'].iloc[0]} has another label or lesion in one run than in another; "
+            f"image {images.loc[twice, 'image_id'].iloc[0]} has different labels or lesions in two runs; "
             "compare runs of the same data"
         )
     names = np.unique(images["group"].to_numpy(dtype=str))
@@ -218,9 +220,9 @@ def resample(
     seed: int,
     calibration_bins: int,
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Return the weighted sums over runs of every metric, as observed and in each replicate, (R,), NaN if undefined.
+    """Return by name the weighted sum over runs of every metric: as observed, and in each replicate, (R,), NaN if undefined.
 
-    Of the replicates also ``shift``, the sum of |gap* − gap| over the bins of ``bin_gaps``.
+    The replicates also have ``shift``, the sum of |gap* − gap| over the bins of ``bin_gaps``.
     """
     rng = np.random.default_rng(seed)
     once = np.ones((1, lesions))
@@ -231,10 +233,13 @@ def resample(
     for counts in chain([once], pieces):
         total: dict[str, Floats] = {}
         for run, gap, weight in zip(runs, gaps, weights, strict=True):
-            own = np.take(counts, run.lesions, axis=1)  # in memory as drawn, so that sums are the same to the last bit
+            drawn_counts = np.take(
+                counts, run.lesions, axis=1
+            )  # this memory layout keeps sums the same to the last bit
             # a replicate may hold no lesion of a small test set among several
             with np.errstate(invalid="ignore"):
-                values, drawn = weighted_metrics(run.scores, own), bin_gaps(run.scores, own, calibration_bins)
+                values = weighted_metrics(run.scores, drawn_counts)
+                drawn = bin_gaps(run.scores, drawn_counts, calibration_bins)
             values |= {"ece": np.abs(drawn).sum(axis=1), "shift": np.abs(drawn - gap).sum(axis=1)}
             for name, column in values.items():
                 total[name] = total.get(name, 0) + weight * column
@@ -244,7 +249,7 @@ def resample(
 
 
 def percentiles(replicates: Mapping[str, Floats], level: float, widening: Widening) -> dict[str, tuple[float, float]]:
-    """Return (low, high) of each metric's replicates, NaN left out; metrics without any are left out too."""
+    """Return (low, high) of each metric's replicates without NaN; a metric with only NaN is left out."""
     result = {}
     for name, column in replicates.items():
         defined = column[~np.isnan(column)]
@@ -263,9 +268,9 @@ def draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Float
 
 
 def weighted_metrics(scores: Scores, weights: Floats) -> dict[str, Floats]:
-    """Return what ``metrics.evaluate`` does, for each weighting of the groups: (R,) each, NaN if undefined.
+    """Return the metrics of ``metrics.evaluate`` for each weighting of the groups: (R,) each, NaN if undefined.
 
-    All of it but ``ece``, ``n`` and the metrics of one class.
+    ``ece``, ``n`` and the metrics of a single class are not among them.
 
     Args:
         scores: N images in G groups.
@@ -285,9 +290,9 @@ def weighted_metrics(scores: Scores, weights: Floats) -> dict[str, Floats]:
 
 
 def bin_gaps(scores: Scores, weights: Floats, bins: int) -> Floats:
-    """Return for each weighting (R, G) the signed gaps (R, M) whose absolute values add up to the ECE.
+    """Return for each weighting (R, G) the signed gaps of the bins, (R, M); their absolute values add up to the ECE.
 
-    The gap of a bin is its accuracy less its mean confidence, times its share of the images.
+    The gap of a bin is its accuracy minus its mean confidence, times its share of the images.
     """
     member = np.eye(bins)[calibration_bin(confidence(scores), bins)]
     gap = member * calibration_gap(scores)[:, None]

@@ -1,6 +1,6 @@
-"""Stopping at the first exit that is sure enough: what it costs in accuracy and saves in arithmetic.
+"""Accuracy and cost of stopping at the first exit that is confident enough.
 
-The rule of BranchyNet (Teerapittayanon et al., ICPR 2016) with the highest probability as confidence.
+This is the rule of BranchyNet (Teerapittayanon et al., ICPR 2016), with the highest probability as the confidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ def early_exit_curve(
     """Return a row for each threshold: an image leaves at the first exit whose highest probability reaches it.
 
     Args:
-        tables: prediction tables (:mod:`skinkd.scoring.metrics`) of the exits, in their order, and last of the whole network,
-            whatever its name; of the same images.
+        tables: prediction tables (:mod:`skinkd.scoring.predictions`) by name: the exits in their order, then the whole
+            network. All have the same images.
         classes: the K class names.
-        macs: multiply-adds of one image up to each output, by the tables' names.
-        thresholds: least highest probability to leave.
+        macs: multiply-adds for one image up to each output, by the names of ``tables``.
+        thresholds: an image leaves at an exit whose highest probability is at least this.
         calibration_bins: as in ``metrics.evaluate``.
 
     Returns:
-        ``threshold``, ``accuracy``, ``balanced_accuracy``, ``macs`` (mean of an image), and ``share_<name>``, the share of
-        images that leave at each output. At a threshold above 1 every image goes to the end.
+        ``threshold``, ``accuracy``, ``balanced_accuracy``, ``macs`` (mean over images), and ``share_<name>``, the share of
+        images that leave at each output. At a threshold above 1 every image leaves at the end of the network.
     """
     names = list(tables)
     scores = [as_scores(table, classes) for table in tables.values()]
     probability = np.stack([score.probability for score in scores])  # (outputs, N, K)
     cost = np.array([macs[name] for name in names], dtype=np.float64)
-    # as_scores sorts by image, so the rows of all outputs are of the same images
+    # as_scores sorts by image, so row i of every output is the same image
     base = next(iter(tables.values())).sort_values("image_id").reset_index(drop=True)
     columns = [f"p_{name}" for name in classes]
     rows = []
@@ -51,8 +51,8 @@ def early_exit_curve(
         taken = probability[left, np.arange(probability.shape[1])]
         table = base.assign(prediction=[classes[k] for k in taken.argmax(axis=1)])
         table[columns] = taken
-        found = evaluate(table, classes, calibration_bins=calibration_bins)
-        row = {"threshold": threshold, **{name: found[name] for name in ("accuracy", "balanced_accuracy")}}
+        metrics = evaluate(table, classes, calibration_bins=calibration_bins)
+        row = {"threshold": threshold, **{name: metrics[name] for name in ("accuracy", "balanced_accuracy")}}
         row["macs"] = cost[left].mean()
         rows.append(row | {f"share_{name}": (left == k).mean() for k, name in enumerate(names)})
     return pd.DataFrame(rows)

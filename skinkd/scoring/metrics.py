@@ -1,10 +1,10 @@
-"""The evaluation protocol, in one place: a table of predictions (:mod:`skinkd.scoring.predictions`) in, numbers out.
+"""The evaluation protocol: metrics of a table of predictions (:mod:`skinkd.scoring.predictions`).
 
-Present-classes rule. A quantity of one class that the labels leave undefined is left out, of the result and
-of the macro mean over classes. Sensitivity, precision, F1 and average precision need an image of the class,
-specificity an image of another class, AUROC both. So every macro mean runs over classes present in the
-labels; predicting an absent class costs the class of the label. A present class never predicted has precision
-0.
+Present-classes rule. A metric of a class that the labels leave undefined is left out of the result and of the
+macro mean over classes. Sensitivity, precision, F1 and average precision need an image of the class. Specificity
+needs an image of another class. AUROC needs both. So every macro mean runs over the classes that are present in
+the labels. A prediction of an absent class counts as an error of the label's class. A present class that is never
+predicted has precision 0.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def confusion_matrix(table: pd.DataFrame, classes: Sequence[str]) -> Ints:
 
 
 def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: int) -> dict[str, float]:
-    """Return every metric of a prediction table by name; undefined ones are left out, so all are finite.
+    """Return every metric of a prediction table by name. Undefined metrics are left out, so all values are finite.
 
     ``accuracy``; ``balanced_accuracy`` (the same as ``recall_macro``); ``precision_``, ``recall_`` and
     ``f1_`` with ``macro`` and ``weighted`` (by the number of images of each class); ``auroc_macro`` (mean of
@@ -40,7 +40,7 @@ def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: i
     Args:
         table: prediction table of N ≥ 1 images, in any order.
         classes: the K class names.
-        calibration_bins: number of equal bins of confidence for ``ece``.
+        calibration_bins: number of equally wide bins of the confidence for ``ece``.
     """
     scores = as_scores(table, classes)
     hits, labels, predictions = _counts(scores)
@@ -49,7 +49,7 @@ def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: i
     for name, values in by_score.items():
         if not np.isnan(values).all():
             result[f"{name}_macro"] = np.nanmean(values)
-    # not torchmetrics' calibration error: it works in float32 and gives a confidence of 1 a bin of its own
+    # torchmetrics' calibration error works in float32 and gives a confidence of 1 a separate bin
     gap = np.bincount(calibration_bin(confidence(scores), calibration_bins), weights=calibration_gap(scores))
     result |= {
         "ece": np.abs(gap).sum() / n,
@@ -67,9 +67,9 @@ def per_class(table: pd.DataFrame, classes: Sequence[str], *, level: float) -> p
     """Return one row for each class, NaN where undefined.
 
     Columns: class, n (images), lesions, sensitivity, sensitivity_low, sensitivity_high, specificity,
-    precision, f1, auroc. The bounds are Wilson's at confidence ``level``, with lesions in place of images as
-    the sample size, as if the images of a lesion were right or wrong together: on the safe side, and never of
-    no width, which resampling gives a rare class of which no image, or every image, was found.
+    precision, f1, auroc. The bounds are Wilson's at confidence ``level``. Their sample size is the number of
+    lesions, as if all images of a lesion were right or wrong together, which makes the interval rather too wide.
+    Resampling would give a rare class an interval of no width if none or all of its images were found.
     """
     scores = as_scores(table, classes)
     hits, labels, predictions = _counts(scores)
@@ -93,7 +93,7 @@ def per_class(table: pd.DataFrame, classes: Sequence[str], *, level: float) -> p
 
 
 def wilson_interval(proportion: Floats, n: NDArray[np.number], level: float) -> tuple[Floats, Floats]:
-    """Return the bounds of a proportion of ``n`` observations (Wilson 1927), NaN where ``n`` is 0."""
+    """Return the lower and upper bound of a proportion of ``n`` observations (Wilson 1927), NaN where ``n`` is 0."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         centre = (proportion + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -140,7 +140,7 @@ def count_metrics(hits: Floats, labels: Floats, predictions: Floats) -> dict[str
 
 
 def class_mean(values: Floats) -> Floats:
-    """Return the mean over the classes in which each row is defined, (R, K) to (R,); NaN for a row without any."""
+    """Return the mean of each row over the classes where it is not NaN, (R, K) to (R,); NaN for a row with only NaN."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=1)
     total = np.where(defined, values, 0).sum(axis=1)
@@ -153,7 +153,7 @@ def confidence(scores: Scores) -> Floats:
 
 
 def calibration_bin(values: Floats, bins: int) -> Ints:
-    """Return the bin m of each confidence c, of M = ``bins`` equal ones: m/M < c ≤ (m+1)/M, and 0 for 0."""
+    """Return the bin m of each confidence c, among M = ``bins`` equal bins: m/M < c ≤ (m+1)/M, and bin 0 for c = 0."""
     return np.searchsorted(np.arange(1, bins) / bins, values, side="left").astype(np.int64)
 
 
@@ -171,7 +171,7 @@ def squared_error(scores: Scores) -> Floats:
 
 
 def negative_log_likelihood(scores: Scores) -> Floats:
-    """Return −log of the label's probability, (N,); float32's smallest normal number bounds it below."""
+    """Return −log of the label's probability, (N,). The probability is at least float32's smallest normal number."""
     probability = scores.probability[np.arange(len(scores.label)), scores.label]
     return -np.log(np.maximum(probability, _SMALLEST_PROBABILITY))
 
@@ -179,9 +179,9 @@ def negative_log_likelihood(scores: Scores) -> Floats:
 def ranking(scores: Scores, weights: Floats) -> dict[str, Floats]:
     """Return one-against-rest ``auroc`` and ``average_precision``, (R, K) each, NaN where undefined.
 
-    Both follow from the weight of all images, and of those of the class, that score above an image of the
-    class, or at least as high: running sums along the images sorted by score. Ties count half for AUROC. Not
-    torchmetrics', which works in float32 and gives an absent class an AUROC of 0.
+    Both follow from two sums for each image of the class: the weight of all images, and of the images of the
+    class, with a higher score, or with at least the same score. They are running sums over the images sorted by
+    score. Ties count half for AUROC. (torchmetrics works in float32 and gives an absent class an AUROC of 0.)
 
     Args:
         scores: N images in G groups.
@@ -220,6 +220,6 @@ def _counts(scores: Scores) -> tuple[Floats, Floats, Floats]:
 
 
 def _ranks(scores: Scores) -> dict[str, Floats]:
-    """Return ``ranking`` of the images as they are, (K,) each."""
+    """Return ``ranking`` with every image counted once, (K,) each."""
     once = np.ones((1, int(scores.group.max()) + 1))
     return {name: values[0] for name, values in ranking(scores, once).items()}

@@ -1,4 +1,4 @@
-"""Scoring a trained network on other data, without the images that its run has seen."""
+"""Scores a trained network on other data, without the images that its run has seen."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -35,12 +35,12 @@ from skinkd.scoring.predictions import prediction_table
 
 
 class ClassTable(NamedTuple):
-    """How two sets of class names meet.
+    """The common classes of a run and other data.
 
     Attributes:
-        classes: the C classes scored, in the run's order.
-        of_run: for each of the run's K classes, its place in ``classes``.
-        of_data: for each class of the data, its place, or None: left out.
+        classes: the C common classes, in which predictions are scored, in the run's order.
+        of_run: for each of the run's K classes, the index of its common class.
+        of_data: for each class of the data, the index of its common class; None if the class is left out.
     """
 
     classes: tuple[str, ...]
@@ -52,7 +52,7 @@ def evaluate(settings: DictConfig) -> None:
     """Load a run's network and the data, leave out the images that the run has seen, score the others, write.
 
     Raises:
-        UserError: no such run, data that cannot be read, classes that do not meet, or no image left.
+        UserError: the run does not exist, the data cannot be read, a class has no counterpart, or no image is left.
     """
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     checkpoint = find_checkpoint(config["run"], setting="run")
@@ -92,16 +92,16 @@ def evaluate(settings: DictConfig) -> None:
 
 
 def output_folder(config: dict[str, Any], checkpoint: Path) -> RunFolder:
-    """``out``, or ``evaluations/<data.name>`` of the run, with the part if one is chosen.
+    """Return the folder ``out``, else ``evaluations/<data.name>`` of the run, with ``-<part>`` if a part is chosen.
 
     Raises:
-        UserError: another evaluation is there: of other data, another part, class table, checkpoint or seed.
+        UserError: the folder holds another evaluation: other data, part, class table, checkpoint or seed.
     """
     name = "-".join([str(config["data"]["name"]).replace("/", "_"), *([config["part"]] if config["part"] else [])])
     home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     folder = RunFolder(Path(config["out"] or home / "evaluations" / name))
-    there = folder.path / "config.yaml"
-    if there.is_file() and not config["force"] and _essence(read_config(there)) != _essence(config):
+    stored = folder.path / "config.yaml"
+    if stored.is_file() and not config["force"] and _essence(read_config(stored)) != _essence(config):
         raise UserError(
             f"{folder.path} holds an evaluation with another configuration (data, class_map, leave_out, …); give data.name or "
             "out another value, or force=true to replace it"
@@ -110,7 +110,7 @@ def output_folder(config: dict[str, Any], checkpoint: Path) -> RunFolder:
 
 
 def _essence(config: dict[str, Any]) -> str:
-    """A digest of the settings that decide which numbers an evaluation gives."""
+    """Return a hash of the settings that can change the numbers of an evaluation."""
     run = Path(config["run"]).expanduser().resolve()
     data = ("name", "table", "near_duplicate_bits", "fractions", "split_seed", "fold", "folds")
     return identity(
@@ -125,7 +125,7 @@ def _essence(config: dict[str, Any]) -> str:
 
 
 def chosen_images(config: dict[str, Any]) -> ImageTable:
-    """The data's images, or those of one part of its split."""
+    """Return the images of the data, or of one part of its split."""
     if config["part"] is None:
         return load_table(config)
     check_choice("part", config["part"], ("train", "val", "test"))
@@ -134,8 +134,8 @@ def chosen_images(config: dict[str, Any]) -> ImageTable:
 
 
 def stored_class_maps(config: dict[str, Any], run: dict[str, Any] | None) -> list[str]:
-    """Return the tables of ``conf/class_map`` for the datasets of this evaluation and of the run, if that is known."""
-    sources = [source_of(one["data"]["table"]) for one in (config, run) if one is not None]
+    """Return the names in ``conf/class_map`` that suit both the data of this evaluation and the run's, if it is known."""
+    sources = [source_of(known["data"]["table"]) for known in (config, run) if known is not None]
     names = [source.class_maps if source is not None else () for source in sources]
     return [name for name in names[0] if all(name in others for others in names)]
 
@@ -148,17 +148,17 @@ def match_classes(
     leave_out: Sequence[str],
     stored: Sequence[str] = (),
 ) -> ClassTable:
-    """Bring the run's classes and the data's to the classes of ``class_map``; a name not in it stands for itself.
+    """Map the run's classes and the data's to common classes by ``class_map``; a name not in it is a common class itself.
 
-    Classes of the run that the data lacks stay: to predict such a class is a mistake. ``stored`` are names of class
-    maps to propose where a class has no counterpart.
+    Classes of the run that the data lacks stay: a prediction of such a class is wrong. ``stored`` are the class maps to
+    propose in the error if a class has no counterpart.
 
     Raises:
-        UserError: a name listed under two classes, or a class of the data that is none of the run's.
+        UserError: a name is listed under two classes, or a class of the data has no counterpart in the run.
     """
     meaning: dict[str, str] = {}
-    leave_out = [str(name) for name in leave_out]  # classes named 0 and 1 come as numbers from the command line
-    for common, names in ((str(one), [str(name) for name in of_one]) for one, of_one in class_map.items()):
+    leave_out = [str(name) for name in leave_out]  # from the command line, a class named 0 comes as a number
+    for common, names in ((str(key), [str(name) for name in listed]) for key, listed in class_map.items()):
         for name in names:
             if meaning.setdefault(name, common) != common:
                 raise UserError(f"class_map has {name!r} under {meaning[name]!r} and {common!r}; keep one of them")
@@ -174,26 +174,26 @@ def match_classes(
         elif common in classes:
             of_data.append(classes.index(common))
         else:
-            key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(one) for one in (run[0], name)]
+            key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(run[0]), _quoted(name)]
             raise UserError(
-                f"class {name!r} of the data is none of the run's{nearest(name, run)}; say which of the run's it is, as in "
+                f"class {name!r} of the data is not a class of the run{nearest(name, run)}; map it, as in "
                 f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, "
-                f"{''.join(f'give class_map={one}, ' for one in stored)}or leave_out=[{name}]"
+                f"{''.join(f'give class_map={table}, ' for table in stored)}or leave_out=[{name}]"
             )
     return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
 
 
 def _quoted(name: str) -> str:
-    """A class name as the command line wants it inside a list."""
+    """Return a class name as it must be written inside a list on the command line."""
     return name if re.fullmatch(r"[A-Za-z0-9_ -]+", name) else f'"{name}"'
 
 
 def unseen_rows(table: ImageTable, seen: Seen, meeting: ClassTable) -> tuple[pd.DataFrame, dict[str, int | None]]:
-    """The rows to score, labelled by class name, and how many are left out: "seen", else "copies", else "class"."""
+    """Return the rows to score, with class names as labels, and how many are left out as "seen", "copies" and "class"."""
     frame = table.frame
     out = seen.known if seen.copies is None else seen.known | seen.copies
     place = [meeting.of_data[label] for label in frame["label"]]
-    unwanted = np.array([one is None for one in place]) & ~out
+    unwanted = np.array([index is None for index in place]) & ~out
     keep = ~out & ~unwanted
     if not keep.any():
         raise UserError(
@@ -201,7 +201,7 @@ def unseen_rows(table: ImageTable, seen: Seen, meeting: ClassTable) -> tuple[pd.
             f"{len(table)} images, or on copies of them, and {int(unwanted.sum())} are of classes left out; give other data"
         )
     rows = frame[keep].assign(
-        label=[meeting.classes[one] for one, kept in zip(place, keep, strict=True) if kept and one is not None]
+        label=[meeting.classes[index] for index, kept in zip(place, keep, strict=True) if kept and index is not None]
     )
     return rows.reset_index(drop=True), {
         "seen": int(seen.known.sum()),
@@ -222,11 +222,11 @@ def predict(network: Backbone, table: UnlabelledTable, *, image_size: int, setti
         num_workers=settings["num_workers"],
         worker_init_fn=start_worker,
     )
-    found = [
+    probabilities = [
         network(batch.image.to(device)).float().softmax(dim=1).cpu().numpy()
         for batch in tqdm(loader, desc="scoring", unit="batch", disable=None, leave=False)
     ]
-    return np.concatenate(found)
+    return np.concatenate(probabilities)
 
 
 def report(
@@ -241,7 +241,7 @@ def report(
     bins, level = settings["calibration_bins"], settings["interval"]
     metrics: dict[str, Any] = {
         "removed/seen_images": removed["seen"],
-        "removed/near_copies": removed["copies"],  # null: not looked for
+        "removed/near_copies": removed["copies"],  # null: not searched
         "removed/images_of_classes_left_out": removed["class"],
         **{f"test/{name}": value for name, value in score(predictions, classes, calibration_bins=bins).items()},
         **intervals_of_test(predictions, classes, settings, seed=config["seed"]),

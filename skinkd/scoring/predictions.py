@@ -1,7 +1,7 @@
-"""The table of predictions, which every metric is computed from.
+"""The table of predictions. Every metric is computed from it.
 
-It has one row for each image: ``image_id`` (unique, ascending), ``group`` (lesion), ``label``
-and ``prediction`` (class names) and, in class order, one probability column ``p_<class>`` for each class.
+It has one row for each image, with ``image_id`` (unique, ascending), ``group`` (lesion), ``label`` and ``prediction``
+(class names), and a probability column ``p_<class>`` for each class, in class order.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from skinkd.errors import UserError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# a softmax in float32 misses a sum of one by 1e-6, in half precision by 1e-2; logits miss it by far
+# the sum of a softmax differs from 1 by 1e-6 in float32 and by 1e-2 in half precision; the sum of logits by far more
 _SUM_TOLERANCE = 1e-3
 
 
@@ -25,10 +25,10 @@ class Scores(NamedTuple):
     """A prediction table as arrays, in order of ``image_id``.
 
     Attributes:
-        label: class index, (N,).
-        prediction: class index, (N,).
+        label: class index of the label, (N,).
+        prediction: class index of the prediction, (N,).
         probability: float64, (N, K).
-        group: place of the lesion among the sorted names of the table's lesions, (N,).
+        group: number of the image's lesion among the sorted names of the table's lesions, (N,).
     """
 
     label: Ints
@@ -50,20 +50,19 @@ def prediction_table(
 ) -> pd.DataFrame:
     """Join gathered probabilities with the images they belong to.
 
-    Samples that a distributed sampler repeated are dropped (the first one stays), so that one process and
-    several give the same table. The prediction is the most probable class; of equal ones, the first in class
-    order.
+    Samples that a distributed sampler repeated are dropped (the first stays), so that any number of processes
+    gives the same table. The prediction is the most probable class; among equals, the first in class order.
 
     Args:
-        rows: the images of the evaluated part: ``image_id``, ``group`` and ``label`` (class name), one row each;
-            its pandas index holds the numbers that ``Batch.index`` carries.
+        rows: the images of the evaluated part, one row each: ``image_id``, ``group`` and ``label`` (class name). Its
+            pandas index holds the numbers of ``Batch.index``.
         index: row numbers as gathered, in any order, (M,) with M ≥ N images.
-        probabilities: class probabilities of those rows, (M, K); each row sums to one.
+        probabilities: class probabilities of those rows, (M, K); each row sums to 1.
         classes: the K class names.
 
     Raises:
         ValueError: an image of ``rows`` has no prediction, or a shape, row number, label or sum is wrong.
-        UserError: a probability is not finite, as of a network that has diverged.
+        UserError: a probability is not finite, because the training diverged.
     """
     probability = np.asarray(probabilities, dtype=np.float64)
     if probability.shape != (len(index), len(classes)):
@@ -103,16 +102,16 @@ def prediction_table(
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read what ``table.to_csv(path, index=False)`` wrote: the same prediction table, and its classes.
+    """Read a prediction table that ``table.to_csv(path, index=False)`` wrote; return it and its classes.
 
-    Names that look like numbers stay names, and probabilities come back to the last bit.
+    Names that look like numbers stay names, and probabilities are read to the last bit.
 
     Raises:
         UserError: the file is missing or is not a prediction table.
     """
     names = ["image_id", "group", "label", "prediction"]
     try:
-        # as text, and then as numbers: not every version of pandas reads the last bit of a float by itself
+        # read as text first: not every version of pandas reads the last bit of a float
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         columns = [column for column in table.columns if column.startswith("p_")]
         table = table.astype(dict.fromkeys(columns, np.float64))
@@ -125,7 +124,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def as_scores(table: pd.DataFrame, classes: Sequence[str]) -> Scores:
-    """Return a prediction table as arrays; the same set of rows in any order gives the same arrays.
+    """Return a prediction table as arrays, which do not depend on the order of its rows.
 
     Raises:
         ValueError: the table is empty, repeats an image, or names an unknown class.

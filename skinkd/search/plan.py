@@ -1,4 +1,4 @@
-"""From the configuration of a search to its study: the space, and how parameters become a run of ``skinkd.train``."""
+"""From the configuration of a search to its plan: the space, and how parameters become a run of ``skinkd.train``."""
 
 import hashlib
 import json
@@ -22,16 +22,16 @@ _UNSEEN = "evaluation.test=false"
 
 
 def plan_search(settings: DictConfig, given: list[str]) -> Search:
-    """Return what :func:`skinkd.search.study.search` needs to know.
+    """Return the plan for :func:`skinkd.search.study.search`.
 
     Args:
         settings: the configuration of ``python -m skinkd.tune``.
-        given: the overrides of its command line.
+        given: the overrides on the command line.
 
     Raises:
-        UserError: a setting that does not fit a search, or a space that cannot be searched.
+        UserError: a setting does not suit a search, or the space cannot be searched.
     """
-    return _plan(settings, [one for one in given if not _is_of_the_search(_name(one))])
+    return _plan(settings, [text for text in given if not _is_of_the_search(_name(text))])
 
 
 def _plan(settings: DictConfig, base: list[str]) -> Search:
@@ -56,7 +56,7 @@ def _plan(settings: DictConfig, base: list[str]) -> Search:
             hashlib.sha256(text.encode()).hexdigest()[:8],
         ]
     )
-    fixed = [one for one in base if _name(one) not in space]
+    fixed = [text for text in base if _name(text) not in space]
     if _has_one_teacher(config, space):
         teacher = find_teacher(_composed([*base, _UNSEEN])).parent.parent
         fixed.append(override("method.teacher.ckpt", str(teacher)))
@@ -83,19 +83,22 @@ def _plan(settings: DictConfig, base: list[str]) -> Search:
 
 
 def _given_space(settings: DictConfig, config: dict[str, Any]) -> tuple[str, Any]:
-    """The search space and its name in messages: ``tune.space`` if it is given, else that of ``tune_space``."""
+    """Return the search space and its name in messages: ``tune.space`` if given, else that of the ``tune_space`` file."""
     if settings.tune.space is not None:
         return "tune.space", OmegaConf.to_container(settings.tune.space)
     if settings.get("tune_space") is None:
         raise UserError(
-            f"method={config['method']['name']} has no tune_space of its own; give tune_space=<another method's>, or "
+            f"method={config['method']['name']} has no file in tune_space; give tune_space=<another method>, or "
             "tune.space='{optim.lr: {low: 1e-3, high: 0.3, log: true}}'"
         )
     return "tune_space", OmegaConf.to_container(settings.tune_space)
 
 
 def _has_one_teacher(config: dict[str, Any], space: dict[str, Any]) -> bool:
-    """Whether a teacher is trained first, as configured, for all trials: it would follow the student's optim.lr else."""
+    """Return whether all trials share one teacher, trained with the settings outside the search.
+
+    Otherwise a teacher would follow the trial's settings, such as ``optim.lr``.
+    """
     searched = any(name == "method" or name.startswith("method.teacher") for name in space)
     return "teacher" in config["method"] and config["method"]["teacher"]["ckpt"] == "auto" and not searched
 
@@ -111,20 +114,21 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _check_settings(base: list[str], space: dict[str, Any], where: str) -> None:
-    """Compose a configuration with the first value of each setting, one with the second, …: all must be valid."""
+    """Check that every value is valid: compose a configuration with the first value of each setting, the second, and so on."""
     values = {
-        name: list(one.choices) if hasattr(one, "choices") else [one.low, one.high] for name, one in space.items()
+        name: list(entry.choices) if hasattr(entry, "choices") else [entry.low, entry.high]
+        for name, entry in space.items()
     }
     for number in range(max(map(len, values.values()))):
         chosen = [override(name, every[min(number, len(every) - 1)]) for name, every in values.items()]
         try:
-            check_overrides("train", [*(one for one in base if _name(one) not in space), *chosen])
+            check_overrides("train", [*(text for text in base if _name(text) not in space), *chosen])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
 
 def _values(plain: DictConfig, names: list[str]) -> dict[str, Any]:
-    """What these settings are without the search."""
+    """Return the values of these settings without the search."""
     return {name: OmegaConf.select(plain, name) for name in names}
 
 
@@ -138,4 +142,4 @@ def _name(override: str) -> str:
 
 
 def _is_of_the_search(name: str) -> bool:
-    return any(name == one or name.startswith(f"{one}.") for one in _OF_THE_SEARCH)
+    return any(name == setting or name.startswith(f"{setting}.") for setting in _OF_THE_SEARCH)

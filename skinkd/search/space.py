@@ -1,7 +1,7 @@
-"""A search space as configuration says it, checked and turned into Optuna's distributions.
+"""Checks a search space and turns it into Optuna's distributions.
 
-``{optim.lr: {low: 1e-3, high: 0.3, log: true}, method.temperature: [1, 2, 3, 4], augment: [basic, rga]}``: under the name
-of a setting or a group, a range or a list of choices.
+``{optim.lr: {low: 1e-3, high: 0.3, log: true}, method.temperature: [1, 2, 3, 4], augment: [basic, rga]}``: each
+setting or group has a range or a list of choices.
 """
 
 import re
@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from skinkd.errors import UserError, nearest
 
 RANGE = ("low", "high", "log", "step")
-# what decides which images are scored and how, or changes no number: two trials that differ in it cannot be compared
+# settings that decide which images are scored and how, so that trials could not be compared, or that change no number
 _NOT_SEARCHED = (
     *("config", "force", "group", "job_type", "run_dir", "sweep", "experiment", "tune", "tune_space"),
     *("paths", "logger", "strategy", "seed", "protocol", "evaluation", "monitor", "data"),
@@ -26,13 +26,13 @@ def parse_space(space: Any, defaults: Mapping[str, Any], *, where: str) -> dict[
     """Return a distribution for each setting of the space, in its order.
 
     Args:
-        space: setting -> ``{low, high, log, step}`` or a list of choices. A range between whole numbers is one of whole
-            numbers, unless the setting's own value is a float.
-        defaults: the value of each setting of the space that is set without the search.
-        where: name of the space, for messages.
+        space: setting -> ``{low, high, log, step}`` or a list of choices. A range between whole numbers holds only whole
+            numbers, unless the setting's default is a float.
+        defaults: the value of each setting without the search, if it has one.
+        where: the name of the space in messages.
 
     Raises:
-        UserError: no space, a setting that must not be searched, or a range or list that says nothing sensible.
+        UserError: the space is empty, a setting must not be searched, or a range or list is not valid.
     """
     if not isinstance(space, Mapping) or not space:
         raise UserError(
@@ -42,7 +42,7 @@ def parse_space(space: Any, defaults: Mapping[str, Any], *, where: str) -> dict[
 
 
 def override(name: str, value: Any) -> str:
-    """Hydra's override that sets ``name`` to exactly ``value``."""
+    """Return Hydra's override that sets ``name`` to exactly ``value``."""
     if value is None:
         return f"{name}=null"
     if isinstance(value, bool):
@@ -71,7 +71,7 @@ def _distribution(title: str, name: str, given: Any, default: Any) -> BaseDistri
 def _range(title: str, given: Mapping[str, Any], default: Any) -> BaseDistribution:
     for key in given:
         if key not in RANGE:
-            raise UserError(f"{title} has {key!r}, which is no part of a range{nearest(str(key), RANGE)}")
+            raise UserError(f"{title} has {key!r}, which is not a key of a range{nearest(str(key), RANGE)}")
     for key in ("low", "high"):
         if key not in given:
             raise UserError(
@@ -98,7 +98,7 @@ def _range(title: str, given: Mapping[str, Any], default: Any) -> BaseDistributi
         return IntDistribution(low, high, log=log, step=1 if step is None else step)
     if isinstance(default, int) and not isinstance(default, bool):
         raise UserError(
-            f"{title} is a whole number ({default}), and low={low}, high={high}, step={step} are not all whole"
+            f"{title} is a whole number ({default}), but low={low}, high={high}, step={step} are not all whole"
         )
     return FloatDistribution(low, high, log=log, step=step)
 

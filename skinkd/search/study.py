@@ -1,8 +1,8 @@
 """An Optuna study whose trials are runs of ``python -m skinkd.train``, one after another.
 
-Everything that decides is in the study's SQLite file and in the run folders, so that a search that is killed goes on where
-it was: its running trial's run is resumed, and the trials after it are those that it would have had undisturbed. For that,
-each draw is seeded by the study's seed and the trial's number, and pruning looks at one epoch after the other.
+The study's SQLite file and the run folders hold the whole state. So a killed search goes on where it was: it resumes the
+running trial, and the later trials are the same as without the interruption. For that, each draw is seeded by the study's
+seed and the trial's number, and pruning looks at every epoch in order.
 """
 
 import math
@@ -36,24 +36,24 @@ from skinkd.search.trial import follow
 from skinkd.search.view import plot_search, print_end, trial_line
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_ENOUGH = 10  # complete trials, for importances
+_ENOUGH = 10  # least number of complete trials for importances
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study and how its parameters become runs.
+    """The plan of a search: its study, and how parameters become runs.
 
     Attributes:
-        name: of the study.
-        folder: where study.db, trials.csv, best.yaml, history.png and logs are.
-        parts: what the study is a search of; it is refused to go on with another.
+        name: name of the study.
+        folder: the study's folder, with study.db, trials.csv, best.yaml, history.png and logs.
+        parts: what the search depends on, by name; a study does not go on with other parts.
         space: setting -> distribution.
-        metric, mode: column of history.csv, and whether "min" or "max" of it is best.
-        epochs: of a whole trial.
-        seed: of the sampler.
+        metric, mode: column of history.csv, and whether its "min" or "max" is best.
+        epochs: epochs of a complete trial.
+        seed: seed of the sampler.
         options: ``tune`` of the configuration.
-        overrides: parameters -> overrides of ``skinkd.train`` that give this run.
-        extra: overrides of each trial beside these.
+        overrides: parameters -> overrides of ``skinkd.train`` for this run.
+        extra: further overrides, the same for each trial.
         run_folder: parameters -> the trial's run folder.
     """
 
@@ -72,13 +72,13 @@ class Search:
 
 
 def search(plan: Search) -> None:
-    """Run trials until the study has ``tune.trials``; end the process with code 1 if none of them came to an end."""
+    """Run trials until the study has ``tune.trials``; end the process with code 1 if no trial is complete."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console(highlight=False)
     total = plan.options["trials"]
     with _held(plan), _ended_by_sigterm():
         study = _open(plan)
-        done = sum(one.state.is_finished() for one in study.get_trials(deepcopy=False))
+        done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         console.print(
             f"{'maximise' if plan.mode == 'max' else 'minimise'} {plan.metric} over {', '.join(plan.space)}: "
             f"{total} trials{f', of which {done} are done' if done else ''}\n{plan.folder}",
@@ -116,21 +116,21 @@ def search(plan: Search) -> None:
             console=console,
         )
     if not finished:
-        console.print("no trial came to its end; mend that and give tune.study=<another name>", soft_wrap=True)
+        console.print("no trial was completed; fix the cause and give tune.study=<another name>", soft_wrap=True)
     if not finished or failures >= plan.options["max_failures"]:
         sys.exit(1)
 
 
 @contextmanager
 def _held(plan: Search) -> Iterator[None]:
-    """Hold the study: two processes would both go on with its running trial."""
+    """Hold the study's lock, so that no two processes go on with the same trial."""
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(plan.folder / ".lock")
         taken = lock.take()
     except OSError as error:
         raise UserError(
-            f"{plan.folder} cannot be written ({error.strerror}); set paths.output_dir to a place you own"
+            f"{plan.folder} cannot be written ({error.strerror}); set paths.output_dir to a folder you own"
         ) from None
     if not taken:
         raise UserError(f"another process is searching in {plan.folder}; wait for it, or give tune.study another name")
@@ -201,30 +201,30 @@ def _sampler(plan: Search, number: int, place: int) -> BaseSampler:
 
 
 def _next(plan: Search, study: optuna.Study) -> Trial | None:
-    """The trial to run, its parameters chosen: the one that an earlier process left, or a new one; None at the end."""
+    """Return the next trial, with parameters: one that an earlier process left unfinished, else a new one; None at the end."""
     trials = study.get_trials(deepcopy=False)
-    left = [one for one in trials if one.state == TrialState.RUNNING]
+    left = [trial for trial in trials if trial.state == TrialState.RUNNING]
     if not left and len(trials) >= plan.options["trials"]:
         return None
     number = left[0].number if left else len(trials)
     study.sampler = _sampler(plan, number, 0)
     trial = Trial(study, left[0]._trial_id) if left else study.ask()
-    # what is drawn jointly is drawn here, and each of the others from a state of its own: so a trial that a killed process
-    # left with half of its parameters gets the other half that it would have had
+    # this draws the parameters that depend on each other; each other parameter gets a separate seed below. So if a killed
+    # process left a trial with half of its parameters, the other half is the same as without the interruption
     _ = trial.relative_params
-    for place, (name, one) in enumerate(plan.space.items(), start=1):
+    for place, (name, values) in enumerate(plan.space.items(), start=1):
         study.sampler = _sampler(plan, number, place)
-        if isinstance(one, CategoricalDistribution):
-            trial.suggest_categorical(name, one.choices)
-        elif isinstance(one, IntDistribution):
-            trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
-        elif isinstance(one, FloatDistribution):
-            trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+        if isinstance(values, CategoricalDistribution):
+            trial.suggest_categorical(name, values.choices)
+        elif isinstance(values, IntDistribution):
+            trial.suggest_int(name, values.low, values.high, step=values.step, log=values.log)
+        elif isinstance(values, FloatDistribution):
+            trial.suggest_float(name, values.low, values.high, step=values.step, log=values.log)
     return trial
 
 
 def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> TrialState:
-    """Run a trial's process, tell the study each epoch and the end, and stop it if the study prunes it."""
+    """Run a trial's process, report each epoch and the end to the study, and stop the process if the study prunes it."""
     run = plan.run_folder(trial.params)
     trial.set_user_attr("folder", str(run))
     log = plan.folder / "logs" / f"trial-{trial.number:03d}.log"
@@ -232,10 +232,10 @@ def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> T
     told = study.trials[trial.number].last_step or 0
 
     def tell(epoch: int, value: float) -> bool:
-        """Report an epoch unless an earlier process has, and return whether the trial is to end here."""
+        """Report an epoch unless an earlier process did, and return whether to prune the trial here."""
         if epoch > told:
             trial.report(value, epoch)
-        # the last epoch is paid for
+        # after the last epoch, pruning would save nothing
         return told <= epoch < plan.epochs and trial.should_prune()
 
     with console.status(f"trial {trial.number + 1}: starting") as status:
@@ -268,20 +268,20 @@ def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> T
 
 def _write(plan: Search, study: optuna.Study) -> pd.DataFrame:
     """Write trials.csv, best.yaml and history.png, and return the table of the trials that have ended."""
-    trials = [one for one in study.get_trials(deepcopy=False) if one.state.is_finished()]
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     columns = ["number", "state", "value", "epochs", "seconds", *plan.space, "folder", "reason"]
     rows = [
         {
-            "number": one.number + 1,
-            "state": STATES[one.state],
-            "value": one.value,
-            "epochs": one.last_step or 0,
-            "seconds": one.user_attrs.get("seconds"),
-            **one.params,
-            "folder": one.user_attrs.get("folder"),
-            "reason": one.user_attrs.get("reason"),
+            "number": trial.number + 1,
+            "state": STATES[trial.state],
+            "value": trial.value,
+            "epochs": trial.last_step or 0,
+            "seconds": trial.user_attrs.get("seconds"),
+            **trial.params,
+            "folder": trial.user_attrs.get("folder"),
+            "reason": trial.user_attrs.get("reason"),
         }
-        for one in trials
+        for trial in trials
     ]
     table = pd.DataFrame(rows, columns=columns)
     folder = RunFolder(plan.folder)
@@ -302,14 +302,14 @@ def _write(plan: Search, study: optuna.Study) -> pd.DataFrame:
 
 
 def _command(plan: Search, parameters: dict[str, Any]) -> str:
-    """The run of these parameters as the command that also scores the test part."""
+    """Return the command of the run with these parameters, which also scores the test part."""
     return shlex.join(["python", "-m", "skinkd.train", *plan.overrides(parameters)])
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """Each setting's share in what makes a trial good (PED-ANOVA: Watanabe et al., IJCAI 2023); empty for few trials."""
-    complete = [one for one in study.get_trials(deepcopy=False) if one.state == TrialState.COMPLETE]
-    if len(complete) < _ENOUGH or len({one.value for one in complete}) < 2:
+    """Return the importance of each setting, shares of 1 (PED-ANOVA: Watanabe et al., IJCAI 2023); empty for few trials."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    if len(complete) < _ENOUGH or len({trial.value for trial in complete}) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

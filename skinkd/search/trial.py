@@ -1,4 +1,4 @@
-"""The process of one trial of a search: started, followed through its run's history, stopped."""
+"""Starts the process of a trial, follows it through its run's history, and stops it."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,20 +19,23 @@ def follow(
     poll_seconds: float,
     stop_seconds: float,
 ) -> tuple[bool, int]:
-    """Run ``command``, whose output goes to ``log``, and tell each epoch of ``run`` and its metric as it comes.
+    """Run ``command``, whose output goes to ``log``, and call ``tell`` with each epoch of ``run`` and its metric.
 
-    Epochs are told in their order, beginning with those that an earlier process left and before the process is started, so
-    that which is the last does not depend on when we look.
+    Every epoch is told, in order. The epochs that an earlier process left are told before the new process starts. So the
+    epoch at which ``tell`` stops the trial does not depend on when the history is read.
 
     Returns:
-        Whether ``tell`` ended it, by returning True; and else the process's exit code. The process has ended in any case.
+        Whether ``tell`` stopped the trial by returning True, and the exit code of the process, 0 if it was stopped. In
+        either case the process has ended.
     """
     looked = 0
     process: LocalProcess | None = None
     with LocalProcesses() as processes:
         try:
             while True:
-                code = None if process is None else process.poll()  # first, so that its last epochs are read after it
+                code = (
+                    None if process is None else process.poll()
+                )  # before the history, so that no last epoch is missed
                 for value in read_history(run).values(metric)[looked:]:
                     looked += 1
                     show(looked, value)
@@ -50,7 +53,7 @@ def follow(
 
 
 def _stop(process: LocalProcess, seconds: float) -> None:
-    """End a process and those it has started: asked first, so that it closes its tracker, then by force."""
+    """Ask a process to end, so that it closes its tracker; after ``seconds``, kill it and the processes that it started."""
     until = time.monotonic() + seconds
     if process.poll() is None:
         process.stop(kill=False)

@@ -1,7 +1,7 @@
-"""What a search shows: a line for each trial, the best five, and its history as a picture.
+"""The output of a search: a line for each trial, the best five trials, and a plot of all trials.
 
-All of it comes from the table of trials: number (from 1), state (complete, pruned or failed), value, epochs, seconds, a
-column for each setting, folder, reason.
+It is made from the table of trials: number (from 1), state (complete, pruned or failed), value, epochs, seconds, a column
+for each setting, folder, reason.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,25 +21,25 @@ _SHOWN = 5
 
 
 def short_names(settings: Iterable[str]) -> dict[str, str]:
-    """The shortest ends of dotted names that tell them apart: ``optim.lr`` -> ``lr``."""
+    """Return for each dotted name its shortest unique ending: ``optim.lr`` -> ``lr``."""
     names = list(settings)
     short = {}
     for name in names:
         parts = name.split(".")
         ends = [".".join(parts[place:]) for place in range(len(parts) - 1, -1, -1)]
-        free = [end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1]
+        free = [end for end in ends if sum(f".{name}".endswith(f".{end}") for name in names) == 1]
         short[name] = next(iter(free), name)
     return short
 
 
 def best_first(table: pd.DataFrame, mode: str) -> pd.DataFrame:
-    """The complete trials, best first, earlier first among equals."""
+    """Return the complete trials, best first; among equals the earlier trial first."""
     complete = table[table["state"] == "complete"]
     return complete.sort_values("value", ascending=mode == "min", kind="stable")
 
 
 def trial_line(table: pd.DataFrame, number: int, total: int, settings: Iterable[str], mode: str) -> str:
-    """One line of what became of the trial with this number (from 0), and of the best so far."""
+    """Return a line on the result of the trial with this number (from 0) and the best value so far."""
     row = table[table["number"] == number + 1].iloc[0]
     parameters = _parameters(row, settings)
     head = f"trial {row['number']:>{len(str(total))}} of {total}"
@@ -63,10 +63,10 @@ def print_end(
     folder: Path,
     console: Console,
 ) -> None:
-    """Print how the trials ended, the best five, importances if there are any, and the best one's command on one line."""
+    """Print the counts of the trials, the best five, the importances if any, and the best trial's command on one line."""
     settings = list(settings)
     counts = table["state"].value_counts()
-    said = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if state in counts)
+    ended = ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if state in counts)
     ranked = best_first(table, mode).head(_SHOWN)
     shown = plain_table("trial", metric, "epochs", "settings")
     shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
@@ -75,7 +75,7 @@ def print_end(
             f"{row['number']}", f"{row['value']:.4f}", f"{row['epochs']:.0f}", Text(_parameters(row, settings))
         )
     console.print()
-    console.print(Text(f"{len(table)} trials: {said}", style="bold"))
+    console.print(Text(f"{len(table)} trials: {ended}", style="bold"))
     console.print(shown)
     if importances:
         short = short_names(settings)
@@ -91,12 +91,12 @@ def print_end(
 def plot_search(table: pd.DataFrame, path: Path, *, metric: str, mode: str) -> Path:
     """Draw each trial's value and the best so far against the trial's number; return ``path``, a PNG file.
 
-    A pruned trial stands at the value of its last epoch, a failed one as a tick on the axis.
+    A pruned trial is drawn at the value of its last epoch, a failed trial as a cross on the axis.
     """
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
     state, number, value = table["state"], table["number"], table["value"].astype(float)
-    complete, pruned, failed = (state == one for one in ("complete", "pruned", "failed"))
+    complete, pruned, failed = (state == name for name in ("complete", "pruned", "failed"))
     axes.plot(number[complete], value[complete], "o", color="#0072B2", markersize=6, label="complete")
     if pruned.any():
         axes.plot(number[pruned], value[pruned], "o", color="#0072B2", mfc="none", markersize=6, label="pruned")

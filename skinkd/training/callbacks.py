@@ -1,4 +1,4 @@
-"""What happens around a training step: exact epochs, the divergence check, history.csv, and what the terminal shows."""
+"""Callbacks around the training step: seeds of epochs, checks, the checkpoint's card, history.csv, terminal output."""
 
 import hashlib
 import sys
@@ -19,7 +19,7 @@ from skinkd.runs.folder import RunFolder
 class EpochSeed(Callback):
     """Begin each epoch from a generator state derived from (seed, epoch, rank).
 
-    Dropout and whatever else draws on the device is then the same in a run that goes on from a checkpoint.
+    So dropout, and all else that draws on the device, is the same in a run that goes on from a checkpoint.
     """
 
     def __init__(self, seed: int) -> None:
@@ -31,7 +31,7 @@ class EpochSeed(Callback):
 
 
 class DivergenceCheck(Callback):
-    """Stop at NaN or infinite loss terms: at every logging interval and before anything is scored or saved."""
+    """Stop if a loss term is NaN or infinite. Checked at every logging interval, and before anything is scored or saved."""
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ class DivergenceCheck(Callback):
 
 
 class MonitorCheck(Callback):
-    """Stop at the first validation if it does not measure what is to choose the best epoch."""
+    """Stop at the first validation if it does not measure ``monitor.metric``, which chooses the best epoch."""
 
     def __init__(self, metric: str) -> None:
         self.metric = metric
@@ -50,16 +50,15 @@ class MonitorCheck(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         measured = [name for name in trainer.callback_metrics if name.startswith("val/")]
         if self.metric not in measured:
-            whole = [
-                name for name in measured if name.count("/") == 1
-            ]  # those of one class or exit would fill a screen
-            raise UserError(f"monitor.metric={self.metric} is not measured on validation{nearest(self.metric, whole)}")
+            # metrics of a single class or exit would fill a screen
+            listed = [name for name in measured if name.count("/") == 1]
+            raise UserError(f"monitor.metric={self.metric} is not measured on validation{nearest(self.metric, listed)}")
 
 
 class CheckpointCard(Callback):
     """Add the card to every checkpoint: the network, its classes, and the images that it was trained and selected on.
 
-    So the file alone can be used again. ``skinkd.training.run.card`` makes the card.
+    So a checkpoint can be used without its run folder. ``skinkd.training.run.card`` makes the card.
     """
 
     def __init__(self, card: dict[str, Any]) -> None:
@@ -70,11 +69,11 @@ class CheckpointCard(Callback):
 
 
 class History(Callback):
-    """One row an epoch in ``history.csv``: loss terms (unweighted means), validation metrics, learning rate of
-    the last step, speed.
+    """Writes ``history.csv``, one row for each epoch: loss terms (unweighted means), validation metrics, learning rate
+    of the last step, speed.
 
-    The rows travel in the checkpoint, so that a resumed run's history goes on from the epoch it goes on from. ``seconds``
-    is the epoch's time with validation; ``images_per_second`` counts source images of the training part alone.
+    The checkpoint holds the rows, so that the history of a resumed run continues at the right epoch. ``seconds`` is the
+    epoch's time including validation. ``images_per_second`` counts source images, and the time of training only.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -94,9 +93,9 @@ class History(Callback):
         self._began = time.perf_counter()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        # that of this step: by the end of the epoch the schedule may have set the next epoch's
+        # read at this step: by the end of the epoch the schedule may have set the next epoch's rate
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
-        # made on the device: a number of the host's would be copied there, which waits for the device
+        # created on the device: the copy of a number from the host would wait for the device
         pl_module.log("lr", torch.full((), self._lr, device=pl_module.device))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
@@ -122,10 +121,10 @@ class History(Callback):
 
 
 class Progress(TQDMProgressBar):
-    """A bar for the batches of the epoch in a terminal, and one line an epoch everywhere."""
+    """A progress bar for the batches of an epoch, in a terminal only."""
 
     def __init__(self) -> None:
-        # the loss it shows is read from the device: not at every step
+        # showing the loss waits for the device, so it is not shown at every step
         super().__init__(refresh_rate=5 if sys.stdout.isatty() else 0, leave=False)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
@@ -143,7 +142,7 @@ class Progress(TQDMProgressBar):
 
 
 class EpochLine(Callback):
-    """Print the epoch's metrics on one line, which reads well in a terminal and in a cluster's log file."""
+    """Prints the epoch's metrics on one line, for a terminal and for a cluster's log file."""
 
     def __init__(self, history: History) -> None:
         self.history = history

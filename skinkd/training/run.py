@@ -1,4 +1,4 @@
-"""One training run: audit the split, fit, select on validation, test once, and leave the run folder."""
+"""One training run: audit the split, fit, select on validation, test once, and write the run folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +25,12 @@ from skinkd.training.trainer import build_trainer, fit_callbacks
 
 
 def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
-    """Train to the end, or go on from the last whole epoch.
+    """Train to the end, starting at the last complete epoch if the run folder has one.
 
     Args:
-        settings: the configuration, unresolved: a teacher's configuration follows from it.
-        config: the same, resolved.
-        folder: the run folder; nothing is written before all input is known to be good.
+        settings: the unresolved configuration, from which the teacher's configuration follows.
+        config: the resolved configuration.
+        folder: the run folder; nothing is written to it before all input is checked.
     """
     quieten()
     table, parts = load_split(config)
@@ -48,11 +48,11 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     method = build_method(config, data, taught)
     config = as_run(config, method)
     callbacks = fit_callbacks(config, folder, data, card(config, table, parts, read_cards(sources)))
-    # both refuse what cannot be done here while nothing is written yet
+    # both raise errors for what this machine cannot do, before anything is written
     check_tracker(config["logger"])
     trainer = build_trainer(config, callbacks=callbacks, logger=None)
     if is_main_process():
-        # before the folder is begun: it reads every image, and so finds what the quick check of the files cannot
+        # before the folder is written: the audit reads every image, and finds damage that the quick check misses
         audit = audit_split(
             table,
             parts,
@@ -82,9 +82,9 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
 
 
 def as_run(config: dict[str, Any], method: Method) -> dict[str, Any]:
-    """The configuration with the loss weights that the method derived from those given.
+    """Return the configuration with the loss weights that the method derived from the given weights.
 
-    The weights of the command go to ``given``, so that the run keeps its folder.
+    The given weights go to ``given``, from which the folder's name follows, so that the run keeps its folder.
     """
     weights = config["method"]["loss_weights"]
     derived = {name: weight for name, weight in method.loss_weights.items() if weight != weights[name]}
@@ -98,15 +98,15 @@ def as_run(config: dict[str, Any], method: Method) -> dict[str, Any]:
 def card(
     config: dict[str, Any], table: ImageTable, parts: pd.Series, before: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """What a checkpoint says of itself: its network, its classes, and the images it was trained and selected on.
+    """Return what a checkpoint records: its network, its classes, and the images it was trained and selected on.
 
-    ``before`` are the cards of what it learns or starts from. What these have seen it has seen too, so that a chain of runs
-    hides nothing from the check of the next one.
+    ``before`` are the cards of its teacher and of the weights that it starts from. Their images count as seen too, so that
+    a chain of runs hides no image from later checks.
     """
     frame = {part: table.frame[(parts == part).to_numpy()] for part in ("train", "val")}
 
-    def seen(kind: str, part: str, own: list[str]) -> list[str]:
-        return list(dict.fromkeys([*own, *(name for one in before for name in one[kind][part])]))
+    def seen(kind: str, part: str, names: list[str]) -> list[str]:
+        return list(dict.fromkeys([*names, *(name for earlier in before for name in earlier[kind][part])]))
 
     return {
         "classes": list(table.classes),
@@ -117,7 +117,7 @@ def card(
 
 
 def run_info(config: dict[str, Any], folder: RunFolder) -> RunInfo:
-    """How this run is found among others in the tracker."""
+    """Return the name, tags, group and kind of this run in the tracker."""
     method = config["method"]["name"]
     tags = [config["data"]["name"], method, config["backbone"]["name"], f"seed={config['seed']}"]
     if config["data"]["fold"] is not None:

@@ -1,4 +1,4 @@
-"""Scoring of a validation or test pass: the predictions of all processes as tables, and their metrics."""
+"""Scores a validation or test pass: it joins the predictions of all processes and computes their metrics."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from skinkd.scoring.predictions import prediction_table
 
 
 class Scored(NamedTuple):
-    """One output of the method on one part.
+    """The scores of one output of the method on one part.
 
     Attributes:
         table: the prediction table (see :mod:`skinkd.scoring.metrics`).
@@ -31,16 +31,16 @@ class Scored(NamedTuple):
 class Scorer(Callback):
     """Scores every validation and test pass of a trainer.
 
-    It gathers the probabilities that the method's steps return, makes one prediction table of each output, and logs the
-    metrics as ``<part>/<metric>``, those of an exit as ``<part>/<exit>/<metric>``. All processes hold the same results.
+    It gathers the probabilities that the method's steps return, makes a prediction table of each output, and logs its
+    metrics as ``<part>/<metric>``, or as ``<part>/<exit>/<metric>`` for an exit. All processes hold the same results.
 
     Args:
         data: gives the classes, and the rows of each part.
         calibration_bins: number of bins of the expected calibration error.
 
     Attributes:
-        results: of the last pass over each part, ``results[part][output]``. The name of the deployed network's output is
-            ``""``; an exit's is the name of the exit.
+        results: ``results[part][output]`` of the last pass over each part. The output of the deployed network has the name
+            ``""``; the output of an exit has the exit's name.
     """
 
     def __init__(self, data: SkinDataModule, *, calibration_bins: int) -> None:

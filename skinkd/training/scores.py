@@ -1,4 +1,4 @@
-"""Scoring the selected checkpoint, once, and writing the files of the finished run."""
+"""Scores the selected checkpoint once, and writes the files of the finished run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,14 +35,14 @@ def score_and_report(
 ) -> None:
     """Score best.ckpt on validation and test; write predictions, plots and, last, metrics.json; print the table.
 
-    With ``evaluation.test=false`` no test image is loaded, and the pictures and tables show the validation part.
-    ``extra_metrics`` go into metrics.json too: the leak of the split, and the scores of the teacher.
+    With ``evaluation.test=false`` no test image is loaded, and the plots and tables show the validation part.
+    ``extra_metrics`` are added to metrics.json: the leak of the split, and the scores of the teacher.
     """
     tested = config["evaluation"]["test"]
     shown = "test" if tested else "val"
     parts = ("val", "test") if tested else ("val",)
     results = score_checkpoint(config, data, method, folder.checkpoints / "best.ckpt", parts=parts)
-    if not tested:  # a teacher's test scores stay unseen too
+    if not tested:  # the teacher's test scores stay unseen too
         extra_metrics = {name: value for name, value in extra_metrics.items() if "test/" not in name}
     if not is_main_process():
         return
@@ -66,9 +66,9 @@ def score_and_report(
 def score_checkpoint(
     config: dict[str, Any], data: SkinDataModule, method: Method, checkpoint: Path, *, parts: Sequence[str]
 ) -> dict[str, dict[str, Scored]]:
-    """Score a checkpoint on ``parts``, of "val" and "test"; in every process, ``results[part][output]`` of the Scorer."""
+    """Score a checkpoint on ``parts`` ("val", "test"); return the Scorer's ``results[part][output]``, in every process."""
     scorer = Scorer(data, calibration_bins=config["evaluation"]["calibration_bins"])
-    # not the trainer of the fit: its EMA callback would replace the checkpoint's average by the last one
+    # not the trainer of the fit: its EMA callback would replace the checkpoint's averaged weights by the last average
     trainer = build_trainer(config, callbacks=[scorer], logger=None)
     for part in parts:
         run = trainer.validate if part == "val" else trainer.test
@@ -77,7 +77,7 @@ def score_checkpoint(
 
 
 def _about(config: dict[str, Any], history: pd.DataFrame, method: Method) -> dict[str, Any]:
-    """Facts of the run that are no scores. ``parameters``, and ``macs`` of one image, are the deployed network's."""
+    """Return the run's epochs, and the deployed network's parameters and multiply-adds (``macs``) for one image."""
     monitored = history[config["monitor"]["metric"]]
     best = monitored.idxmax() if config["monitor"]["mode"] == "max" else monitored.idxmin()
     return {
@@ -91,7 +91,7 @@ def _about(config: dict[str, Any], history: pd.DataFrame, method: Method) -> dic
 def _network_scores(
     config: dict[str, Any], results: dict[str, dict[str, Scored]], classes: tuple[str, ...]
 ) -> dict[str, float]:
-    """The deployed network's metrics of each part, and the intervals on test as ``test/<name>_low`` and ``_high``."""
+    """Return the deployed network's metrics of each part, and the intervals as ``test/<name>_low`` and ``_high``."""
     scores = {
         f"{part}/{name}": value for part, outputs in results.items() for name, value in outputs[""].metrics.items()
     }
@@ -101,7 +101,7 @@ def _network_scores(
 
 
 def _exit_scores(results: dict[str, dict[str, Scored]]) -> dict[str, float]:
-    """Every metric of every exit of each part, as ``<part>/<exit>/<name>``."""
+    """Return every metric of every exit of each part, as ``<part>/<exit>/<name>``."""
     return {
         f"{part}/{exit}/{name}": value
         for part, outputs in results.items()
@@ -114,7 +114,7 @@ def _exit_scores(results: dict[str, dict[str, Scored]]) -> dict[str, float]:
 def _early_exit(
     config: dict[str, Any], method: Method, outputs: dict[str, Scored], classes: tuple[str, ...]
 ) -> pd.DataFrame:
-    """Accuracy and cost of stopping at the first exit whose confidence reaches the threshold, for each threshold."""
+    """Return accuracy and cost of stopping at the first exit that reaches a threshold, for each threshold."""
     assert isinstance(method.network, HybridStudent | HybridTeacher)
     macs = exit_macs(method.network, config["backbone"]["image_size"])
     exits = {name: scored.table for name, scored in outputs.items() if name}
@@ -128,7 +128,7 @@ def _early_exit(
 
 
 def _examples(data: SkinDataModule, part: str, table: pd.DataFrame, count: int) -> list[tuple[np.ndarray, str]]:
-    """The first ``count`` images of a part, each with its label and its predicted class and probability."""
+    """Return the first ``count`` images of a part, (H, W, 3) each, with label, predicted class and probability in words."""
     paths = data.rows(part).set_index("image_id")["path"]
     return [
         (

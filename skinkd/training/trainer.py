@@ -31,7 +31,7 @@ Config = dict[str, Any]
 
 
 def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card: Config) -> list[Callback]:
-    """The callbacks of the fit, in the order in which they must act; ``card`` goes into the checkpoints."""
+    """Return the callbacks of the fit in the order in which they must run; ``card`` goes into the checkpoints."""
     monitor, mode = (
         config["monitor"]["metric"],
         check_choice("monitor.mode", config["monitor"]["mode"], ("min", "max")),
@@ -56,13 +56,13 @@ def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card:
             **choice,
         )
 
-    # a callback of its own for the last epoch: save_last=True writes only when the best one is written. It comes second,
-    # so that what it holds knows of this epoch's best
+    # last.ckpt has a separate callback: save_last=True would write it only when best.ckpt is written. It comes second, so
+    # that last.ckpt records the best score up to this epoch
     return [*callbacks, keep("best", monitor=monitor, mode=mode), keep("last")]
 
 
 def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
-    """Build Lightning's trainer from ``trainer``. It shows progress and writes checkpoints by its callbacks alone.
+    """Build Lightning's trainer from ``trainer``. Only ``callbacks`` show progress and write checkpoints.
 
     Raises:
         UserError: the strategy or the precision needs a GPU, and this machine has none.
@@ -82,6 +82,7 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    # deterministic algorithms fill all new memory, a pass over it, against reads of what was never written: there are none
+    # with deterministic algorithms PyTorch fills new memory, which takes time. That only helps code that reads unwritten
+    # memory; there is none here
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer

@@ -100,11 +100,11 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
 ) -> None:
     one, other = make_run("supervised"), make_run("kd", images=90)
     out = tmp_path / "out"
-    assert "no folder and no sweep" in error_of(capsys, tmp_path / "absent", "--out", out)
+    assert "neither a folder nor a sweep" in error_of(capsys, tmp_path / "absent", "--out", out)
     assert "--across-test-sets" in error_of(capsys, one.parent, "--out", out)
     assert "did you mean 'accuracy'" in error_of(capsys, one, "--metrics", "acuracy", "--out", out)
     assert "--metrics names no metric" in error_of(capsys, one, "--metrics", " ,", "--out", out)
-    assert "no row and no method" in error_of(capsys, one, "--baseline", "tsskd", "--out", out)
+    assert "neither a row nor a method" in error_of(capsys, one, "--baseline", "tsskd", "--out", out)
     assert "is a run folder" in error_of(capsys, one, "--out", other)
     assert "wandb login" in error_of(capsys, one, "--out", out, "--wandb")
     assert not out.exists()

@@ -183,7 +183,7 @@ def test_baselines(make_run: MakeRun) -> None:
     assert found == {f"kd ({name})": f"supervised ({name})" for name in ("resnet18", "resnet50")}
     assert notes == ["Not tested, because no single supervised row has the same network and settings: kd (vit)."]
     assert find_baselines(rows, "kd (vit)")[0] == {row.label: "kd (vit)" for row in rows if row.label != "kd (vit)"}
-    with pytest.raises(UserError, match="is no row and no method; did you mean 'kd"):
+    with pytest.raises(UserError, match="is neither a row nor a method; did you mean 'kd"):
         find_baselines(rows, "kkd")
     rows = group_rows(runs_of(folder))
     found, notes = find_baselines(rows, None)

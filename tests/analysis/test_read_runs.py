@@ -54,7 +54,7 @@ def test_a_run_that_is_named_twice_counts_once(study: Path) -> None:
     [
         (lambda folder: (folder / "metrics.json").unlink(), "not finished"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "damaged"),
-        (lambda folder: (folder / "metrics.json").write_text('{"val/accuracy": 0.5}'), "validation alone"),
+        (lambda folder: (folder / "metrics.json").write_text('{"val/accuracy": 0.5}'), "validation only"),
         (lambda folder: (folder / "predictions" / "test.csv").write_text("image_id\n"), "damaged"),
         (lambda folder: (folder / "history.csv").unlink(), "damaged"),
         (lambda folder: (folder / "config.yaml").write_text("seed: [0"), "damaged"),
@@ -133,7 +133,7 @@ def test_a_sweep_is_read_by_its_folder_and_by_its_name(make_run: MakeRun) -> Non
 def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run folders"):
         read(tmp_path)
-    with pytest.raises(UserError, match="no folder and no sweep"):
+    with pytest.raises(UserError, match="neither a folder nor a sweep"):
         read(tmp_path / "absent")
 
 
@@ -236,7 +236,7 @@ def test_long_values_still_give_labels_of_their_own(make_run: MakeRun) -> None:
 def test_the_same_run_in_two_places_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     one = make_run("kd")
     shutil.copytree(one, tmp_path / "copy")
-    with pytest.raises(UserError, match="same configuration and seed twice"):
+    with pytest.raises(UserError, match="same configuration and seed"):
         group_rows(read(one, tmp_path / "copy").runs)
 
 

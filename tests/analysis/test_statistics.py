@@ -447,7 +447,7 @@ def test_an_image_with_two_labels_or_lesions_is_refused(column: str) -> None:
     one = random_runs(0, 20, 2, 10, 1)[0]
     two = one.copy()
     two.loc[4, column] = {"label": {"c0": "c1", "c1": "c0"}[one.loc[4, "label"]], "group": "g-other"}[column]
-    with pytest.raises(UserError, match="im00004 has another label or lesion"):
+    with pytest.raises(UserError, match="im00004 has different labels or lesions"):
         mcnemar([one], [two], names(2))
     with pytest.raises(UserError, match="im00004"):
         mean_intervals([one, two], names(2), **RULES)

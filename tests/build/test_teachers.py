@@ -221,7 +221,7 @@ def test_what_is_no_teacher_is_refused(given: Callable[..., DictConfig], tmp_pat
     with pytest.raises(UserError, match=r"neither a run folder .* nor a checkpoint"):
         load(given(teacher=tmp_path / "nothing"))
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(UserError, match="no checkpoint of this project"):
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
         load(given(teacher=tmp_path / "foreign.ckpt"))
 
 
@@ -342,7 +342,7 @@ def test_two_students_at_once_train_one_teacher(tiny: list[str], tmp_path: Path)
     (teacher,) = folders(tmp_path, "supervised")
     assert len(folders(tmp_path, "kd")) == 2
     text = "".join(result.out for result in results)
-    assert text.count("the teacher comes first") == 1
+    assert text.count("training the teacher first") == 1
     assert text.splitlines().count(f"training in {teacher}") == 1
     config = yaml.safe_load((teacher / "config.yaml").read_text())
     assert config["job_type"] == "teacher"

@@ -247,7 +247,7 @@ def test_a_shared_teacher_is_counted_once_and_a_finished_one_not_at_all(tmp_path
             "torch.cuda.OutOfMemoryError: full",
         ),
         ("KeyError: 'x'\nRuntimeError: [gloo/pair.cc:561] Connection closed by peer\n", 1, "KeyError: 'x'"),
-        ("epoch 1\n", -signal.SIGKILL, "killed by SIGKILL, as by a machine that has run out of memory"),
+        ("epoch 1\n", -signal.SIGKILL, "killed by SIGKILL, perhaps because the machine ran out of memory"),
         ("epoch 1\n", -signal.SIGTERM, "killed by SIGTERM"),
         ("epoch 1\nodd\n", 7, "odd"),
         ("", 7, "ended with exit code 7 and printed nothing"),
@@ -335,7 +335,7 @@ def test_a_failed_job_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
     assert [one.state for one in jobs] == ["failed"] * 3 + ["finished"]
     assert [one.code for one in jobs] == [1, -9, 0, 0]
     assert jobs[0].error == "no such thing"
-    assert jobs[2].error.startswith(f"it ended well, but not in {jobs[2].folder}: ")
+    assert jobs[2].error.startswith(f"its exit code is 0, but {jobs[2].folder} is not finished; ")
     again = [job(one.folder) for one in jobs]
     run_pool(tmp_path, again, Places([{}], {}, False))
     assert [one.state for one in again] == ["finished"] * 3 + ["skipped"]
