@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,13 @@ def job(tiny: list[str], tmp_path: Path) -> Callable[..., train_process.Result]:
         return train_process.run([*tiny, where, *overrides], folder=tmp_path / "job", **settings)
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> None:
+    """Processes that tests start take Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,6 @@
-"""Real processes that run ``python -m skinkd.train``, forked from one that has imported its parts: no start-up time each.
+"""Real processes that run ``python -m skinkd.train`` or another module, forked from one that has imported its parts.
+
+So they have no start-up time each.
 
 A process can be told to act on itself, such as to die by SIGKILL, at an exact call of a function, where a signal from
 outside would arrive at another moment each time.
@@ -37,20 +39,42 @@ class Result(NamedTuple):
     err: str
 
 
-def run(
-    arguments: Sequence[str], *, folder: Path, act: Act | None = None, env: Mapping[str, str] | None = None
-) -> Result:
-    """Run ``python -m skinkd.train <arguments>`` in ``folder`` to its end; a process that hangs fails the test."""
+class Running(NamedTuple):
+    """A process that has been started, and the files of what it writes."""
+
+    process: Any
+    out: Path
+    err: Path
+
+    def result(self, timeout: float = TIMEOUT) -> Result:
+        """Wait for its end; a process that hangs fails the test."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"still running after {timeout} s: {self.out.read_text()}\n{self.err.read_text()}")
+        return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+
+def start(
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    module: str = "skinkd.train",
+    act: Act | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Running:
+    """Start ``python -m <module> <arguments>`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     out, err = folder / "stdout.txt", folder / "stderr.txt"
-    process = _context.Process(target=_main, args=(list(arguments), folder, out, err, act, dict(env or {})))
+    process = _context.Process(target=_main, args=(module, list(arguments), folder, out, err, act, dict(env or {})))
     process.start()
-    process.join(TIMEOUT)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        raise AssertionError(f"still running after {TIMEOUT} s: {out.read_text()}\n{err.read_text()}")
-    return Result(process.exitcode, out.read_text(), err.read_text())
+    return Running(process, out, err)
+
+
+def run(arguments: Sequence[str], *, folder: Path, **settings: Any) -> Result:
+    """Run ``python -m skinkd.train <arguments>`` in ``folder`` to its end; the settings are those of ``start``."""
+    return start(arguments, folder=folder, **settings).result()
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -64,7 +88,9 @@ def only_run(output: Path) -> Path:
     return folder
 
 
-def _main(arguments: list[str], folder: Path, out: Path, err: Path, act: Act | None, env: dict[str, str]) -> None:
+def _main(
+    module: str, arguments: list[str], folder: Path, out: Path, err: Path, act: Act | None, env: dict[str, str]
+) -> None:
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
@@ -73,9 +99,10 @@ def _main(arguments: list[str], folder: Path, out: Path, err: Path, act: Act | N
     os.environ.update(env)
     if act is not None:
         _arm(act)
-    sys.argv = ["skinkd.train", *arguments]
+    sys.argv = [module, *arguments]
+    sys.path.insert(0, str(folder))  # as -m does
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    runpy.run_module("skinkd.train", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _arm(act: Act) -> None:

@@ -122,7 +122,7 @@ def config_dir(arguments: list[str]) -> Path | None:
     Raises:
         UserError: there is no such folder.
     """
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if flag in ("-cd", "--config-dir"):
             folder = Path(value if equals else following)

@@ -5,8 +5,6 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -328,8 +326,9 @@ def test_a_teacher_without_a_self_supervision_head(given: Callable[..., DictConf
 # ---------------------------------------------------------------- trained by itself
 
 
-def command(tiny: list[str], output: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "skinkd.train", *tiny, "method=kd", *SMALL, f"paths.output_dir={output}", *overrides]
+def start(tiny: list[str], output: Path, *overrides: str) -> train_process.Running:
+    words = [*tiny, "method=kd", *SMALL, f"paths.output_dir={output}", *overrides]
+    return train_process.start(words, folder=output / "-".join(["job", *overrides]))
 
 
 def folders(output: Path, kind: str) -> list[Path]:
@@ -337,15 +336,12 @@ def folders(output: Path, kind: str) -> list[Path]:
 
 
 def test_two_students_at_once_train_one_teacher(tiny: list[str], tmp_path: Path) -> None:
-    out = [tmp_path / f"{seed}.txt" for seed in (0, 1)]
-    running = [
-        subprocess.Popen(command(tiny, tmp_path, f"seed={seed}"), stdout=file.open("w"), stderr=subprocess.STDOUT)
-        for seed, file in enumerate(out)
-    ]
-    assert [process.wait(timeout=200) for process in running] == [0, 0]
+    running = [start(tiny, tmp_path, f"seed={seed}") for seed in (0, 1)]
+    results = [one.result(timeout=200) for one in running]
+    assert [result.code for result in results] == [0, 0]
     (teacher,) = folders(tmp_path, "supervised")
     assert len(folders(tmp_path, "kd")) == 2
-    text = "".join(file.read_text() for file in out)
+    text = "".join(result.out for result in results)
     assert text.count("training the teacher first") == 1
     assert text.splitlines().count(f"training in {teacher}") == 1
     config = yaml.safe_load((teacher / "config.yaml").read_text())
@@ -384,21 +380,21 @@ def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
 
 
 def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: Path) -> None:
-    line = command(tiny, tmp_path, "trainer.max_epochs=15")
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ("trainer.max_epochs=1", "method.teacher.run.trainer.max_epochs=15")
+    process = start(tiny, tmp_path, *words).process
     deadline = time.monotonic() + 150
     while not list(tmp_path.glob("supervised-*/checkpoints/last.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.exitcode is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.join()
     (teacher,) = folders(tmp_path, "supervised")
     assert not (teacher / "metrics.json").exists()
     seen = len(pd.read_csv(teacher / "history.csv"))
     assert 0 < seen < 15
-    result = subprocess.run(line, capture_output=True, text=True, timeout=250, check=False)
-    assert result.returncode == 0, result.stderr
-    assert f"going on in {teacher}" in result.stdout
+    result = start(tiny, tmp_path, *words).result(timeout=250)
+    assert result.code == 0, result.err
+    assert f"going on in {teacher}" in result.out
     assert pd.read_csv(teacher / "history.csv")["epoch"].tolist() == list(range(1, 16))
     assert len(folders(tmp_path, "kd")) == 1
 

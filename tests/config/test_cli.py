@@ -167,10 +167,13 @@ def compose_all(combinations: Sequence[tuple[str, str, str]]) -> None:
             assert plain["method"]["name"] == method and plain["data"]["name"] in (data, "dermamnist")
 
 
-def test_every_method_composes_with_every_backbone_and_every_data() -> None:
-    data = itertools.cycle(choices("data"))  # 7 datasets and 12 backbones: every pair of the three groups but a few
-    pairs = list(itertools.product(choices("method"), choices("backbone")))
-    assert len(pairs) >= 14 * 12
+def test_every_choice_of_method_backbone_and_data_composes() -> None:
+    """Methods whose file chooses a network meet every network; of the other groups each choice is met."""
+    data, backbones = itertools.cycle(choices("data")), itertools.cycle(choices("backbone"))
+    conf = files("skinkd.conf")
+    choosing = [name for name in choices("method") if "backbone" in (conf / f"method/{name}.yaml").read_text()]
+    assert {"ssdkd", "mskd"} <= set(choosing) < set(choices("method"))
+    pairs = [*itertools.product(choosing, choices("backbone")), *((one, next(backbones)) for one in choices("method"))]
     compose_all([(method, backbone, next(data)) for method, backbone in pairs])
 
 
@@ -186,7 +189,8 @@ def test_a_value_that_must_be_given_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("group", ["augment", "optim", "strategy", "precision", "logger", "experiment", "sweep"])
-def test_every_choice_of_every_other_group_composes(group: str) -> None:
+def test_every_choice_of_every_other_group_composes(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKINKD_WEIGHTS", "weights")  # a folder that some experiments ask for
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         for choice in choices(group):
             OmegaConf.to_container(compose("train", overrides=[f"{group}={choice}"]), resolve=True)

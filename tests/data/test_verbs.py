@@ -104,6 +104,9 @@ def test_prepare_describe_and_augment(data: Path) -> None:
     assert done.returncode == 0 and (data / "d" / "augment.png").stat().st_size > 1000, done.stderr
 
 
+FEW = ("data=synthetic", "data.table.images=84")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -115,10 +118,10 @@ def test_prepare_describe_and_augment(data: Path) -> None:
         (["augment", "data=synthetic", "sheet.images=0"], "sheet.images=0 is out of range"),
         (["describe", "data=synthetic", "sheet.images_of_class=0"], "sheet.images_of_class=0 is out of range"),
         (["augment", "data=synthetic", "seed=-1"], "seed=-1 is out of range"),
-        (["prepare", "data=synthetic", "data.cache_size=abc"], "data.cache_size=abc is out of range"),
+        (["prepare", *FEW, "data.cache_size=abc"], "data.cache_size=abc is out of range"),
         (["split", "data=folder", "data.root=2019"], "2019"),  # Hydra makes a number of it
         (["split", "data=table", "data.file=2019"], "2019"),
-        (["prepare", "data=synthetic", "data.cache_size=0"], "data.cache_size=0 is out of range"),
+        (["prepare", *FEW, "data.cache_size=0"], "data.cache_size=0 is out of range"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:
