@@ -27,7 +27,7 @@ def main() -> None:
     print(f"skinkd {__version__}: experiments in knowledge distillation on skin-lesion images\n")
     for verb, file in VERBS.items():
         print(f"  python -m skinkd.{verb:<9} {describe(file)}")
-    print("\nEach answers --help. To begin: python -m skinkd.train experiment=quickstart")
+    print("\nEach verb has --help. Start with: python -m skinkd.train experiment=quickstart")
 
 
 if __name__ == "__main__":

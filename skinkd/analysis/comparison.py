@@ -153,20 +153,20 @@ def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str
         return {}, [f"Nothing is tested: there is no {DEFAULT_BASELINE} row; name a row with --baseline."]
     taken = {row.label for row in candidates}
     result: dict[str, str] = {}
-    alone = []
+    untested = []
     for row in rows:
         if row.label in taken:
             continue
         chosen = candidates[0] if len(candidates) == 1 else _nearest_row(row, candidates)
         if chosen is None:
-            alone.append(row.label)
+            untested.append(row.label)
         else:
             result[row.label] = chosen.label
-    if not alone:
+    if not untested:
         return result, []
     method = candidates[0].method
     return result, [
-        f"Not tested, because no single {method} row has the same network and settings: {', '.join(alone)}."
+        f"Not tested, because no single {method} row has the same network and settings: {', '.join(untested)}."
     ]
 
 

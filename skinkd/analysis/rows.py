@@ -92,9 +92,9 @@ def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
         first: dict[int, Run] = {}
         for run in row.runs:
             same_fold = first.setdefault(run.place[0], run)
-            if what := _difference(same_fold, run):
+            if difference := _difference(same_fold, run):
                 raise UserError(
-                    f"{same_fold.folder.name} and {run.folder.name} have the same configuration but differ in {what}; "
+                    f"{same_fold.folder.name} and {run.folder.name} have the same configuration but differ in {difference}; "
                     "leave out the runs that began with different data"
                 )
             if run.classes != row.classes:
@@ -108,17 +108,17 @@ def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
         if set(folds) != set(reference):
             _refuse(rows[0].runs[0], row.runs[0], f"their folds ({_folds(reference)}, and {_folds(folds)})")
         for fold, run in reference.items():
-            if what := _difference(run, folds[fold]):
-                _refuse(run, folds[fold], what)
+            if difference := _difference(run, folds[fold]):
+                _refuse(run, folds[fold], difference)
 
 
-def _difference(one: Run, other: Run) -> str:
+def _difference(first: Run, second: Run) -> str:
     """Return in words how the test sets of two runs differ; "" if they do not."""
-    if one is other:
+    if first is second:
         return ""
-    if one.classes != other.classes:
-        return f"their classes ({', '.join(one.classes)}, and {', '.join(other.classes)})"
-    a, b = (run.test.set_index("image_id") for run in (one, other))
+    if first.classes != second.classes:
+        return f"their classes ({', '.join(first.classes)}, and {', '.join(second.classes)})"
+    a, b = (run.test.set_index("image_id") for run in (first, second))
     shared = a.index.intersection(b.index)
     if len(shared) < max(len(a), len(b)):
         return f"their test images ({len(a)} and {len(b)}, of which {len(shared)} are the same)"
@@ -129,10 +129,10 @@ def _difference(one: Run, other: Run) -> str:
     return ""
 
 
-def _refuse(one: Run, other: Run, what: str) -> None:
+def _refuse(first: Run, second: Run, difference: str) -> None:
     raise UserError(
-        f"{one.folder.name} and {other.folder.name} cannot be compared because they differ in {what}; leave one of them "
-        "out, or give --across-test-sets for a table without tests"
+        f"{first.folder.name} and {second.folder.name} cannot be compared because they differ in {difference}; leave one "
+        "of them out, or give --across-test-sets for a table without tests"
     )
 
 

@@ -43,9 +43,8 @@ def logged_runs(comparison: Comparison) -> tuple[str | None, str, list[str]]:
     ids, places, missing = [], set(), []
     for run in (run for row in comparison.rows for run in row.runs):
         path, logger = run.folder / "wandb_run_id", run.config["logger"]
-        if (
-            path.exists() and logger.get("kind") == "wandb"
-        ):  # a run that was resumed with another logger has no scores in W&B
+        # a run that was resumed with another logger has no scores in W&B
+        if path.exists() and logger.get("kind") == "wandb":
             ids.append(path.read_text(encoding="utf-8").strip())
             places.add((logger.get("entity"), logger.get("project")))
         else:

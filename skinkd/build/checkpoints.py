@@ -18,12 +18,12 @@ class Stored(NamedTuple):
     Attributes:
         network: the deployed network with its trained weights.
         card: ``classes``, ``backbone`` (its arguments), ``images`` and ``groups`` of the parts ``train`` and ``val``.
-        others: training-only weights by name, such as a projector's.
+        training_only: weights by name that the network does not have, such as a projector's.
     """
 
     network: Backbone
     card: dict[str, Any]
-    others: dict[str, Tensor]
+    training_only: dict[str, Tensor]
 
 
 def find_checkpoint(given: str, *, setting: str) -> Path:

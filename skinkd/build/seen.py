@@ -50,9 +50,7 @@ def own_images(
     if run is None:
         return None, "there is no config.yaml next to its checkpoint to say where they are"
     places: list[dict[str, Any]] = [run["data"]["table"]]
-    if archive_of_ids(
-        places[0]
-    ):  # ids of other data say nothing, and the same path below another folder may hold other data
+    if archive_of_ids(places[0]):  # for other data, the same path below another folder may hold different images
         places.append(_below(places[0], run["paths"], paths))
     source = source_of(places[0])
     if source is not None and source.generated:

@@ -93,8 +93,8 @@ def _train(config: dict[str, Any]) -> None:
         yaml.safe_dump(config, file, sort_keys=False)
         file.flush()
         command = [sys.executable, "-m", "skinkd.train", f"config='{file.name}'"]
-        alone = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
-        code = subprocess.run(command, env=alone, preexec_fn=_end_with_parent, check=False).returncode
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
+        code = subprocess.run(command, env=environment, preexec_fn=_end_with_parent, check=False).returncode
     if code:
         raise UserError(
             f"the teacher's training ended with exit code {code}; fix the error above and give the same command again: "
@@ -148,12 +148,12 @@ def load_teacher(
             f"the student's data has {', '.join(table.classes)}; give a teacher trained on the same classes"
         )
     _check_overlap(config, card, checkpoint, table, parts)
-    network, _, others = rebuild(stored)
+    network, _, training_only = rebuild(stored)
     settings = config["method"]["teacher"]
     teacher = Teacher(network, image_size=card["backbone"]["image_size"], bf16=settings["bf16"])
     if settings["compile"]:
         network.features = torch.compile(network.features)  # type: ignore[method-assign]
-    return teacher, others
+    return teacher, training_only
 
 
 def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, parts: pd.Series) -> None:

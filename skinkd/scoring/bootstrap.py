@@ -233,9 +233,8 @@ def resample(
     for counts in chain([once], pieces):
         total: dict[str, Floats] = {}
         for run, gap, weight in zip(runs, gaps, weights, strict=True):
-            drawn_counts = np.take(
-                counts, run.lesions, axis=1
-            )  # this memory layout keeps sums the same to the last bit
+            # the memory layout of take keeps sums the same to the last bit
+            drawn_counts = np.take(counts, run.lesions, axis=1)
             # a replicate may hold no lesion of a small test set among several
             with np.errstate(invalid="ignore"):
                 values = weighted_metrics(run.scores, drawn_counts)

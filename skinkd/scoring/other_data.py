@@ -72,7 +72,7 @@ def evaluate(settings: DictConfig) -> None:
     copies = (
         ""
         if removed["copies"] is None
-        else f"{removed['copies']} as near-copies of its images or of a lesion with one, "
+        else f"{removed['copies']} as near-copies of its images or of the lesion of a near-copy, "
     )
     say(
         f"{removed['seen']} of the {len(table)} images of {table.name} are left out because the run was trained or "

@@ -171,10 +171,10 @@ def _open(plan: Search) -> optuna.Study:
     begun = study.user_attrs.get("parts")
     if begun is None:
         study.set_user_attr("parts", plan.parts)
-    elif other := [name for name, value in plan.parts.items() if begun[name] != value]:
+    elif changed := [name for name, value in plan.parts.items() if begun[name] != value]:
         raise UserError(
-            f"the study {plan.name} in {plan.folder} was begun with another {' and another '.join(other)}; give tune.study "
-            "another name, or none: it then follows from what is searched"
+            f"the study {plan.name} in {plan.folder} was begun with another {' and another '.join(changed)}; give tune.study "
+            "another name, or leave it out: the name then follows from the search"
         )
     return study
 

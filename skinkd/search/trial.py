@@ -33,9 +33,8 @@ def follow(
     with LocalProcesses() as processes:
         try:
             while True:
-                code = (
-                    None if process is None else process.poll()
-                )  # before the history, so that no last epoch is missed
+                # before the history is read, so that no last epoch is missed
+                code = None if process is None else process.poll()
                 for value in read_history(run).values(metric)[looked:]:
                     looked += 1
                     show(looked, value)

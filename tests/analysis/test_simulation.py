@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skinkd.analysis.statistics import delong, mcnemar, mean_intervals, paired_bootstrap
+from skinkd.analysis.statistics import delong, mcnemar, paired_bootstrap
+from skinkd.scoring.bootstrap import mean_intervals
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import probability_columns
 

@@ -12,9 +12,9 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from skinkd.analysis.statistics import Difference, delong, holm, mcnemar, mean_intervals, paired_bootstrap
+from skinkd.analysis.statistics import Difference, delong, holm, mcnemar, paired_bootstrap
 from skinkd.errors import UserError
-from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bootstrap_intervals, draw_groups
+from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bootstrap_intervals, draw_groups, mean_intervals
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import probability_columns
 
