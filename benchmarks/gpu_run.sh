@@ -84,7 +84,7 @@ bench() {
 
 tune() {
   cd "$WORK/source" || return
-  "$PYTHON" benchmarks/gpu_study.py tune --seconds "$((SECONDS_LEFT - 10))" --out "$WORK/study" ${CPU:+--cpu} || return
+  "$PYTHON" benchmarks/gpu_study.py tune --seconds "$((SECONDS_LEFT - 20))" --out "$WORK/study" ${CPU:+--cpu} || return
   local code=0
   "$PYTHON" benchmarks/gpu_study.py choose "$WORK/study/tune" || code=1
   tar -czf "$OUT/tune.tar.gz" -C "$WORK/source" conf/experiment docs/study_trials.md -C "$WORK/study" tune || code=1

@@ -38,7 +38,7 @@ def run(packed: Path, *stages: str) -> subprocess.CompletedProcess[str]:
         "PYTHON": sys.executable,
     }
     command = ["bash", str(packed / "run.sh"), "--cpu", *stages]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=700, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 def bench_module() -> Any:
@@ -87,9 +87,10 @@ def test_a_row_beyond_the_time_is_named_and_an_error_stops_no_other(capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_every_stage_in_turn(packed: Path) -> None:
-    """Without wheels, which the first stage says; in too little time for a trial, which the stages of the study say."""
-    result = run(packed, "install", "60", "tests", "120", "bench", "240", "tune", "90", "folds", "90")
+    """Without wheels and weights: the first stage fails, and so does every trial and run of the study; all stages end."""
+    result = run(packed, "install", "60", "tests", "300", "bench", "400", "tune", "150", "folds", "150")
     out = packed.parent / "out"
     assert "== install: exit 0" not in result.stdout
     assert "== tests: exit 0" in result.stdout and "PASSED" in (out / "tests.log").read_text()
@@ -111,21 +112,11 @@ def test_a_failure_is_told_while_the_session_goes_on(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import time\ndef test_fails():\n    assert 1 == 2, 'the reason'\ndef test_hangs():\n    time.sleep(200)\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "benchmarks.gpu_failures",
-        "-p",
-        "no:cacheprovider",
-        "-n",
-        "1",
-        "-vv",
-    ]
+    plugins = ["-p", "benchmarks.gpu_failures", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *plugins, "-n", "1", "-vv", "test_it.py"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [*command, "test_it.py"],
+        command,
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
