@@ -127,7 +127,7 @@ def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "out" / "folds.tar.xz") as tar:
         names = tar.getnames()
     assert len({name.split("/")[0] for name in names}) == 3
-    assert sum(name.endswith("predictions/test.csv") for name in names) == 3
+    assert sum(name.endswith("predictions/test.float32.csv") for name in names) == 3
     assert "not begun: 3 jobs" in call(
         "folds", "--seconds", "0", "--rows", "supervised", "kd", "--folds", "2", "--seeds", "0"
     )

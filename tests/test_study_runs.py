@@ -110,19 +110,19 @@ def test_every_stored_metric_follows_from_the_stored_predictions_to_the_last_dig
     assert bounds.items() <= runs[0].metrics.items()
 
 
+@pytest.mark.parametrize("fold", [0, *(pytest.param(fold, marks=pytest.mark.slow) for fold in (1, 2, 3))])
 def test_the_stored_runs_are_those_of_the_committed_settings(
-    runs: tuple[Run, ...], monkeypatch: pytest.MonkeyPatch
+    runs: tuple[Run, ...], monkeypatch: pytest.MonkeyPatch, fold: int
 ) -> None:
     paths = runs[0].config["paths"]
     monkeypatch.setenv("SKINKD_DATA_DIR", paths["data_dir"])
     monkeypatch.setenv("SKINKD_OUTPUT_DIR", paths["output_dir"])
     monkeypatch.setenv("SKINKD_WEIGHTS", str(Path(paths["data_dir"]).parent / "weights"))
     found = study_report.by_row(runs)
-    for fold in (0, 3):
-        jobs = {job.label.split()[0]: job.folder.name for job in gpu_study.make_block(list(found), fold, 0, [], True)}
-        for row, stored in found.items():
-            if fold in stored:
-                assert stored[fold].folder.name == jobs[row]
+    jobs = {job.label.split()[0]: job.folder.name for job in gpu_study.make_block(list(found), fold, 0, [], True)}
+    for row, stored in found.items():
+        if fold in stored:
+            assert stored[fold].folder.name == jobs[row]
 
 
 def test_the_page_has_the_scores_of_the_archive(runs: tuple[Run, ...]) -> None:
