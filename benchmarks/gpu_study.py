@@ -5,7 +5,8 @@
     python benchmarks/gpu_study.py tune --seconds 170 --out $OUT     # tables of trials: $OUT/tune/<row>.csv
     python benchmarks/gpu_study.py choose $OUT/tune                  # chosen settings: conf/experiment/lite_study_<row>.yaml
     python benchmarks/gpu_study.py folds --seconds 380 --out $OUT    # finished runs: $OUT/folds.tar.xz
-    python benchmarks/gpu_study.py pack runs.tar.xz                  # those under SKINKD_OUTPUT_DIR
+    python benchmarks/gpu_study.py pack                              # finished runs: benchmarks/study_runs.tar.xz
+    python benchmarks/gpu_study.py unpack $FOLDER                    # run folders of benchmarks/study_runs.tar.xz
 
 Runs are those of ``python -m skinkd.train experiment=lite_study_<row>``, with the same folders; here they begin in processes
 that are forked from this one, which saves each of them the imports. Given again, the same command goes on. Trials are those
@@ -15,21 +16,14 @@ of ``python -m skinkd.tune`` with ``tune.sampler.name=random tune.pruner.name=no
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many processes share the cores
-os.environ.setdefault(
-    "PYTORCH_NVML_BASED_CUDA_CHECK", "1"
-)  # looks for GPUs without a start of CUDA, which no fork survives
+# looks for GPUs without a start of CUDA, which no fork survives
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import argparse
-import io
-import lzma
-import multiprocessing
-import signal
 import sys
-import tarfile
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +33,24 @@ import torch
 import yaml
 from hydra import compose, initialize_config_module
 
-from skinkd import train
 from skinkd.build.objects import build_data
 from skinkd.build.tables import load_split
-from skinkd.config import cli
 from skinkd.config.identity import run_path
 from skinkd.config.overrides import CONF
 from skinkd.config.resolve import resolved
 from skinkd.data.audit import audit_split
 from skinkd.data.splits import measure_leak
-from skinkd.runs.folder import RunFolder
 from skinkd.runs.history import read_history
 from skinkd.search.plan import plan_search
-from skinkd.search.study import Search, _next
+from skinkd.search.study import Search, next_trial
+from study_archive import pack, unpack
+from study_choice import best_trial, equal_trials, settings_of, trials_page
+from study_jobs import BEGAN, FORK, Job, in_processes, run_jobs
+from study_rows import ROWS, SEARCHED, write_experiments
 
-BEGAN = time.monotonic() - time.process_time()  # before the imports
 ROOT = Path(__file__).parent.parent
-EXPERIMENTS = ROOT / "conf" / "experiment"
 TRIALS_PAGE = ROOT / "docs" / "study_trials.md"
-PACKED = ("metrics.json", "config.yaml", "history.csv", "splits.csv", "environment.txt", "predictions/*.csv")
-FORK = multiprocessing.get_context("fork")
+ARCHIVE = ROOT / "benchmarks" / "study_runs.tar.xz"
 NO_FORK = 3  # exit code of the process that tries
 TRIAL = ("data.fold=0", "trainer.max_epochs=2")
 DRY = (
@@ -68,149 +60,7 @@ DRY = (
 )
 """Overrides of the dry run: everything is done, in small."""
 
-LITE0 = {
-    "backbone": {
-        "name": "tf_efficientnet_lite0",
-        "weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite0.safetensors",
-    }
-}
-LITE2 = {
-    "backbone": {
-        "name": "tf_efficientnet_lite2",
-        "weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite2.safetensors",
-    }
-}
-HYBRID = {
-    "backbone": {
-        "conv_branch": "tf_efficientnet_lite0",
-        "conv_weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite0.safetensors",
-    }
-}
-HYBRID_TEACHER = {
-    "backbone": {
-        "conv_branch": "tf_efficientnet_lite2",
-        "conv_weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite2.safetensors",
-        "small_vit": {"patch_size": 8},
-    }
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the study.
-
-    Attributes:
-        method, backbone: choices of these groups.
-        settings: what its experiment file says beside lite_study's.
-        teacher: the row whose run of the same fold and seed teaches it.
-        searched: whether its settings are tuned.
-        workers: loading processes.
-    """
-
-    method: str
-    backbone: str
-    settings: dict[str, Any]
-    teacher: str | None = None
-    searched: bool = True
-    workers: int = 1
-
-
-ROWS = {
-    "teacher": Row("supervised", "timm", LITE2, searched=False),
-    "hybrid_teacher": Row("mskd_teacher", "mskd_teacher", HYBRID_TEACHER, searched=False),
-    "teacher_head": Row(
-        *("ssdkd_projection", "timm"),
-        {**LITE2, "monitor": {"metric": "val/retrieval_loss", "mode": "min"}},
-        teacher="teacher",
-        searched=False,
-        workers=3,
-    ),
-    "ssdkd": Row("ssdkd", "timm", LITE0, teacher="teacher_head", workers=3),
-    "mskd": Row("mskd", "mskd_student", HYBRID, teacher="hybrid_teacher"),
-    "tsskd": Row("tsskd", "timm", LITE0, workers=2),
-    "swskd": Row("swskd", "timm", LITE0),
-    "byot": Row("byot", "timm", LITE0),
-    "kd": Row("kd", "timm", LITE0, teacher="teacher"),
-    "hybrid_supervised": Row("supervised", "mskd_student", HYBRID),
-    "supervised": Row("supervised", "timm", LITE0),
-    "label_smoothing": Row("supervised", "timm", {**LITE0, "loss": {"label_smoothing": 0.1}}),
-}
-"""In the order in which a block of one fold and seed begins them: teachers, then those that take longest."""
-
-SEARCHED = [name for name, row in ROWS.items() if row.searched]
-
-
-# ---------------------------------------------------------------- the rows as experiment files
-
-
-def experiment_text(name: str, chosen: dict[str, Any], comment: str) -> str:
-    """The experiment file of a row.
-
-    Args:
-        name: of the row.
-        chosen: settings by dotted name, and ``augment``, beside the row's own.
-        comment: its first line.
-    """
-    row = ROWS[name]
-    defaults: list[Any] = ["lite_study", {"override /method": row.method}, {"override /backbone": row.backbone}]
-    if "augment" in chosen:
-        defaults.append({"override /augment": chosen["augment"]})
-    values: dict[str, Any] = {}
-    given = {"backbone.pretrained": False, **dict(_flat(row.settings)), **chosen}
-    if row.teacher:
-        given["method.teacher.bf16"] = True  # as the students' own passes
-    for key, value in given.items():
-        if key != "augment":
-            node = values
-            *groups, last = key.split(".")
-            for group in groups:
-                node = node.setdefault(group, {})
-            node[last] = value
-    body = yaml.safe_dump({"defaults": defaults, **values}, sort_keys=False, width=1000, allow_unicode=True)
-    return f"# @package _global_\n# {comment}\n{body}"
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def write_experiments(chosen: dict[str, dict[str, Any]], comment: str) -> None:
-    """Write the experiment file of every row, with the chosen settings of those that have some."""
-    for name in ROWS:
-        text = experiment_text(name, chosen.get(name, {}), f"The row {name} of docs/study.md. {comment}")
-        (EXPERIMENTS / f"lite_study_{name}.yaml").write_text(text, encoding="utf-8")
-
-
-# ---------------------------------------------------------------- runs in forked processes
-
-
-@dataclass(eq=False)
-class Job:
-    """A run, the cores that it keeps busy, and the jobs that it waits for."""
-
-    label: str
-    overrides: list[str]
-    folder: Path
-    test: bool
-    cores: int
-    needs: list["Job"] = field(default_factory=list)
-    process: Any = None
-    failed: bool = False
-    began: float = 0.0
-
-    @property
-    def log(self) -> str:
-        """Name of the file of what it prints."""
-        return f"{self.label.replace(' ', '_')}.log"
-
-    @property
-    def finished(self) -> bool:
-        """Whether its run folder has all it is to have."""
-        return RunFolder(self.folder).finished_with(test=self.test)
+# ---------------------------------------------------------------- rows as jobs
 
 
 def composed(overrides: Sequence[str], config_name: str = "train") -> Any:
@@ -245,94 +95,7 @@ def make_block(rows: Sequence[str], fold: int, seed: int, extra: Sequence[str], 
     return list(made.values())
 
 
-def in_processes(function: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """What ``function`` returns for each of the arguments, made at the same time: composing takes a third of a second."""
-    with FORK.Pool(min(len(arguments), os.cpu_count() or 1)) as pool:
-        return pool.starmap(function, arguments)
-
-
-def _child(overrides: list[str], log: Path) -> None:
-    os.setsid()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    if "SKINKD_STUDY_NO_FORK" in os.environ:
-        os.execv(sys.executable, [sys.executable, "-m", "skinkd.train", *overrides])
-    sys.argv = ["skinkd.train", *overrides]
-    code: Any = 0
-    try:
-        cli.main(train.train, "train")
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    sys.exit(code)
-
-
-def run_jobs(jobs: Sequence[Job], *, cores: int, until: float, logs: Path) -> None:
-    """Run jobs in their order, each when those it needs have finished, until the time is over; end what runs then.
-
-    Args:
-        jobs: with those they need.
-        cores: how many the running jobs may count together.
-        until: of ``time.monotonic()``.
-        logs: folder of what each prints.
-    """
-    logs.mkdir(parents=True, exist_ok=True)
-    waiting = [job for job in jobs if not job.finished]
-    running: list[Job] = []
-    try:
-        while (waiting or running) and time.monotonic() < until:
-            for job in [job for job in running if not job.process.is_alive()]:
-                running.remove(job)
-                _told(job, logs)
-            for job in list(waiting):
-                if any(need.failed for need in job.needs):
-                    job.failed = True
-                    waiting.remove(job)
-                elif all(need.finished for need in job.needs):
-                    if running and sum(one.cores for one in running) + job.cores > cores:
-                        break  # those behind it wait too, or the largest would come last
-                    waiting.remove(job)
-                    running.append(job)
-                    job.began = time.monotonic()
-                    job.process = FORK.Process(target=_child, args=(job.overrides, logs / job.log))
-                    job.process.start()
-            time.sleep(0.1)
-    finally:
-        _end(running)
-    for job in running:
-        print(f"stopped: {job.label}")
-    if waiting:
-        print(f"not begun: {len(waiting)} jobs, the first of them {waiting[0].label}", flush=True)
-
-
-def _told(job: Job, logs: Path) -> None:
-    job.failed = not job.finished
-    now = time.monotonic()
-    said = f"{now - BEGAN:5.0f} s  {job.label}: {'FAILED' if job.failed else 'finished'} after {now - job.began:.0f} s"
-    print(said, flush=True)
-    if job.failed:
-        last = (logs / job.log).read_text(errors="replace").splitlines()[-5:]
-        print(*(f"         {line}" for line in last), sep="\n", flush=True)
-
-
-def _end(running: Sequence[Job]) -> None:
-    """End the jobs' processes and all that these started: asked first, then killed."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for job in running:
-            if job.process.is_alive():
-                try:
-                    os.killpg(job.process.pid, number)
-                except ProcessLookupError:  # it has just begun and has no group of its own yet
-                    job.process.kill()
-        stop = time.monotonic() + 3
-        while any(job.process.is_alive() for job in running) and time.monotonic() < stop:
-            time.sleep(0.1)
+# ---------------------------------------------------------------- before the runs
 
 
 def warm(extra: Sequence[str]) -> None:
@@ -387,7 +150,7 @@ def draw(plan: Search, trials: int) -> list[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if plan.mode == "max" else "minimize")
     drawn = []
-    while (trial := _next(plan, study)) is not None:
+    while (trial := next_trial(plan, study)) is not None:
         drawn.append(trial.params)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return drawn
@@ -465,56 +228,6 @@ def run_tuning(options: argparse.Namespace, until: float, output: Path) -> None:
 # ---------------------------------------------------------------- choosing
 
 
-def equal_trials(tables: dict[str, pd.DataFrame]) -> int:
-    """How many of the first trials have ended, well or not, in every row: the budget that all rows have alike."""
-
-    def ended(table: pd.DataFrame) -> int:
-        over = table["state"].isin(["complete", "failed"]).to_numpy()
-        return len(over) if over.all() else int(over.argmin())
-
-    return min(ended(table) for table in tables.values())
-
-
-def best_trial(table: pd.DataFrame, budget: int) -> pd.Series:
-    """The trial of the highest value among the first ``budget``; of equal values, the earlier.
-
-    Raises:
-        SystemExit: none of them is complete.
-    """
-    complete = table[(table["number"] <= budget) & (table["state"] == "complete")]
-    if complete.empty:
-        raise SystemExit(f"none of the first {budget} trials of a row is complete: no settings can be chosen")
-    return complete.sort_values(["value", "number"], ascending=[False, True], kind="stable").iloc[0]
-
-
-def settings_of(table: pd.DataFrame, trial: pd.Series) -> dict[str, Any]:
-    """The searched settings of a trial, numbers rounded to three significant digits."""
-    names = [name for name in table.columns if name not in ("number", "state", "value", "epochs", "seconds", "folder")]
-    plain = {name: trial[name].item() if hasattr(trial[name], "item") else trial[name] for name in names}
-    return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in plain.items()}
-
-
-def trials_page(tables: dict[str, pd.DataFrame], budget: int) -> str:
-    """docs/study_trials.md: every trial of every row."""
-    parts = [
-        "# The trials of the study of fine-tuned networks\n\nWritten by `python benchmarks/gpu_study.py choose`. The value is "
-        f"the best epoch's balanced accuracy on fold 0's validation part; each row chooses among its first {budget} trials, as "
-        "many as every row has. The test part was not scored."
-    ]
-    for name, table in tables.items():
-        names = list(settings_of(table, table.iloc[0]))
-        best = best_trial(table, budget)["number"]
-        lines = ["| trial | " + " | ".join(f"`{one}`" for one in names) + " | state | value |"]
-        lines.append("| ---: |" + " ---: |" * len(names) + " --- | ---: |")
-        for _, trial in table[table["number"] <= budget].iterrows():
-            cells = [f"{value}" for value in settings_of(table, trial).values()]
-            value = f"{trial['value']:.4f}" if trial["state"] == "complete" else ""
-            shown = f"**{value}**" if trial["number"] == best else value
-            lines.append(f"| {trial['number']} | {' | '.join(cells)} | {trial['state']} | {shown} |")
-        parts.append(f"## {name}\n\n" + "\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
 def run_choosing(options: argparse.Namespace) -> None:
     """Write the chosen settings as experiment files, and the page of all trials."""
     tables = {name: pd.read_csv(options.folder / f"{name}.csv") for name in SEARCHED}
@@ -537,24 +250,8 @@ def run_folds(options: argparse.Namespace, until: float, output: Path) -> None:
     print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
     run_jobs(jobs, cores=options.cores, until=until, logs=output / "folds-logs")
     options.out.mkdir(parents=True, exist_ok=True)
-    pack([job.folder for job in jobs if job.finished], options.out / "folds.tar.xz")
-
-
-def pack(folders: Sequence[Path], target: Path) -> None:
-    """Write what the tables need of finished runs to one file: no weights, no images, no pictures.
-
-    A large dictionary, since the runs of a fold have the same splits and the same images.
-    """
-    began = time.monotonic()
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 26}]
-    with lzma.open(target, "wb", filters=filters) as packed, tarfile.open(fileobj=packed, mode="w|") as tar:
-        for folder in folders:
-            for file in sorted(file for pattern in PACKED for file in folder.glob(pattern)):
-                entry = tarfile.TarInfo(f"{folder.name}/{file.relative_to(folder)}")
-                entry.size, entry.mtime = file.stat().st_size, int(file.stat().st_mtime)
-                tar.addfile(entry, io.BytesIO(file.read_bytes()))
-    size = target.stat().st_size / 2**20
-    print(f"{target}: {len(folders)} runs, {size:.1f} MiB, in {time.monotonic() - began:.0f} s", flush=True)
+    # fast, since the time is nearly over
+    pack([job.folder for job in jobs if job.finished], options.out / "folds.tar.xz", preset=1)
 
 
 def main() -> None:
@@ -575,7 +272,10 @@ def main() -> None:
     verbs.choices["folds"].add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     verbs.add_parser("choose").add_argument("folder", type=Path, help="of the rows' tables of trials")
     verbs.add_parser("defaults", help="write the experiment files without chosen settings")
-    verbs.add_parser("pack").add_argument("target", type=Path)
+    verbs.add_parser("pack", help="replace the committed archive by the finished runs under SKINKD_OUTPUT_DIR")
+    verbs.add_parser("unpack", help="restore the run folders of the committed archive").add_argument(
+        "folder", type=Path
+    )
     options = parser.parse_args()
     output = Path(os.environ.get("SKINKD_OUTPUT_DIR", "outputs"))
     if options.verb == "choose":
@@ -583,7 +283,12 @@ def main() -> None:
     elif options.verb == "defaults":
         write_experiments({}, "Its settings are not yet chosen.")
     elif options.verb == "pack":
-        pack(sorted(file.parent for file in output.glob("*/metrics.json")), options.target)
+        finished = sorted(file.parent for file in output.glob("*/metrics.json"))
+        if not finished:
+            raise SystemExit(f"no finished runs in {output}: {ARCHIVE.name} stays as it is")
+        pack(finished, ARCHIVE, preset=6)
+    elif options.verb == "unpack":
+        print(f"{len(unpack(ARCHIVE, options.folder))} runs in {options.folder}")
     else:
         os.environ.setdefault("SKINKD_WEIGHTS", str(ROOT.parent / "shared" / "weights"))
         prepare(DRY if options.cpu else ())

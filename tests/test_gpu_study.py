@@ -1,12 +1,10 @@
 """The study of fine-tuned networks: equal budgets, the choice on validation, blocks in their order, what is packed."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -14,18 +12,12 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
+import gpu_study
+import study_choice
+import study_rows
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu_study.py"
-
-
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_study", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_study"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -39,36 +31,34 @@ def trials(values: list[float | None], states: list[str] | None = None, **settin
     return pd.DataFrame({**columns, **settings, "folder": "run"})
 
 
-def test_all_rows_have_the_budget_of_the_row_with_the_fewest_trials(study: ModuleType) -> None:
+def test_all_rows_have_the_budget_of_the_row_with_the_fewest_trials() -> None:
     whole = trials([0.1, 0.2, 0.3])
     failed = trials([0.1, None, 0.3], ["complete", "failed", "complete"])
     cut = trials([0.1, None, 0.3], ["complete", "unfinished", "complete"])  # the third ended before the second
-    assert study.equal_trials({"a": whole, "b": failed}) == 3
-    assert study.equal_trials({"a": whole, "b": cut}) == 1
+    assert study_choice.equal_trials({"a": whole, "b": failed}) == 3
+    assert study_choice.equal_trials({"a": whole, "b": cut}) == 1
 
 
-def test_the_highest_value_within_the_budget_is_chosen_and_the_earlier_of_equal_ones(study: ModuleType) -> None:
+def test_the_highest_value_within_the_budget_is_chosen_and_the_earlier_of_equal_ones() -> None:
     table = trials([0.5, None, 0.6, 0.6, 0.9], ["complete", "failed", "complete", "complete", "complete"])
-    assert study.best_trial(table, 4)["number"] == 3
-    assert study.best_trial(table, 5)["number"] == 5
+    assert study_choice.best_trial(table, 4)["number"] == 3
+    assert study_choice.best_trial(table, 5)["number"] == 5
     with pytest.raises(SystemExit, match="no settings can be chosen"):
-        study.best_trial(trials([None], ["failed"]), 1)
+        study_choice.best_trial(trials([None], ["failed"]), 1)
 
 
-def test_the_page_of_trials_shows_each_trial_of_the_budget_and_marks_the_chosen_one(study: ModuleType) -> None:
+def test_the_page_of_trials_shows_each_trial_of_the_budget_and_marks_the_chosen_one() -> None:
     table = trials([0.5, 0.75, 0.9], **{"optim.lr": [0.00123456, 0.002, 0.003], "augment": ["rga", "basic", "rga"]})
-    page = study.trials_page({"kd": table}, 2)
+    page = study_choice.trials_page({"kd": table}, 2)
     assert "| 1 | 0.00123 | rga | complete | 0.5000 |" in page
     assert "| 2 | 0.002 | basic | complete | **0.7500** |" in page
     assert "0.9000" not in page
 
 
 @pytest.mark.parametrize("chosen", [{}, {"optim.lr": 0.002, "optim.weight_decay": 0.1, "augment": "rga"}])
-def test_a_rows_file_has_its_method_its_network_and_the_chosen_settings(
-    study: ModuleType, chosen: dict[str, Any], tmp_path: Path
-) -> None:
-    for name, row in study.ROWS.items():
-        text = study.experiment_text(name, chosen, "a comment")
+def test_a_rows_file_has_its_method_its_network_and_the_chosen_settings(chosen: dict[str, Any], tmp_path: Path) -> None:
+    for name, row in study_rows.ROWS.items():
+        text = study_rows.experiment_text(name, chosen, "a comment")
         assert text.startswith("# @package _global_\n# a comment\n")
         body = yaml.safe_load(text)
         assert body["defaults"][0] == "lite_study"
@@ -77,8 +67,8 @@ def test_a_rows_file_has_its_method_its_network_and_the_chosen_settings(
         assert body.get("optim", {}) == ({"lr": 0.002, "weight_decay": 0.1} if chosen else {})
 
 
-def test_every_row_is_an_experiment_with_the_studys_regime(study: ModuleType) -> None:
-    for name, row in study.ROWS.items():
+def test_every_row_is_an_experiment_with_the_studys_regime() -> None:
+    for name, row in study_rows.ROWS.items():
         with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
             config = compose("train", overrides=[f"experiment=lite_study_{name}"])
         assert config.method.name == row.method
@@ -88,23 +78,25 @@ def test_every_row_is_an_experiment_with_the_studys_regime(study: ModuleType) ->
         assert config.loss.label_smoothing == (0.1 if name == "label_smoothing" else 0.0)
 
 
-def test_trial_n_has_the_same_learning_rate_and_augmentation_in_every_row(study: ModuleType) -> None:
+def test_trial_n_has_the_same_learning_rate_and_augmentation_in_every_row() -> None:
     drawn = {}
     for name in ("supervised", "swskd", "ssdkd"):
-        plan = study.plan_of(name, Path("teacher") if study.ROWS[name].teacher else None, study.TRIAL)
-        drawn[name] = study.draw(plan, 3)
+        plan = gpu_study.plan_of(name, Path("teacher") if study_rows.ROWS[name].teacher else None, gpu_study.TRIAL)
+        drawn[name] = gpu_study.draw(plan, 3)
         assert [set(one) for one in drawn[name]] == [set(plan.space)] * 3
         command = plan.overrides(drawn[name][0]) + plan.extra
         assert {"trainer.max_epochs=2", "data.fold=0", "evaluation.test=false"} <= set(command)
     common = [[(one["optim.lr"], one["augment"]) for one in every] for every in drawn.values()]
     assert common[0] == common[1] == common[2]
     assert len({lr for lr, _ in common[0]}) == 3
-    assert drawn["swskd"][:2] == study.draw(study.plan_of("swskd", None, study.TRIAL), 2)  # of the number alone
+    assert drawn["swskd"][:2] == gpu_study.draw(
+        gpu_study.plan_of("swskd", None, gpu_study.TRIAL), 2
+    )  # of the number alone
 
 
-def test_a_block_has_each_run_once_with_its_teachers_before_it(study: ModuleType) -> None:
-    block = study.make_block(list(study.ROWS), 2, 1, [], True)
-    assert sorted(job.label for job in block) == sorted(f"{name} fold 2 seed 1" for name in study.ROWS)
+def test_a_block_has_each_run_once_with_its_teachers_before_it() -> None:
+    block = gpu_study.make_block(list(study_rows.ROWS), 2, 1, [], True)
+    assert sorted(job.label for job in block) == sorted(f"{name} fold 2 seed 1" for name in study_rows.ROWS)
     for place, job in enumerate(block):
         assert {"data.fold=2", "seed=1"} <= set(job.overrides) and "evaluation.test=false" not in job.overrides
         assert all(need in block[:place] for need in job.needs)
@@ -113,18 +105,6 @@ def test_a_block_has_each_run_once_with_its_teachers_before_it(study: ModuleType
     (ssdkd,) = (job for job in block if job.label.startswith("ssdkd"))
     assert [need.label for need in ssdkd.needs] == ["teacher_head fold 2 seed 1"]
     assert len({job.folder for job in block}) == len(block)
-
-
-def test_neither_weights_nor_pictures_are_packed(study: ModuleType, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    for name in ("metrics.json", "predictions/test.csv", "checkpoints/best.ckpt", "curves.png", "config.yaml"):
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_bytes(name.encode())
-    study.pack([run], tmp_path / "packed.tar.xz")
-    with tarfile.open(tmp_path / "packed.tar.xz") as tar:
-        assert sorted(tar.getnames()) == ["run/config.yaml", "run/metrics.json", "run/predictions/test.csv"]
-        tar.extractall(tmp_path / "again", filter="data")
-    assert (tmp_path / "again/run/predictions/test.csv").read_bytes() == b"predictions/test.csv"
 
 
 @pytest.mark.slow
@@ -147,7 +127,7 @@ def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "out" / "folds.tar.xz") as tar:
         names = tar.getnames()
     assert len({name.split("/")[0] for name in names}) == 3
-    assert sum(name.endswith("predictions/test.csv") for name in names) == 3
+    assert sum(name.endswith("predictions/test.float32.csv") for name in names) == 3
     assert "not begun: 3 jobs" in call(
         "folds", "--seconds", "0", "--rows", "supervised", "kd", "--folds", "2", "--seeds", "0"
     )

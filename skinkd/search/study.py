@@ -87,7 +87,7 @@ def search(plan: Search) -> None:
         )
         failures = 0
         try:
-            while failures < plan.options["max_failures"] and (trial := _next(plan, study)) is not None:
+            while failures < plan.options["max_failures"] and (trial := next_trial(plan, study)) is not None:
                 state = _run(plan, study, trial, console)
                 failures = failures + 1 if state == TrialState.FAIL else 0
                 table = _write(plan, study)
@@ -200,7 +200,7 @@ def _sampler(plan: Search, number: int, place: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def _next(plan: Search, study: optuna.Study) -> Trial | None:
+def next_trial(plan: Search, study: optuna.Study) -> Trial | None:
     """Return the next trial, with parameters: one that an earlier process left unfinished, else a new one; None at the end."""
     trials = study.get_trials(deepcopy=False)
     left = [trial for trial in trials if trial.state == TrialState.RUNNING]
