@@ -1,6 +1,7 @@
 """Who may import whom (docs/architecture.md), read from the source of every module."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,18 +25,19 @@ LAYERS: dict[str, set[str]] = {
     # rooms: each module may import its own room, and these
     "losses": set(),
     "models": {"errors"},
-    "data": {"batch", "runs.files", "errors"},
+    "data": {"batch", "config.targets", "runs.files", "errors"},
     "scoring": {"errors"},
     "methods": {"losses", "models", "batch", "errors"},
-    "config": {"errors"},
+    "config": {"config.targets", "errors"},
     "runs": {"config", "runs.files", "scoring", "errors"},
     "analysis": {"scoring", "runs", "config", "errors"},
     "jobs": {"config", "runs", "errors"},
-    "search": {"jobs", "runs", "errors"},
+    "search": {"config.targets", "jobs", "runs", "errors"},
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
     "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
+    "config.targets": {"errors"},
     # modules that may import more than their room
     "scoring.other_data": {"build", "config", "data", "models", "runs", "scoring", "errors"},
     "data.verbs": {"build", "config", "data", "errors"},
@@ -214,6 +216,17 @@ def test_fit_has_one_place() -> None:
                 if built or (isinstance(value, ast.Name) and value.id in trainers):
                     places.add(name)
     assert places == {"training.run"}
+
+
+def test_a_target_becomes_an_object_in_one_place() -> None:
+    """There it is checked first: no other module imports what turns a name of a configuration into an object."""
+    makers = ("hydra.utils", "hydra._internal", "pydoc.locate", "runpy")
+    found = {name: [one for one in imports(path) if one.startswith(makers)] for name, path in MODULES.items()}
+    assert {name for name, used in found.items() if used} == {"build.construct"}
+    importers = {name for name, path in MODULES.items() if "importlib.import_module" in path.read_text()}
+    assert importers == {"data.source"}  # after the same check
+    text = "".join(path.read_text() for path in MODULES.values())
+    assert "hydra.utils." not in text and not re.search(r"(?<![.\w])(eval|exec)\(", text)
 
 
 def test_no_module_is_long() -> None:

@@ -72,7 +72,18 @@ def test_the_page_shows_every_file_that_it_names() -> None:
 def test_a_package_of_ones_own(own: Path, data: Path) -> None:
     """All of it in one run: the made-up method on the made-up dataset, network and augmentation."""
     words = ("method=confidence", "data=moles", "backbone=pyramid", "augment=shadow")
-    sweep = python("skinkd.train", "-m", "--config-dir", "conf", *words, "seed=0", *SMALL, folder=own, data=data)
+    sweep = python(
+        "skinkd.train",
+        "-m",
+        "--config-dir",
+        "conf",
+        "allow_targets=mine",
+        *words,
+        "seed=0",
+        *SMALL,
+        folder=own,
+        data=data,
+    )
     (run,) = own.glob("outputs/confidence-moles-pyramid-*")
     history = pd.read_csv(run / "history.csv")
     assert {"train/ce", "train/penalty"} <= set(history) and (history["train/penalty"] > 0).all()
@@ -80,7 +91,7 @@ def test_a_package_of_ones_own(own: Path, data: Path) -> None:
     assert len(splits) == 60 and (splits.groupby("group")["split"].nunique() == 1).all()
     assert "1 of 1 jobs finished" in sweep
     for command in ([*words, *SMALL, "--config-dir=conf"], [f"config={run}/config.yaml"]):
-        assert "finished already" in python("skinkd.train", *command, folder=own, data=data)
+        assert "finished already" in python("skinkd.train", "allow_targets=mine", *command, folder=own, data=data)
 
 
 def commands_of_the_page() -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from skinkd.config.stored import read_stored
 from skinkd.errors import UserError, nearest
 from skinkd.runs.history import read_history
 from skinkd.scoring.predictions import as_scores, read_predictions
@@ -157,7 +158,7 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
     if not (folder / "config.yaml").is_file():
         return Skipped(folder, "not begun")
     try:
-        config = _mapping(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), "config.yaml")
+        config = _mapping(read_stored(folder / "config.yaml"), "config.yaml")
         if "run" in config:
             return Skipped(folder, "an evaluation of a run on other data")
         if config["job_type"] == "teacher" and not explicit:

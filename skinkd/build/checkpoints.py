@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
+from skinkd.build.construct import build
 from skinkd.errors import UserError
 from skinkd.models.backbone import Backbone
 
@@ -59,6 +59,9 @@ def open_checkpoint(path: Path, *, setting: str) -> dict[str, Any]:
         ) from error
     if not (isinstance(stored, dict) and stored.get("skinkd")):
         raise UserError(f"{setting}: {path} is not a checkpoint of this project; train with python -m skinkd.train")
+    state = stored.get("state_dict")
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise UserError(f"{setting}: the weights in {path} are not tensors; give another checkpoint")
     return stored
 
 
@@ -80,6 +83,6 @@ def rebuild(stored: dict[str, Any]) -> Stored:
     card, state, prefix = stored["skinkd"], stored["state_dict"], "network."
     started_from = {name: None for name in ("weights", "conv_weights") if name in card["backbone"]}
     arguments = {**card["backbone"], "pretrained": False, **started_from}
-    network = instantiate(arguments, num_classes=len(card["classes"]), _convert_="all")
+    network = build(arguments, place="backbone", num_classes=len(card["classes"]))
     network.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
     return Stored(network.eval(), card, {name: state[name] for name in state if not name.startswith(prefix)})

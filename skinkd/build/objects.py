@@ -8,10 +8,10 @@ from typing import Any
 import lightning as L
 import pandas as pd
 import torch
-from hydra.utils import get_class, instantiate
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from skinkd.build.construct import build, find_class
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.device import DeviceAugmentation
@@ -38,8 +38,8 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
             f"backbone.image_size={config['backbone']['image_size']} differs from data.image_size={data['image_size']}; "
             "leave backbone.image_size out: it follows data.image_size"
         )
-    train = train_pipeline(instantiate(config["augment"]["train"], _convert_="all"), image_size=data["image_size"])
-    method: Any = get_class(config["method"]["_target_"])
+    train = train_pipeline(build(config["augment"]["train"], place="augment.train"), image_size=data["image_size"])
+    method: Any = find_class(config["method"]["_target_"], place="method")
     mix = build_mix(config, method, num_classes=len(table.classes))
     on_device = build_device_augmentation(config, train, views=method.views)
     if mix is not None and on_device is not None:
@@ -122,16 +122,17 @@ def build_method(
         taught: the teacher and the training-only weights of its checkpoint, for methods with a teacher.
     """
     L.seed_everything(config["seed"], verbose=False)
-    network = instantiate(config["backbone"], num_classes=len(data.classes))
+    network = build(config["backbone"], place="backbone", num_classes=len(data.classes))
     if config["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
     weights = class_weights(config["class_weights"], data.class_counts, beta=config["effective_number_beta"])
     arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
         arguments["teacher"], arguments["teacher_state"] = taught
-    method = instantiate(
+    method = build(
         arguments,
         network,
+        place="method",
         criterion=build_criterion(
             config["loss"]["name"],
             data.class_counts,
@@ -140,9 +141,8 @@ def build_method(
             logit_tau=config["loss"]["logit_tau"],
             label_smoothing=config["loss"]["label_smoothing"],
         ),
-        optimizer=fused_on_cuda(instantiate(config["optim"]["optimizer"]), config["trainer"]),
-        schedule=instantiate(config["optim"]["schedule"], _convert_="all"),
-        _convert_="all",
+        optimizer=fused_on_cuda(build(config["optim"]["optimizer"], place="optim.optimizer"), config["trainer"]),
+        schedule=build(config["optim"]["schedule"], place="optim.schedule"),
     )
     if config["compile"]:
         network.features = torch.compile(network.features)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
+from skinkd.build.construct import build
 from skinkd.config.paths import place_below
 from skinkd.config.resolve import read_config
 from skinkd.data.hashing import image_hashes, near_pairs
@@ -59,7 +59,7 @@ def own_images(
     for place in places:
         settings = place | ({"on_bad_image": "skip"} if "on_bad_image" in place else {})
         try:
-            frame = protocol_images(instantiate(settings, _convert_="all"), run["protocol"]).frame
+            frame = protocol_images(build(settings, place="data.table"), run["protocol"]).frame
         except InstantiationException as error:
             problem = problem or str(error.__cause__ or error).split("; ")[0]
             continue

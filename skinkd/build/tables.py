@@ -3,8 +3,8 @@
 from typing import Any
 
 import pandas as pd
-from hydra.utils import instantiate
 
+from skinkd.build.construct import build
 from skinkd.data.source import source_of
 from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
@@ -14,7 +14,7 @@ Config = dict[str, Any]
 
 def load_table(config: Config) -> ImageTable:
     """Return the dataset's table."""
-    return instantiate(config["data"]["table"], _convert_="all")
+    return build(config["data"]["table"], place="data.table")
 
 
 def load_images(config: Config) -> ImageTable:

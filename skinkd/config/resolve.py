@@ -1,10 +1,15 @@
 """From Hydra's configuration to plain, resolved values. A run stores them, and its name follows from them."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from skinkd.config.stored import not_yaml, stored_yaml
+from skinkd.config.targets import check_config
 from skinkd.config.teacher_recipe import OF_THE_RUN, for_any_student, teacher_settings
 from skinkd.errors import UserError
 
@@ -15,21 +20,32 @@ def stored_settings(settings: DictConfig) -> DictConfig:
     """Return the configuration to run: with ``config=<file>``, the configuration that the file stores.
 
     Raises:
-        UserError: ``config`` is not a file.
+        UserError: ``config`` is not a file, or is not a stored configuration.
     """
     if settings.config is None:
         return settings
     path = Path(settings.config)
     if not path.is_file():
         raise UserError(f"config={path} is not a file; give the config.yaml of a run folder")
-    stored = OmegaConf.load(path)
+    stored = _load(path)
     stored.force = settings.force
-    return stored  # type: ignore[return-value]
+    return stored
 
 
 def read_config(file: Path) -> Config:
     """Read a stored config.yaml as plain values."""
-    return OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[return-value]
+    return OmegaConf.to_container(_load(file))  # type: ignore[return-value]
+
+
+def _load(file: Path) -> DictConfig:
+    text = stored_yaml(file)
+    try:
+        stored = OmegaConf.load(io.StringIO(text))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise not_yaml(file, error) from None
+    if not isinstance(stored, DictConfig):
+        raise UserError(f"{file} does not hold names with values; give the config.yaml of a run folder")
+    return stored
 
 
 def resolved(settings: DictConfig) -> Config:
@@ -38,8 +54,12 @@ def resolved(settings: DictConfig) -> Config:
     ``method.teacher.run`` then holds exactly the settings in which the teacher's run differs from the student's, with the
     teacher's values. So a stored configuration describes the same teacher as the command line that it came from, also where
     a setting refers to another setting (image sizes refer to ``data``).
+
+    Raises:
+        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`).
     """
     config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    check_config(config)
     if "teacher" in config["method"]:
         teacher, student = teacher_config(settings), for_any_student(config)
         config["method"]["teacher"]["run"] = {

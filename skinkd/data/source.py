@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skinkd.config.targets import package_of
+
 Settings = Mapping[str, Any]
 """``data.table`` of a configuration: the loader as ``_target_``, and its arguments."""
 
@@ -76,10 +78,12 @@ class Source:
 
 
 def source_of(table: Settings) -> Source | None:
-    """Return the ``SOURCE`` of the module that defines the loader; None: it has none, or cannot be imported.
+    """Return the ``SOURCE`` of the module that defines the loader; None: it has none, or cannot or may not be imported.
 
     So a dataset needs no entry in any list, and a loader of another package is found as ours are.
     """
+    if package_of(str(table["_target_"]), "data.table") is None:  # to import a module is to run it
+        return None
     module, _, name = str(table["_target_"]).rpartition(".")
     try:
         loader = getattr(importlib.import_module(module), name, None)

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from hydra.utils import instantiate
-
+from skinkd.build.construct import build
 from skinkd.build.tables import Config, load_images, load_table, split_images
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
@@ -103,7 +102,7 @@ def augment(config: Config) -> None:
         ("seed", config["seed"], 0),
     ):
         check_whole(name, value, low)
-    transforms = instantiate(config["augment"]["train"], _convert_="all")
+    transforms = build(config["augment"]["train"], place="augment.train")
     figure = augment_sheet(
         load_table(config),
         train_pipeline(transforms, image_size=size),

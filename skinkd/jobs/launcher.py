@@ -44,6 +44,7 @@ class FreshProcessLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job, show their progress and print their results; end the process with code 1 if a job failed."""
+        from skinkd.config.targets import allowed_words
         from skinkd.config.user_errors import user_errors
         from skinkd.jobs.places import Places, find_places
         from skinkd.jobs.pool import run_sweep
@@ -62,7 +63,7 @@ class FreshProcessLauncher(Launcher):
                 f"--config-dir={one.path}"
                 for one in self.config.hydra.runtime.config_sources
                 if one.provider == "command-line"
-            ]
+            ] + allowed_words()
             configs = [job.config for job in jobs]
             if not self.cluster:
                 places = Places([{}], {}, False)

@@ -23,6 +23,16 @@ log = logging.getLogger(__name__)
 # where the families that have one keep the max-pool after the stem convolution
 STEM_POOLS = ("maxpool", "features.pool0", "stem.pool")
 
+# options of timm that read files, or fetch them, and unpickle whatever these hold
+_OF_FILES = (
+    "pretrained",
+    "checkpoint_path",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_model_args",
+    "cache_dir",
+)
+
 # what PyTorch and timm raise for an image that a layer cannot take
 _SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, ZeroDivisionError)
 
@@ -48,6 +58,11 @@ def create_network(
     """
     check_name(name)
     check_range("image_size", image_size, low=1)
+    for option in _OF_FILES:
+        if option in options:
+            raise UserError(
+                f"backbone.options.{option} would read files that nobody checks; use backbone.weights or backbone.pretrained"
+            )
 
     def build(*, pretrained: bool) -> Any:
         model = _create(name, num_classes=num_classes, image_size=image_size, pretrained=pretrained, **options)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from skinkd.config.identity import identity
+from skinkd.config.stored import read_stored
 from skinkd.errors import UserError
 from skinkd.runs.files import Lock, written_atomically
 
@@ -95,7 +96,7 @@ class RunFolder:
     def check_owner(self, config: dict[str, Any]) -> None:
         """Raise UserError if the folder holds a run of another configuration."""
         stored = self.path / "config.yaml"
-        if stored.exists() and identity(yaml.safe_load(stored.read_text())) != identity(config):
+        if stored.exists() and identity(read_stored(stored)) != identity(config):
             raise UserError(
                 f"{self.path} holds a run of another configuration; give another run_dir, or force=true to replace it"
             )

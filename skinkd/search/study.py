@@ -27,6 +27,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
+from skinkd.config.targets import allowed_words
 from skinkd.errors import UserError
 from skinkd.jobs.failures import last_error
 from skinkd.runs.files import Lock
@@ -303,7 +304,7 @@ def _write(plan: Search, study: optuna.Study) -> pd.DataFrame:
 
 def _command(plan: Search, parameters: dict[str, Any]) -> str:
     """Return the command of the run with these parameters, which also scores the test part."""
-    return shlex.join(["python", "-m", "skinkd.train", *plan.overrides(parameters)])
+    return shlex.join(["python", "-m", "skinkd.train", *allowed_words(), *plan.overrides(parameters)])
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
