@@ -12,25 +12,25 @@ EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
 LITE0 = {
     "backbone": {
         "name": "tf_efficientnet_lite0",
-        "weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite0.safetensors",
+        "weights": "${oc.env:SKINKD_WEIGHTS,weights}/tf_efficientnet_lite0.safetensors",
     }
 }
 LITE2 = {
     "backbone": {
         "name": "tf_efficientnet_lite2",
-        "weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite2.safetensors",
+        "weights": "${oc.env:SKINKD_WEIGHTS,weights}/tf_efficientnet_lite2.safetensors",
     }
 }
 HYBRID = {
     "backbone": {
         "conv_branch": "tf_efficientnet_lite0",
-        "conv_weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite0.safetensors",
+        "conv_weights": "${oc.env:SKINKD_WEIGHTS,weights}/tf_efficientnet_lite0.safetensors",
     }
 }
 HYBRID_TEACHER = {
     "backbone": {
         "conv_branch": "tf_efficientnet_lite2",
-        "conv_weights": "${oc.env:SKINKD_WEIGHTS}/tf_efficientnet_lite2.safetensors",
+        "conv_weights": "${oc.env:SKINKD_WEIGHTS,weights}/tf_efficientnet_lite2.safetensors",
         "small_vit": {"patch_size": 8},
     }
 }

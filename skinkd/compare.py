@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--wandb", action="store_true", help="also make a W&B report and workspace of these runs")
     options = parser.parse_args(arguments)
-    metrics = [name.strip() for name in (options.metrics or "").split(",") if name.strip()]
+    metrics = None
+    if options.metrics is not None:
+        metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
     with user_errors():
         from skinkd.analysis.output import compare_runs  # imports pandas and matplotlib, which take seconds
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             output_dir=Path(os.environ.get("SKINKD_OUTPUT_DIR", "outputs")),
             baseline=options.baseline,
             out=options.out,
-            metrics=metrics or None,
+            metrics=metrics,
             across_test_sets=options.across_test_sets,
             wandb=options.wandb,
         )

@@ -50,7 +50,7 @@ def compare_runs(
         comparison = compare(
             rows,
             baseline=baseline,
-            metrics=metrics or MAIN_METRICS,
+            metrics=MAIN_METRICS if metrics is None else metrics,
             across_test_sets=across_test_sets,
             progress=status.update,
         )

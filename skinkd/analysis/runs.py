@@ -178,6 +178,8 @@ def _read(folder: Path, *, explicit: bool) -> Run | Skipped:
         if val_classes != classes:
             raise ValueError(f"val.csv has the classes {', '.join(val_classes)}, test.csv {', '.join(classes)}")
         stored = read_history(folder)
+        if not stored.rows:
+            raise ValueError("history.csv is missing or has no epoch")
         history = pd.DataFrame(stored.rows, columns=list(stored.columns))
         run = Run(folder, config, metrics, tuple(classes), val, test, history)
         run.place, run.method, config["protocol"], config["data"]["name"]
