@@ -327,7 +327,7 @@ def method_of(name: str, size: int, device: torch.device) -> Any:
     data: Any = SimpleNamespace(classes=tuple("abcdefg"), class_counts=[1] * CLASSES)
     method = build_method(config, data, taught)
     weights = method.loss_weights
-    method.combine = lambda **terms: sum(weights[name] * value for name, value in terms.items())  # type: ignore[assignment,method-assign]
+    method.combine = lambda **terms: sum(weights[name] * term() for name, term in terms.items() if weights[name])  # type: ignore[assignment,method-assign]
     method = method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if taught is not None:
         taught[0].to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
