@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skinkd.errors import UserError
+from skinkd.runs.cells import original_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -103,7 +104,7 @@ def prediction_table(
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read what ``table.to_csv(path, index=False)`` wrote: the same prediction table, and its classes.
+    """Read what ``RunFolder.write_csv`` wrote: the same prediction table, and its classes.
 
     Names that look like numbers stay names, and probabilities come back to the last bit.
 
@@ -113,7 +114,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     names = ["image_id", "group", "label", "prediction"]
     try:
         # as text, and then as numbers: not every version of pandas reads the last bit of a float by itself
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = original_table(pd.read_csv(path, dtype=str, keep_default_na=False))
         columns = [column for column in table.columns if column.startswith("p_")]
         table = table.astype(dict.fromkeys(columns, np.float64))
     except (OSError, ValueError) as error:
