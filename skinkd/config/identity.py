@@ -32,6 +32,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "augment.mix_prob": 1.0,
     "backbone.conv_weights": None,
     "data.augment_on": "cpu",
+    "data.max_pixels": 100_000_000,
     "loss.label_smoothing": 0.0,
 }
 """Settings that came after the first release: dotted name -> the value at which a run is what it was without the setting,
