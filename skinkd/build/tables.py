@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from skinkd.build.construct import build
+from skinkd.data.files import MAX_PIXELS, limit_pixels
 from skinkd.data.source import source_of
 from skinkd.data.splits import make_split, protocol_images
 from skinkd.data.table import ImageTable
@@ -13,7 +14,8 @@ Config = dict[str, Any]
 
 
 def load_table(config: Config) -> ImageTable:
-    """Return the dataset's table."""
+    """Return the dataset's table; from here on, no image above ``data.max_pixels`` is decoded."""
+    limit_pixels(config["data"].get("max_pixels", MAX_PIXELS))  # stored runs may be older than the setting
     return build(config["data"]["table"], place="data.table")
 
 

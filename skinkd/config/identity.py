@@ -32,6 +32,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "augment.mix_prob": 1.0,
     "backbone.conv_weights": None,
     "data.augment_on": "cpu",
+    "data.max_pixels": 100_000_000,
     "loss.label_smoothing": 0.0,
 }
 """Settings added after the first release: dotted name -> the value with which a run gives the same numbers as before.

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skinkd.config.names import check_names
 from skinkd.config.stored import not_yaml, stored_yaml
 from skinkd.config.targets import check_config
 from skinkd.config.teacher_recipe import OF_THE_RUN, for_any_student, teacher_settings
@@ -56,10 +57,11 @@ def resolved(settings: DictConfig) -> Config:
     a setting refers to another setting (image sizes refer to ``data``).
 
     Raises:
-        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`).
+        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`), or a name that is no folder's.
     """
     config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     check_config(config)
+    check_names(config)
     if "teacher" in config["method"]:
         teacher, student = teacher_config(settings), for_any_student(config)
         config["method"]["teacher"]["run"] = {

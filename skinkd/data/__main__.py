@@ -1,10 +1,12 @@
 """Look at a dataset and prepare it: python -m skinkd.data verify|split|prepare|describe|augment|download data=<dataset>."""
 
 import sys
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from skinkd.config import cli
+from skinkd.config.names import check_names
 from skinkd.config.user_errors import user_errors
 from skinkd.errors import UserError, nearest
 
@@ -23,7 +25,9 @@ def main() -> None:
     def run(settings: DictConfig) -> None:
         from skinkd.data import verbs  # imports torch, which takes seconds
 
-        getattr(verbs, word)(OmegaConf.to_container(settings, resolve=True))
+        config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+        check_names(config)
+        getattr(verbs, word)(config)
 
     cli.main(run, "data_verbs")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from email.message import Message
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -22,6 +22,8 @@ from skinkd.errors import UserError
 from skinkd.runs.files import Lock, written_atomically
 
 _BLOCK = 1 << 20
+MOST_OF_AN_ARCHIVE = 50
+"""Times an archive's size that its files may have together. Images hardly shrink, text shrinks tenfold, a bomb thousandfold."""
 
 
 class Connection(NamedTuple):
@@ -150,7 +152,7 @@ def _request(url: str, part: Path, timeout: float) -> None:
         headers["Range"] = f"bytes={begin}-"
         if tag:
             headers["If-Range"] = tag
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:
+    with _opener().open(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:
         length = answer.headers.get("Content-Length")
         if answer.status == 206:
             span = answer.headers.get("Content-Range", "")
@@ -180,6 +182,19 @@ def _request(url: str, part: Path, timeout: float) -> None:
         raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")
 
 
+class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect from https to anything else, where somebody on the way could change the file."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.full_url.lower().startswith("https:") and not newurl.lower().startswith("https:"):
+            raise UserError(f"{req.full_url} redirects to {newurl}, which is not encrypted; get the file by hand")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_StaysEncrypted)
+
+
 def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
@@ -191,13 +206,19 @@ def unzip(archive: Path, folder: Path) -> int:
     the file gets its name only when it is whole.
 
     Raises:
-        UserError: the archive is damaged, or would write outside ``folder``.
+        UserError: the archive is damaged, would write outside ``folder``, or is far larger than its file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     home = folder.resolve()
     try:
         with zipfile.ZipFile(archive) as file:
             members = [one for one in file.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
+            total, most = sum(member.file_size for member in members), MOST_OF_AN_ARCHIVE * archive.stat().st_size
+            if total > most:
+                raise UserError(
+                    f"{archive} is not safe: it would unpack to {total} bytes, more than {MOST_OF_AN_ARCHIVE} times its size; "
+                    "remove it"
+                )
             for member in tqdm(members, desc=f"unpacking {archive.name}", unit="file", disable=None, leave=False):
                 target = (home / member.filename).resolve()
                 if not target.is_relative_to(home):

@@ -1,7 +1,10 @@
 """Image files: checks that they are whole, and reading of their pixels."""
 
+import errno
+import io
 import logging
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,10 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from skinkd.data.arrays import read_array_image, split_path
 from skinkd.data.table import listing
-from skinkd.errors import UserError, check_choice
+from skinkd.errors import UserError, check_choice, check_whole
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,10 @@ HEAD, TAIL = 4096, 512  # bytes read from the two ends of a file
 CHUNK = 256  # files per thread task
 THREADS = 16  # they wait for a disk or a network drive more than they compute
 
+
+MAX_PIXELS = 100_000_000
+"""Pixels of the largest image that is decoded where ``data.max_pixels`` says nothing: 300 MB of memory."""
+_LIMIT = "SKINKD_MAX_PIXELS"  # in the environment, so that it reaches the loading processes
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -47,6 +55,64 @@ def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def limit_pixels(pixels: int) -> None:
+    """Decode no image of more pixels from now on, also in the processes that this one starts.
+
+    Raises:
+        UserError: the limit is no whole number above 0.
+    """
+    check_whole("data.max_pixels", pixels, 1)
+    os.environ[_LIMIT] = str(pixels)
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: the file cannot be read, or is a pipe or a device, which may give bytes without end, or none.
+    """
+    descriptor = _open_regular(path)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+def _open_regular(path: str | Path) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # to open a pipe is to wait for its writer
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height as an image's header says, without decoding; None if the header is not known or cut off."""
+    if data.startswith(PNG_START):
+        if len(data) < 24 or data[12:16] != b"IHDR":
+            return None
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if data.startswith(JPEG_START):
+        at = 2
+        while at + 9 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+            if 0xC0 <= data[at + 1] <= 0xCF and data[at + 1] not in (0xC4, 0xC8, 0xCC):
+                return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
+            at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # reads the header alone
+            return image.size
+    except Image.DecompressionBombError:
+        return 2**16, 2**16  # more than OpenCV takes; the header itself stays unread
+    except Exception:  # what Pillow cannot read; OpenCV has a limit of its own
+        return None
+
+
+def size_problem(data: bytes) -> str | None:
+    """Return that an image has more pixels than the limit, by its header, or None."""
+    size, most = image_size(data), int(os.environ.get(_LIMIT, MAX_PIXELS))
+    if size is None or size[0] * size[1] <= most:
+        return None
+    return f"has {size[0]}×{size[1]} pixels, more than data.max_pixels={most}"
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Return an image's pixels, uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
@@ -62,7 +128,7 @@ def read_image(path: str | Path) -> np.ndarray:
         return read_array_image(*place)
     problem, image = "", None
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     else:
@@ -83,17 +149,18 @@ def decoding_problem(path: str | Path) -> str | None:
     if split_path(str(path)):
         return None
     try:
-        return None if decode(Path(path).read_bytes()) is not None else "cannot be decoded"
+        data = read_regular(path)
+        return size_problem(data) or (None if decode(data) is not None else "cannot be decoded")
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
 
 def decode(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
-    """Return the pixels of an encoded image, uint8 RGB (H, W, 3), or None if OpenCV cannot decode it.
+    """Return the pixels of an encoded image, uint8 RGB (H, W, 3), or None if it is too large or OpenCV cannot decode it.
 
     OpenCV's other ``flags`` may return a smaller image, or a grey one, (H, W).
     """
-    if not data:
+    if not data or size_problem(data):
         return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -110,6 +177,8 @@ def encoding_problem(data: bytes) -> str | None:
         return "is truncated"
     if data.startswith(PNG_START) and PNG_END not in data:
         return "is truncated"
+    if problem := size_problem(data):
+        return problem
     return None if _begins_well(data[:HEAD]) or decode(data) is not None else "is not an image"
 
 
@@ -146,7 +215,7 @@ def _jpeg_ends(data: bytes) -> bool:
 def file_problem(path: str | Path) -> str | None:
     """Return the fault of an image file, or None; only the two ends of the file are read if they are clear."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = _open_regular(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
@@ -158,7 +227,7 @@ def file_problem(path: str | Path) -> str | None:
         whole_jpeg = start.startswith(JPEG_START) and end.endswith(JPEG_END)
         whole_png = start.startswith(PNG_START) and end.endswith(PNG_END)
         if (whole_jpeg or whole_png) and _begins_well(start):
-            return None
+            return size_problem(start)
         return encoding_problem(os.pread(descriptor, size, 0))
     except OSError as error:
         return f"cannot be read ({error.strerror})"

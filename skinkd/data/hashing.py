@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skinkd.data.arrays import read_array_image, split_path
-from skinkd.data.files import decode
+from skinkd.data.files import decode, read_regular
 from skinkd.errors import UserError
 from skinkd.runs.files import written_atomically
 
@@ -102,7 +102,7 @@ def _hash_file(path: str) -> np.ndarray:
     if place:
         return perceptual_hash(read_array_image(*place))
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path)
     except OSError:
         return nothing
     image = decode(data, cv2.IMREAD_REDUCED_GRAYSCALE_4 if len(data) >= LARGE_FILE else cv2.IMREAD_COLOR)
@@ -112,7 +112,7 @@ def _hash_file(path: str) -> np.ndarray:
 def _digest_file(path: str) -> bytes:
     place = split_path(path)
     try:
-        data = read_array_image(*place).tobytes() if place else Path(path).read_bytes()
+        data = read_array_image(*place).tobytes() if place else read_regular(path)
     except (OSError, UserError):
         return b""
     return hashlib.sha256(data).hexdigest().encode()

@@ -17,6 +17,7 @@ from skinkd.data.transforms import train_pipeline
 from skinkd.data.verify import published_problems
 from skinkd.data.verify import verify as verify_table
 from skinkd.errors import UserError, check_whole
+from skinkd.runs.cells import harmless_table, original_table
 
 
 def verify(config: Config) -> None:
@@ -53,11 +54,11 @@ def split(config: Config) -> None:
     own = table.frame[["image_id", "group"]].assign(split=parts)
     if config["against"]:
         file = Path(str(config["against"]))
-        other = read_csv(file, required=("image_id", "split"))
+        other = original_table(read_csv(file, required=("image_id", "split")))
         other["split"] = split_column(other["split"], file)
         report["against"] = {"file": str(config["against"]), **shared_between(own, other)}
     out = Path(config["out"])
-    write(out / "splits.csv", own.to_csv(index=False).encode())
+    write(out / "splits.csv", harmless_table(own).to_csv(index=False).encode())
     write(out / "splits_report.json", (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
     print(class_table(table, parts).to_string(index=False, float_format=lambda value: f"{value:.1%}"))
     print(audit_sentence(report))

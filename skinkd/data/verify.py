@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skinkd.data.arrays import read_array_image, split_path
-from skinkd.data.files import decode, encoding_problem
+from skinkd.data.files import decode, encoding_problem, read_regular
 from skinkd.data.hashing import file_checksum
 from skinkd.data.source import Settings, Source, source_of
 from skinkd.data.table import ImageTable, listing
@@ -144,7 +144,7 @@ def _read(path: str) -> _Image:
         if place:
             pixels = read_array_image(*place)
             return _Image(None, hashlib.sha256(pixels.tobytes()).digest(), pixels.shape[:2])
-        data = Path(path).read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         return _Image("is missing", b"", (0, 0))
     except UserError as error:

@@ -22,6 +22,7 @@ import yaml
 from skinkd.config.identity import identity
 from skinkd.config.stored import read_stored
 from skinkd.errors import UserError
+from skinkd.runs.cells import harmless_table, original_table
 from skinkd.runs.files import Lock, written_atomically
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class RunFolder:
             return
         import pandas as pd
 
-        begun = pd.read_csv(path, dtype=str, keep_default_na=False)
+        begun = original_table(pd.read_csv(path, dtype=str, keep_default_na=False))
         if begun.to_numpy().tolist() != splits.astype(str).to_numpy().tolist():
             raise UserError(
                 f"the run in {self.path} began with {len(begun)} images, but the data now has {len(splits)} or is split "
@@ -139,5 +140,5 @@ class RunFolder:
         return self.write_text(name, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
     def write_csv(self, name: str, frame: "pd.DataFrame") -> Path:
-        """Write a table; floats keep every digit."""
-        return self.write(name, lambda path: frame.to_csv(path, index=False))
+        """Write a table in which no text is a formula (:mod:`skinkd.runs.cells`); floats keep every digit."""
+        return self.write(name, lambda path: harmless_table(frame).to_csv(path, index=False))

@@ -16,6 +16,7 @@ from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
 from skinkd.build.seen import Seen, run_config, seen_images
 from skinkd.build.tables import load_split, load_table
 from skinkd.config.identity import identity
+from skinkd.config.names import check_names
 from skinkd.config.resolve import read_config
 from skinkd.data.datamodule import start_worker
 from skinkd.data.dataset import SkinDataset
@@ -55,6 +56,7 @@ def evaluate(settings: DictConfig) -> None:
         UserError: the run does not exist, the data cannot be read, a class has no counterpart, or no image is left.
     """
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    check_names(config)
     checkpoint = find_checkpoint(config["run"], setting="run")
     out = output_folder(config, checkpoint)
     network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))

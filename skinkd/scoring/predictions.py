@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skinkd.errors import UserError
+from skinkd.runs.cells import original_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -102,7 +103,7 @@ def prediction_table(
 
 
 def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read a prediction table that ``table.to_csv(path, index=False)`` wrote; return it and its classes.
+    """Read a prediction table that ``RunFolder.write_csv`` wrote; return it and its classes.
 
     Names that look like numbers stay names, and probabilities are read to the last bit.
 
@@ -112,7 +113,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     names = ["image_id", "group", "label", "prediction"]
     try:
         # read as text first: not every version of pandas reads the last bit of a float
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = original_table(pd.read_csv(path, dtype=str, keep_default_na=False))
         columns = [column for column in table.columns if column.startswith("p_")]
         table = table.astype(dict.fromkeys(columns, np.float64))
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skinkd.build.teachers import find_teacher
 from skinkd.config.identity import identity, run_path
+from skinkd.config.names import check_names
 from skinkd.config.overrides import CONF, check_overrides
 from skinkd.config.resolve import resolved
 from skinkd.errors import UserError, check_choice, check_positive
@@ -37,6 +38,7 @@ def plan_search(settings: DictConfig, given: list[str]) -> Search:
 def _plan(settings: DictConfig, base: list[str]) -> Search:
     options: dict[str, Any] = OmegaConf.to_container(settings.tune, resolve=True)  # type: ignore[assignment]
     _check_options(options)
+    check_names({"tune": options})
     plain = _composed(base)
     config = resolved(plain)
     check_tracker(config["logger"])

@@ -391,3 +391,25 @@ def test_the_others_are_checked_against_published_sums(
     monkeypatch.setattr(isic2019, "SHA256", sums)
     assert get_all(server, isic2019.SOURCE, tmp_path) == ["ISIC_2019_Training_Input: 1 files"]
     assert (tmp_path / "ISIC_2019_Training_Input/ISIC_1.jpg").read_bytes() == b"1"
+
+
+def test_an_archive_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros.bin", bytes(20_000_000))
+    with pytest.raises(UserError, match=r"bomb\.zip is not safe: it would unpack to 20000000 bytes"):
+        unzip(archive, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_no_redirect_leaves_https() -> None:
+    from urllib.request import Request
+
+    from skinkd.data.download import _StaysEncrypted
+
+    handler = _StaysEncrypted()
+    for url in ("http://a.example/x", "ftp://a.example/x"):
+        with pytest.raises(UserError, match="not encrypted"):
+            handler.redirect_request(Request("https://a.example/x"), None, 302, "Found", {}, url)
+    assert handler.redirect_request(Request("https://a.example/x"), None, 302, "Found", {}, "https://b.example/y")
+    assert handler.redirect_request(Request("http://a.example/x"), None, 302, "Found", {}, "http://b.example/y")

@@ -1,4 +1,6 @@
 import logging
+import os
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -12,13 +14,17 @@ from hypothesis import strategies as st
 
 from skinkd.data.files import (
     check_images,
+    decode,
     decoding_problem,
     encoding_problem,
     file_problem,
     find_images,
+    image_size,
+    limit_pixels,
     read_image,
     usable_images,
 )
+from skinkd.data.hashing import image_hashes
 from skinkd.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -129,7 +135,10 @@ def test_pixels_are_rgb_whatever_the_file_holds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), np.full((4, 5, 3), 9))
 
 
-def test_an_image_that_only_decoding_shows_to_be_bad_gets_advice_that_helps(tmp_path: Path) -> None:
+def test_an_image_that_only_decoding_shows_to_be_bad_gets_advice_that_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKINKD_MAX_PIXELS", str(60000**2))
     path = tmp_path / "huge.png"
     path.write_bytes(huge_png())
     assert file_problem(path) is None
@@ -201,3 +210,50 @@ def test_usable_images_with_nothing_left_and_a_misspelt_choice(rows: pd.DataFram
 def test_a_file_of_another_kind_does_not_stop_the_check(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     assert [path for path, _ in check_images([str(tmp_path / "folder.jpg")])] == [str(tmp_path / "folder.jpg")]
+
+
+def test_the_size_is_read_without_decoding() -> None:
+    for ending in (".jpg", ".png", ".bmp", ".tif", ".webp"):
+        assert image_size(encode(ending)) == (32, 24)
+    for data in (*WHOLE.values(), huge_png()):
+        assert image_size(data) in ((32, 24), (60000, 60000))
+    for cut in range(len(JPEG)):
+        assert image_size(JPEG[:cut]) in (None, (32, 24))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_an_image_of_30000_pixels_a_side_is_named_and_not_decoded(kind: str, tmp_path: Path) -> None:
+    frame = JPEG.index(b"\xff\xc0")
+    jpeg = JPEG[: frame + 5] + struct.pack(">HH", 30000, 30000) + JPEG[frame + 9 :]
+    file = tmp_path / f"huge.{kind}"
+    file.write_bytes(huge_png(30000) if kind == "png" else jpeg)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "30000×30000 pixels, more than data.max_pixels=100000000" in (file_problem(file) or "")
+    assert "30000×30000" in (decoding_problem(file) or "") and decode(file.read_bytes()) is None
+    with pytest.raises(UserError, match="30000×30000"):
+        read_image(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB; decoded it has 2.7 GB
+
+
+def test_the_limit_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKINKD_MAX_PIXELS", "1")
+    file = tmp_path / "small.jpg"
+    file.write_bytes(JPEG)
+    limit_pixels(32 * 24)
+    assert file_problem(file) is None and read_image(file).shape == (24, 32, 3)
+    limit_pixels(32 * 24 - 1)
+    assert "32×24 pixels" in (file_problem(file) or "") and decode(JPEG) is None
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(UserError, match=r"data\.max_pixels"):
+            limit_pixels(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero"), tmp_path):
+        assert "cannot be read" in (file_problem(path) or "") and "cannot be read" in (decoding_problem(path) or "")
+        with pytest.raises(UserError, match="cannot be read"):
+            read_image(path)
+    assert image_hashes([str(pipe)], memory=None).tolist() == [[0, 0, 0, 0]]

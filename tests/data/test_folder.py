@@ -155,8 +155,9 @@ def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path, place: bytes) -> None
 
 
 def test_what_only_decoding_shows_to_be_bad_is_left_out_or_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SKINKD_MAX_PIXELS", str(60000**2))
     root = tmp_path / "data"
     for k in range(4):
         put(root / "ab"[k % 2] / f"{k}.png", k)

@@ -1,0 +1,24 @@
+"""Names that become folders."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from skinkd.errors import UserError
+
+FOLDER_NAMES = ("data.name", "method.name", "group", "tune.study", "part")
+"""Settings whose values become a folder, or a part of a folder's name. The ``/`` of a backbone's name is replaced there."""
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a name that would lead to another folder; settings that the configuration lacks are left out."""
+    for setting in FOLDER_NAMES:
+        value: Any = config
+        for key in setting.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            continue
+        name = str(value)
+        if name in ("", ".", "..") or any(character in "/\\" or not character.isprintable() for character in name):
+            raise UserError(
+                f"{setting}={name!r} becomes a folder's name, so it may hold no / or \\ and be no . or ..; give another"
+            )
