@@ -197,7 +197,7 @@ def _labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
         by_method[row.method].append(number)
     chosen: dict[int, list[str]] = {number: [] for number in range(len(rows))}
     for members in by_method.values():
-        for name in _telling([settings[number] for number in members]):
+        for name in telling_settings([settings[number] for number in members]):
             for number in members:
                 chosen[number].append(name)
     everywhere = [name for name in _FIRST[:3] if any(name in names for names in chosen.values())]
@@ -229,16 +229,21 @@ def _least(words: Sequence[str], others: Sequence[Sequence[str]]) -> list[str]:
     return kept
 
 
-def _telling(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """Choose greedily settings that tell all of these apart: usual settings first, then the least nested."""
+def telling_settings(settings: Sequence[dict[str, Any]], *, start: Sequence[str] = ()) -> list[str]:
+    """Choose greedily settings that tell all of these apart: usual settings first, then the least nested.
+
+    Args:
+        settings: of each row, by dotted name.
+        start: names that the result begins with.
+    """
+    chosen = list(start)
     names = sorted({name for row in settings for name in row if "_target_" not in name})
 
     def usual(name: str) -> tuple[int, bool, int, str]:
         rank = _FIRST.index(name) if name in _FIRST else len(_FIRST)
         return rank, not name.startswith("method."), name.count("."), name
 
-    chosen: list[str] = []
-    parts = 1
+    parts = len({str([row.get(key) for key in chosen]) for row in settings})
     while parts < len(settings):
         counts = {name: len({str([row.get(key) for key in [*chosen, name]]) for row in settings}) for name in names}
         better = [name for name in sorted(names, key=usual) if counts[name] > parts]

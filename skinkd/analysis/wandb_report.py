@@ -12,7 +12,7 @@ from unicodedata import category
 from skinkd.analysis.aggregate import CURVES, METRICS
 from skinkd.analysis.comparison import Comparison
 from skinkd.analysis.report import markdown_tables, remarks
-from skinkd.analysis.rows import Row
+from skinkd.analysis.rows import Row, telling_settings
 from skinkd.errors import UserError
 
 _IN_REPORT = {"scores": "Test metrics", "tests": "Differences", "calibration": "Calibration", "cost": "Cost"}
@@ -66,20 +66,11 @@ def logged_runs(comparison: Comparison) -> tuple[str | None, str, list[str]]:
 
 
 def grouping(rows: Sequence[Row]) -> list[str]:
-    """Return the method's name and a few settings that tell the rows apart, found greedily, the least nested first.
+    """Return the method's name and a few settings that tell the rows apart.
 
     Rows that differ only in their teachers' seeds stay together: no single setting of their runs tells them apart.
     """
-    every = {name for row in rows for name in row.settings if "_target_" not in name}
-    names = sorted(every, key=lambda name: (name.count("."), not name.endswith("name"), name))
-
-    def parts(keys: list[str]) -> int:
-        return len({str([row.settings.get(key) for key in keys]) for row in rows})
-
-    chosen = ["method.name"]
-    while (best := max(names, key=lambda name: parts([*chosen, name]))) and parts([*chosen, best]) > parts(chosen):
-        chosen.append(best)
-    return chosen
+    return telling_settings([row.settings for row in rows], start=["method.name"])
 
 
 def build_report(comparison: Comparison, *, entity: str, project: str, ids: list[str]) -> Any:
