@@ -40,7 +40,7 @@ def build(size: int) -> Method:
     data: Any = SimpleNamespace(classes=tuple("abcdefgh"), class_counts=[1] * CLASSES)
     method = build_method(config, data, (Teacher(network, image_size=size, bf16=False), state))
     # the loss alone, without a trainer to log to
-    method.combine = lambda **terms: sum(method.loss_weights[name] * value for name, value in terms.items())  # type: ignore[assignment,method-assign]
+    method.combine = lambda **terms: sum(method.loss_weights[name] * value() for name, value in terms.items())  # type: ignore[assignment,method-assign]
     return method.train()
 
 

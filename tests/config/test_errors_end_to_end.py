@@ -256,9 +256,10 @@ def test_the_diverging_term_is_named(
 
     combine = Method.combine
 
-    def poisoned(self: Method, **terms: torch.Tensor) -> torch.Tensor:
+    def poisoned(self: Method, **terms: Callable[[], torch.Tensor]) -> torch.Tensor:
+        healthy = terms[term]
         if self.trainer.global_step == step:
-            terms[term] = terms[term] * float("inf")
+            terms[term] = lambda: healthy() * float("inf")
         return combine(self, **terms)
 
     monkeypatch.setattr(Method, "combine", poisoned)
