@@ -134,7 +134,7 @@ def test_weights_that_are_a_configuration_are_refused(stranger: Path, tmp_path: 
     stored = torch.load(checkpoint, weights_only=True)
     stored["state_dict"] |= payloads(tmp_path / "mark")["system"]
     torch.save(stored, checkpoint)
-    with pytest.raises(UserError, match="no tensors"):
+    with pytest.raises(UserError, match="are not tensors"):
         open_checkpoint(checkpoint, setting="run")
     with pytest.raises(UserError, match="is refused"):
         build({**PLACES["method"], "teacher_state": stored["state_dict"]}, place="method")

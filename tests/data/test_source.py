@@ -134,8 +134,8 @@ class MadeUp:
         importlib.invalidate_caches()
 
     def verb(self, word: str) -> tuple[int, str]:
-        """Exit code and output of ``python -m skinkd.data <word> --config-dir conf data=lesions``."""
-        done = run(self.folder, word, "--config-dir", "conf", "data=lesions")
+        """Exit code and output of ``python -m skinkd.data <word> --config-dir conf allow_targets=somebody data=lesions``."""
+        done = run(self.folder, word, "--config-dir", "conf", "allow_targets=somebody", "data=lesions")
         return done.returncode, done.stdout + done.stderr
 
 
@@ -145,6 +145,7 @@ def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SKINKD_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("SKINKD_OUTPUT_DIR", str(tmp_path / "outputs"))
+    monkeypatch.setenv("SKINKD_ALLOW_TARGETS", "somebody")  # for what this process itself builds
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield tmp_path
