@@ -34,8 +34,7 @@ def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: i
     the one-against-rest areas); ``average_precision_macro``; ``ece``, the expected calibration error of the
     predicted class (Guo et al. 2017, eq. 3); ``brier``; ``loss`` (mean negative log-likelihood); ``n``
     (images); and ``sensitivity/``, ``specificity/``, ``auroc/`` and ``average_precision/`` with ``<class>``.
-    Macro means follow the present-classes rule at the top of this file. Average precision has float32
-    accuracy, all others float64.
+    Macro means follow the present-classes rule at the top of this file. All of it is computed in float64.
 
     Args:
         table: prediction table of N ≥ 1 images, in any order.

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from run_factory import MakeRun
 
+from skinkd.analysis.comparison import MAIN_METRICS
 from skinkd.compare import main
 from skinkd.runs.folder import RunFolder
 
@@ -160,3 +161,10 @@ def test_two_trained_runs_in_a_process_of_its_own(
     assert set(tests["row"]) == {"swskd"}
     # not DeLong's: of so few images a class has a single lesion, and its variance is undefined
     assert tests.loc[tests["test"] != "DeLong", "p"].between(0, 1).all()
+
+
+def test_the_help_names_the_metrics_that_are_shown_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help is printed without the import of the module that has them."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert ",".join(MAIN_METRICS) in "".join(capsys.readouterr().out.split())
