@@ -31,6 +31,12 @@ MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded where ``data.max_pixels`` says nothing: 300 MB of memory."""
 _LIMIT = "SKINKD_MAX_PIXELS"  # in the environment, so that it reaches the loading processes
 
+_OTHER_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -71,16 +77,22 @@ def read_regular(path: str | Path) -> bytes:
     Raises:
         OSError: the file cannot be read, or is a pipe or a device, which may give bytes without end, or none.
     """
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
 
 
-def _open_regular(path: str | Path) -> int:
+def open_regular(path: str | Path) -> int:
+    """Return the descriptor of a file that is opened for reading.
+
+    Raises:
+        OSError: as :func:`read_regular`.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # to open a pipe is to wait for its writer
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, f"it is {_OTHER_KINDS.get(kind, 'no regular file')}", str(path))
     return descriptor
 
 
@@ -160,13 +172,18 @@ def decode(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
 
     OpenCV's other ``flags`` may return a smaller image, or a grey one, (H, W).
     """
-    if not data or size_problem(data):
-        return None
+    return pixels_of(data, flags) if data and not size_problem(data) else None
+
+
+def pixels_of(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """Return what :func:`decode` does, of an image of any size; also RGBA, (H, W, 4), with ``cv2.IMREAD_UNCHANGED``."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # such as a size that OpenCV refuses
         return None
-    return image if image is None or image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if image is None or image.ndim == 2:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def encoding_problem(data: bytes) -> str | None:
@@ -215,7 +232,7 @@ def _jpeg_ends(data: bytes) -> bool:
 def file_problem(path: str | Path) -> str | None:
     """Return the fault of an image file, or None; only the two ends of the file are read if they are clear."""
     try:
-        descriptor = _open_regular(path)
+        descriptor = open_regular(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
