@@ -61,7 +61,8 @@ def test_columns_may_come_in_any_order_and_other_files_are_ignored(ham_folder: F
     image = root / "HAM10000_images_part_1" / "ISIC_9000000.jpg"
     image.rename(image.with_suffix(".JPG"))
     found = load_ham10000(root, on_bad_image="error").frame
-    assert found.drop(columns="path").equals(expected.drop(columns="path"))
+    known = ["image_id", "label", "group"]
+    assert found[known].equals(expected[known])
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "no images", "a file"])
