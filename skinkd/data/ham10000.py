@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skinkd.data.ham10000_folder import CITATION, COLUMNS, SPLIT_NAME, SUBGROUPS, read_folder
+from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, COLUMNS, SPLIT_NAME, SUBGROUPS, read_folder
 from skinkd.data.source import File, NamedSplit, Source
 from skinkd.data.synthetic import load_synthetic as load_synthetic  # stored runs name it as this module's
 from skinkd.data.table import ImageTable, read_csv
@@ -73,6 +73,7 @@ SOURCE = Source(
     licence="CC BY-NC-SA 4.0",
     title="HAM10000",
     shows="dermatoscopic images of pigmented skin lesions",
+    class_names=CLASS_NAMES,
     same_lesion="they have the same lesion_id, or belong to a published pair of images that show one lesion",
     citations=(CITATION,),
     subgroups=SUBGROUPS,

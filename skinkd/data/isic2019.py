@@ -9,7 +9,7 @@ import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
 from skinkd.data.groups import connected_groups
-from skinkd.data.ham10000_folder import CITATION, DUPLICATE_PAIRS, IMAGE_FOLDERS
+from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, DUPLICATE_PAIRS, IMAGE_FOLDERS
 from skinkd.data.source import File, Settings, Source
 from skinkd.data.table import ImageTable, listing, read_csv, subgroup_columns
 from skinkd.errors import UserError
@@ -45,6 +45,11 @@ SOURCE = Source(
     licence="CC BY-NC 4.0",
     title="the training set of the ISIC 2019 challenge",
     shows="dermatoscopic images of skin lesions",
+    class_names={
+        "AK": "actinic keratosis",
+        "SCC": "squamous cell carcinoma",
+        **{name.upper(): words for name, words in CLASS_NAMES.items() if name != "akiec"},
+    },
     same_lesion="they have the same lesion_id, or belong to a published pair of images that show one lesion",
     citations=(
         CITATION,

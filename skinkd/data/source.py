@@ -54,6 +54,7 @@ class Source:
         licence_of: returns the terms of the files that ``data.table`` chooses, where not all files have the same.
         title: the dataset's name in print.
         shows: what its images show, a noun phrase.
+        class_names: class -> its name in full, where the class is an abbreviation.
         same_lesion: when two of its images count as images of one lesion, to end a sentence; "": the dataset tells nothing,
             and each image counts as a separate lesion.
         citations: the publications to cite.
@@ -76,6 +77,7 @@ class Source:
     licence_of: Callable[[Settings], str] | None = None
     title: str = ""
     shows: str = ""
+    class_names: Mapping[str, str] = field(default_factory=dict)
     same_lesion: str = ""
     citations: tuple[str, ...] = ()
     subgroups: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The facts of a model card as plain values: model_card.json holds them, and MODEL_CARD.md lays them out."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def _method_text(method: Mapping[str, Any]) -> str:
 def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> dict[str, Any]:
     table, name = config["data"]["table"], str(config["data"]["name"])
     if source is None:
-        known = {"title": name, "shows": "images of the user's own", "licence": None, "citations": []}
+        known: dict[str, Any] = {"title": name, "shows": "images of the user's own", "licence": None, "citations": []}
         group = config["data"].get("columns", {}).get("group")
         same = f"they have the same value in the column {group!r} of the table" if group else ""
         if not same and table.get("near_duplicate_bits") is not None:
@@ -93,6 +93,7 @@ def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> d
     return {
         "name": name,
         **known,
+        "class_names": {} if source is None else dict(source.class_names),
         "published": source is not None and not source.generated,
         "drawn": source is not None and source.generated,
         "same_lesion": same,
@@ -152,20 +153,22 @@ def _recipe(config: dict[str, Any], stored: StoredRun) -> list[dict[str, str]]:
     mix = config["augment"].get("mix", "none")
     settings = {
         "method": config["method"]["name"],
+        "settings of the method": _joined(config["method"], without=("_target_", "name")),
         "weights of the loss terms": _joined(config["method"]["loss_weights"]),
         "loss on the labels": config["loss"]["name"],
         "label smoothing": config["loss"].get("label_smoothing", 0.0),
         "class weights": config["class_weights"],
         "sampler": config["sampler"],
         "first weights": start,
-        "optimizer": f"{_last_part(optim['optimizer']['_target_'])}, learning rate {optim['optimizer']['lr']}",
+        "optimizer": f"{_last_part(optim['optimizer']['_target_'])}: {_joined(optim['optimizer'])}",
         "schedule": _last_part(optim["schedule"]["_target_"]) if optim.get("schedule") else "none",
         "epochs": epochs,
         "chosen by": f"{config['monitor']['metric']} ({config['monitor']['mode']}), on the validation part",
         "batch size of each process": data["batch_size"],
         "processes": trainer.get("devices", 1),
         "precision": trainer.get("precision", "32-true"),
-        "augmentation": ", ".join(_last_part(one["_target_"]) for one in config["augment"].get("train") or []) or "none",
+        "augmentation": ", ".join(_last_part(one["_target_"]) for one in config["augment"].get("train") or [])
+        or "none",
         "mixing of images": mix,
         "moving average of the weights": config["ema"]["decay"] or "none",
         "seed": config["seed"],
@@ -173,8 +176,10 @@ def _recipe(config: dict[str, Any], stored: StoredRun) -> list[dict[str, str]]:
     return [{"setting": name, "value": str(value)} for name, value in settings.items()]
 
 
-def _joined(weights: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in weights.items())
+def _joined(settings: Mapping[str, Any], without: Sequence[str] = ("_target_", "_partial_")) -> str:
+    """Return the settings that are single values, in words."""
+    shown = {name: value for name, value in settings.items() if name not in without}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if not isinstance(value, dict)) or "none"
 
 
 def _last_part(target: str) -> str:

@@ -1,6 +1,7 @@
 """The scores of a model card: of the test part, by class, by subgroup, and the calibration."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ def results(trained: Trained, stored: StoredRun) -> dict[str, Any]:
     return {
         "reason": None,
         "level": level,
+        "least_lesions": LEAST_LESIONS,
         "images": len(stored.test),
         "lesions": int(stored.test["group"].nunique()),
         "metrics": [_metric(stored.metrics, name, title) for name, title in METRICS.items()],
@@ -113,7 +115,8 @@ def subgroups(
     assert config is not None and stored.test is not None
     if source is None or not source.subgroups:
         return {"reason": "The data tells neither sex, age, body site nor confirmation of the diagnosis."}
-    images, _ = own_images(config, trained.card, paths or config["paths"])
+    drawn_again = source.generated and not Path(config["data"]["table"]["root"]).is_dir()  # a card generates no data
+    images = None if drawn_again else own_images(config, trained.card, paths or config["paths"])[0]
     if images is None:
         return {"reason": "The dataset's metadata, which has the subgroups, cannot be read where the run had it."}
     known = [column for column in SUBGROUPS if column in images.columns]

@@ -15,6 +15,9 @@ def all_rows(facts: Facts) -> dict[str, Any]:
     scored = not results["reason"]
     names = [] if subgroups["reason"] else [one["property"] for one in subgroups["properties"]]
     return {
+        "class_name_rows": [[name, facts["data"]["class_names"].get(name, name)] for name in facts["model"]["classes"]]
+        if facts["data"] and facts["data"]["class_names"]
+        else [],
         "data_rows": _data_rows(facts["data"]),
         "audit_rows": _audit_rows(facts["split"]),
         "metric_rows": [_with_interval(one) for one in results["metrics"]] if scored else [],
@@ -32,7 +35,11 @@ def all_rows(facts: Facts) -> dict[str, Any]:
         },
         "calibration_rows": _calibration_rows(facts["calibration"]),
         "recipe_rows": [[one["setting"], one["value"]] for one in facts["recipe"] or []],
-        "export_rows": [[row[name] for name in export["columns"]] for row in export["rows"]] if export else [],
+        "export_rows": [
+            ["–" if row[name] is None else row[name] for name in export["columns"]] for row in export["rows"]
+        ]
+        if export
+        else [],
         "origin_rows": _origin_rows(facts),
         "item_rows": {
             one["guideline"]: [[row["item"], row["topic"], row["answer"], row["where"]] for row in one["items"]]
@@ -83,11 +90,17 @@ def _audit_rows(split: Facts | None) -> list[Row]:
         ["Test images with a lesion that is also in training", in_train],
         ["Test images with a lesion that is also in training or validation", in_either],
     ]
-    names = {"test-train": "test and training", "test-val": "test and validation", "val-train": "validation and training"}
+    names = {
+        "test-train": "test and training",
+        "test-val": "test and validation",
+        "val-train": "validation and training",
+    }
     pairs = split["near_duplicate_pairs"]
     if pairs is None:
         return [*rows, ["Near-copies of other lesions", "not looked for"]]
-    return rows + [[f"Near-copies of other lesions, pairs between {names[name]}", number] for name, number in pairs.items()]
+    return rows + [
+        [f"Near-copies of other lesions, pairs between {names[name]}", number] for name, number in pairs.items()
+    ]
 
 
 def _calibration_rows(calibration: Facts) -> list[Row]:

@@ -31,6 +31,7 @@ _HUB_METRICS = {
     "average_precision_macro": "average_precision",
 }
 
+
 def card_text(facts: Mapping[str, Any]) -> str:
     """Return the text of MODEL_CARD.md."""
     environment = Environment(

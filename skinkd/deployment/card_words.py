@@ -65,7 +65,9 @@ def _data_limits(data: Facts | None) -> list[str]:
     if data is None:
         return ["Neither the data nor the scores of this network are known, because its run folder was not given."]
     if data["drawn"]:
-        return ["All images are drawings. No score here says anything about real skin, or about which method is better."]
+        return [
+            "All images are drawings. No score here says anything about real skin, or about which method is better."
+        ]
     return []
 
 
@@ -100,9 +102,10 @@ def _score_limits(results: Facts) -> list[str]:
     missed = [f"{one['class']} ({one['sensitivity']:.2f})" for one in known if one["sensitivity"] < 0.5]
     if missed:
         sentences.insert(0, f"Less than half of the test images are found in these classes: {', '.join(missed)}.")
-    few = [f"{one['class']} ({one['lesions']})" for one in results["classes"] if one["lesions"] < 20]
+    least = results["least_lesions"]
+    few = [f"{one['class']} ({one['lesions']})" for one in results["classes"] if one["lesions"] < least]
     if few:
-        sentences.append(f"The test part has fewer than 20 lesions of these classes: {', '.join(few)}.")
+        sentences.append(f"The test part has fewer than {least} lesions of these classes: {', '.join(few)}.")
     return sentences
 
 
@@ -115,5 +118,7 @@ def _group_limits(facts: Facts) -> list[str]:
     else:
         sentences = ["Whether the network works equally well for all groups of people was not measured."]
     if data["published"]:
-        sentences.append("The data does not tell which images are of one patient, so a patient may be in several parts.")
+        sentences.append(
+            "The data does not tell which images are of one patient, so a patient may be in several parts."
+        )
     return sentences

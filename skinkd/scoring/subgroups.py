@@ -4,6 +4,7 @@ Subgroups of one dataset have different classes and different shares of them. So
 even if every class is found equally often in both; the sensitivities of one class are what can be compared.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def age_bands(ages: Sequence[str], edges: Sequence[int]) -> list[str]:
         edges: the first year of every band but the first, ascending.
     """
     years = pd.to_numeric(pd.Series(ages, dtype=object), errors="coerce").to_numpy(dtype=np.float64)
-    names = [f"0 to {edges[0] - 1}", *(f"{low} to {high - 1}" for low, high in zip(edges, edges[1:], strict=False))]
+    names = [f"0 to {edges[0] - 1}", *(f"{low} to {high - 1}" for low, high in itertools.pairwise(edges))]
     names.append(f"{edges[-1]} or older")
     place = np.searchsorted(edges, years, side="right")
     known = np.isfinite(years) & (years >= 0)
