@@ -3,7 +3,7 @@
 Mitchell et al. 2019, Model Cards for Model Reporting, is the source of the idea; the sections are ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ JSON = "model_card.json"
 
 
 def write_card(
-    trained: Trained, folder: Path, *, paths: Mapping[str, Any] | None = None, export: pd.DataFrame | None = None
+    trained: Trained,
+    folder: Path,
+    *,
+    paths: Mapping[str, Any] | None = None,
+    export: pd.DataFrame | None = None,
+    export_notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write ``MODEL_CARD.md`` and ``model_card.json`` into a folder, and return their paths.
 
@@ -32,14 +37,15 @@ def write_card(
         folder: made if it is absent.
         paths: the folders ``data_dir``, ``output_dir`` and ``cache_dir`` where the dataset's metadata may lie now; None:
             those of the run. The metadata is needed for scores by sex, age, body site and confirmation alone.
-        export: the scores before and after export, in the order and words in which the card shows them: a row for each
-            measure and a column for each file; None: the card has no such section.
+        export: the scores before and after export, in the order and under the titles in which the card shows them: a row
+            for each measure and a column for each file; None: the card has no such section.
+        export_notes: sentences that stand above that table, such as a warning that int8 loses accuracy.
 
     Raises:
         UserError: a file of the run folder is damaged.
         OSError: the folder cannot be written.
     """
-    facts = card_facts(trained, paths=paths, export=export)
+    facts = card_facts(trained, paths=paths, export=export, export_notes=export_notes)
     text = card_text(facts)  # before anything is written
     target = RunFolder(folder)
     return [target.write_text(MARKDOWN, text), target.write_json(JSON, facts)]

@@ -21,7 +21,9 @@ from skinkd.models.cost import network_macs
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "albumentations", "opencv-python-headless", "numpy")
 
 
-def card_facts(trained: Trained, *, paths: Mapping[str, Any] | None, export: pd.DataFrame | None) -> dict[str, Any]:
+def card_facts(
+    trained: Trained, *, paths: Mapping[str, Any] | None, export: pd.DataFrame | None, export_notes: Sequence[str]
+) -> dict[str, Any]:
     """Return every fact of the card, in its order; the arguments are those of ``write_card``.
 
     A section of which nothing is known is None, or has a sentence under ``reason`` that says why.
@@ -38,7 +40,7 @@ def card_facts(trained: Trained, *, paths: Mapping[str, Any] | None, export: pd.
         "calibration": calibration(trained, stored),
         "teacher": None if config is None else _teacher(config, stored),
         "recipe": None if config is None else _recipe(config, stored),
-        "export": None if export is None else {"columns": list(map(str, export.columns)), "rows": records(export)},
+        "export": None if export is None else _export(export, export_notes),
         "provenance": _provenance(trained, stored),
     }
     facts |= {"intended_use": intended_use(facts), "not_for": not_for(facts), "limits": limits(facts)}
@@ -190,6 +192,10 @@ def _last_name(path: str) -> str:
     """Return the name of a file, or of the run folder around a checkpoint: a card shows no path of the machine."""
     place = Path(path)
     return place.parent.parent.name if place.parent.name == "checkpoints" else place.name
+
+
+def _export(export: pd.DataFrame, notes: Sequence[str]) -> dict[str, Any]:
+    return {"notes": list(notes), "columns": list(map(str, export.columns)), "rows": records(export)}
 
 
 def _provenance(trained: Trained, stored: StoredRun) -> dict[str, Any]:

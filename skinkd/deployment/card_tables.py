@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skinkd.deployment.markdown import interval, score
+from skinkd.deployment.markdown import interval, number, score
 
 Row = list[Any]
 Facts = Mapping[str, Any]
@@ -35,11 +35,7 @@ def all_rows(facts: Facts) -> dict[str, Any]:
         },
         "calibration_rows": _calibration_rows(facts["calibration"]),
         "recipe_rows": [[one["setting"], one["value"]] for one in facts["recipe"] or []],
-        "export_rows": [
-            ["–" if row[name] is None else row[name] for name in export["columns"]] for row in export["rows"]
-        ]
-        if export
-        else [],
+        "export_rows": [[number(row[name]) for name in export["columns"]] for row in export["rows"]] if export else [],
         "origin_rows": _origin_rows(facts),
         "item_rows": {
             one["guideline"]: [[row["item"], row["topic"], row["answer"], row["where"]] for row in one["items"]]

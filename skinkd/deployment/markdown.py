@@ -42,6 +42,13 @@ def interval(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
+def number(value: Any) -> Any:
+    """Return a cell as a table shows it: a float with three decimals, or whole from 100 on; a dash for None."""
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return "–" if value is None else value
+
+
 def count(value: float) -> str:
     """Return a large number in words that can be read aloud."""
     for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):

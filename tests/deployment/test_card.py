@@ -327,19 +327,20 @@ def test_the_teacher_and_its_scores(train_tiny: Any, finished: Path, tmp_path: P
 def test_a_method_that_is_our_reconstruction_is_called_that(trained: Trained) -> None:
     assert trained.config is not None
     method = trained.config["method"] | {"_target_": "skinkd.methods.swskd.SWSKD", "name": "swskd"}
-    facts = card_facts(trained._replace(config=trained.config | {"method": method}), paths=None, export=None)
+    facts = card_facts(trained._replace(config=trained.config | {"method": method}), paths=None, export=None, export_notes=())
     assert "our reconstruction" in facts["model"]["method_description"]
     other = trained.config["method"] | {"_target_": "somebody.methods.Theirs"}
-    facts = card_facts(trained._replace(config=trained.config | {"method": other}), paths=None, export=None)
+    facts = card_facts(trained._replace(config=trained.config | {"method": other}), paths=None, export=None, export_notes=())
     assert facts["model"]["method_description"] == ""
 
 
 def test_scores_before_and_after_export_are_shown_as_given(trained: Trained, tmp_path: Path) -> None:
-    export = pd.DataFrame({"Measure": ["size | MB", "accuracy"], "fp32": ["45.1", 0.5], "int8": [np.nan, 0.25]})
-    found = made(trained, tmp_path / "card", export=export)
+    export = pd.DataFrame({"Measure": ["size | MB", "accuracy"], "fp32": [145.1, 0.5], "int8": [np.nan, 0.25]})
+    found = made(trained, tmp_path / "card", export=export, export_notes=["int8 | is <slower>."])
     assert "## Before and after export" in found.body
-    assert "| size \\| MB | 45.1 | – |\n| accuracy | 0.5 | 0.25 |" in found.body
-    assert found.facts["export"]["rows"][0] == {"Measure": "size | MB", "fp32": "45.1", "int8": None}
+    assert "- int8 \\| is \\<slower\\>.\n\n| Measure | fp32 | int8 |\n| --- | ---: | ---: |\n" in found.body
+    assert "| size \\| MB | 145 | – |\n| accuracy | 0.500 | 0.250 |" in found.body
+    assert found.facts["export"]["rows"][0] == {"Measure": "size | MB", "fp32": 145.1, "int8": None}
 
 
 # -- the appendix
