@@ -80,7 +80,7 @@ def _audit_rows(split: Facts | None) -> list[Row]:
     if split["lesions_in_two_parts"] is None:
         return [["Lesions in more than one part", "not audited"]]
     shared = (split[f"test_images_with_lesion_in_{part}"] for part in ("train", "train_or_val"))
-    in_train, in_either = (f"{share:.1%}" for share in shared)
+    in_train, in_either = (f"{100 * share:.1f} %" for share in shared)
     rows: list[Row] = [
         ["Lesions in more than one part", split["lesions_in_two_parts"]],
         ["Test images with a lesion that is also in training", in_train],

@@ -52,7 +52,7 @@ def front_matter(facts: Mapping[str, Any]) -> dict[str, Any]:
     data, model, results = facts["data"], facts["model"], facts["results"]
     front: dict[str, Any] = _licence(data)
     front["pipeline_tag"] = "image-classification"
-    tags = ["image-classification", "knowledge-distillation", "skinkd", model["method"], model["network"]]
+    tags = ["image-classification", "skinkd", model["method"], model["network"]]
     front["tags"] = list(dict.fromkeys(_slug(tag) for tag in tags if tag))
     if data:
         front["datasets"] = [_slug(data["name"])]
@@ -60,7 +60,7 @@ def front_matter(facts: Mapping[str, Any]) -> dict[str, Any]:
     if not known:
         return front
     front["metrics"] = [_HUB_METRICS[one["metric"]] for one in known]
-    level = f"{results['level']:.0%} interval"
+    level = f"{100 * results['level']:g} % interval"
     scores = [
         {
             "type": _HUB_METRICS[one["metric"]],

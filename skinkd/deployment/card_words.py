@@ -77,7 +77,7 @@ def _split_limits(split: Facts | None) -> list[str]:
     shared, sentences = split["test_images_with_lesion_in_train"], []
     if shared:
         sentences.append(
-            f"The split leaks: {shared:.1%} of the test images show a lesion that is also in the training part. The scores "
+            f"The split leaks: {100 * shared:.1f} % of the test images show a lesion that is also in the training part. The scores "
             "are too high, by an unknown amount."
         )
     pairs = (split["near_duplicate_pairs"] or {}).get("test-train", 0)
@@ -101,7 +101,9 @@ def _score_limits(results: Facts) -> list[str]:
     known = [one for one in results["classes"] if one["sensitivity"] is not None]
     missed = [f"{one['class']} ({one['sensitivity']:.2f})" for one in known if one["sensitivity"] < 0.5]
     if missed:
-        sentences.insert(0, f"Less than half of the test images are found in these classes: {', '.join(missed)}.")
+        sentences.insert(
+            0, f"The network finds less than half of the test images of these classes: {', '.join(missed)}."
+        )
     least = results["least_lesions"]
     few = [f"{one['class']} ({one['lesions']})" for one in results["classes"] if one["lesions"] < least]
     if few:

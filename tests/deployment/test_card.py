@@ -306,7 +306,7 @@ def test_a_leaking_split_is_the_first_limit(copied: Path, tmp_path: Path) -> Non
     assert trained.config is not None
     config = trained.config | {"protocol": "image_level"}
     found = made(trained._replace(config=config), tmp_path / "card")
-    assert any("The split leaks: 25.0% of the test images" in one for one in found.facts["limits"])
+    assert any("The split leaks: 25.0 % of the test images" in one for one in found.facts["limits"])
     assert "without regard to lesions" in found.body and "| Lesions in more than one part | 7 |" in found.body
 
 
@@ -327,10 +327,14 @@ def test_the_teacher_and_its_scores(train_tiny: Any, finished: Path, tmp_path: P
 def test_a_method_that_is_our_reconstruction_is_called_that(trained: Trained) -> None:
     assert trained.config is not None
     method = trained.config["method"] | {"_target_": "skinkd.methods.swskd.SWSKD", "name": "swskd"}
-    facts = card_facts(trained._replace(config=trained.config | {"method": method}), paths=None, export=None, export_notes=())
+    facts = card_facts(
+        trained._replace(config=trained.config | {"method": method}), paths=None, export=None, export_notes=()
+    )
     assert "our reconstruction" in facts["model"]["method_description"]
     other = trained.config["method"] | {"_target_": "somebody.methods.Theirs"}
-    facts = card_facts(trained._replace(config=trained.config | {"method": other}), paths=None, export=None, export_notes=())
+    facts = card_facts(
+        trained._replace(config=trained.config | {"method": other}), paths=None, export=None, export_notes=()
+    )
     assert facts["model"]["method_description"] == ""
 
 
