@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "search": {"config.targets", "jobs", "runs", "errors"},
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
+    "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
     "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
     # modules that others may import without their room
     "runs.files": set(),

@@ -6,12 +6,26 @@ import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
 from skinkd.data.groups import connected_groups
-from skinkd.data.table import ImageTable, class_labels, listing, read_csv, split_column
+from skinkd.data.table import ImageTable, class_labels, listing, read_csv, split_column, subgroup_columns
 from skinkd.errors import UserError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
+CLASS_NAMES = {
+    "akiec": "actinic keratosis or intraepithelial carcinoma",
+    "bcc": "basal cell carcinoma",
+    "bkl": "benign keratosis-like lesion",
+    "df": "dermatofibroma",
+    "mel": "melanoma",
+    "nv": "melanocytic nevus",
+    "vasc": "vascular lesion",
+}
+CITATION = (
+    "P. Tschandl, C. Rosendahl, H. Kittler. The HAM10000 dataset, a large collection of multi-source dermatoscopic images of "
+    "common pigmented skin lesions. Scientific Data 5:180161, 2018. doi:10.1038/sdata.2018.161"
+)
 COLUMNS = ("lesion_id", "image_id", "dx")
+SUBGROUPS = {"sex": "sex", "age": "age", "body_site": "localization", "confirmation": "dx_type"}
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2", "HAM10000_images", "images", "")
 PAIRS_NAME = "duplicate_pairs.csv"
 SPLIT_NAME = "dermamnist_split.csv"
@@ -50,6 +64,7 @@ def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
             "group": connected_groups(
                 rows["image_id"].tolist(), rows["lesion_id"].tolist(), [*DUPLICATE_PAIRS, *_read_pairs(root)]
             ),
+            **subgroup_columns(rows, SUBGROUPS),
         }
     )
     if (root / SPLIT_NAME).is_file():

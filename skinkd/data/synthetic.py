@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator, SeedSequence
 
-from skinkd.data.ham10000_folder import read_folder
+from skinkd.data.ham10000_folder import CLASS_NAMES, SUBGROUPS, read_folder
 from skinkd.data.source import Source
 from skinkd.data.synthetic_lesions import draw_lesion, photograph
 from skinkd.data.synthetic_looks import LOOKS, blend
@@ -76,7 +76,16 @@ LOCALIZATIONS = (
 )
 
 
-SOURCE = Source(licence="none of others", ids="synthetic {images} {height} {width} {seed}", generated=True)
+SOURCE = Source(
+    licence="none of others",
+    title="the embedded dataset of skinkd",
+    shows="drawings that imitate dermatoscopic images and say nothing about real skin",
+    class_names=CLASS_NAMES,
+    same_lesion="they are drawn from the same lesion",
+    subgroups=SUBGROUPS,
+    ids="synthetic {images} {height} {width} {seed}",
+    generated=True,
+)
 
 
 def load_synthetic(

@@ -3,7 +3,7 @@
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from skinkd.errors import UserError, nearest
 
 UNLABELLED_COLUMNS = ("image_id", "path")
 COLUMNS = (*UNLABELLED_COLUMNS, "label", "group")
+SUBGROUPS = ("sex", "age", "body_site", "confirmation")
+"""Columns that a dataset may add, for scores by subgroup: str, "" if unknown. The age is in years; confirmation is how the
+diagnosis was made certain. No split, training or metric of a run reads them."""
+_UNKNOWN = ("", "unknown", "nan", "na")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class ImageTable:
         classes: class names; their order is the order of logits and of every per-class number.
         frame: ``image_id`` (str, unique), ``path`` (str), ``label`` (int64 index into ``classes``), ``group``
             (str: images of one group show the same lesion and belong in one part of a split), and any further
-            columns of the dataset (``official_split``, …). The index is 0..n-1.
+            columns of the dataset (``official_split``, those of ``SUBGROUPS``, …). The index is 0..n-1.
 
     Raises:
         UserError: no images, an id used twice, or a label outside ``classes``.
@@ -100,6 +104,22 @@ def listing(names: Iterable[object], *, shown: int = 5) -> str:
     every = [str(name) for name in names]
     more = len(every) - shown
     return ", ".join(every[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def subgroup_columns(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the columns of ``SUBGROUPS`` that a metadata file has; a cell that says "unknown" becomes "".
+
+    Args:
+        rows: the file, as :func:`read_csv` returns it.
+        names: column of ``SUBGROUPS`` -> name of the column in the file. A column that the file lacks, or has twice, is
+            left out.
+    """
+    header = rows.columns.tolist()
+    return {
+        column: ["" if cell.lower() in _UNKNOWN else cell for cell in rows[own]]
+        for column, own in names.items()
+        if header.count(own) == 1
+    }
 
 
 def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, column: str) -> np.ndarray:
