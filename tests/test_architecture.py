@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "search": {"config.targets", "jobs", "runs", "errors"},
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
+    "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
     "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
@@ -48,6 +49,7 @@ LAYERS: dict[str, set[str]] = {
     # verbs, which may import everything but each other
     "train": {"*"},
     "evaluate": {"*"},
+    "export": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "data.__main__": {"*"},
@@ -76,6 +78,7 @@ ONLY_IN = {
     | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
     "timm": {"models"},
     "albumentations": {"data"},
+    "onnx": {"deployment"},
     "optuna": {"search"},
     "submitit": {"jobs.cluster"},
 }
