@@ -69,7 +69,8 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> nn.Module:
     recorder = record_calls(network, image)
     names = {id(module): name for name, module in network.named_modules()}
     by_weight = {id(module.weight): module for module in network.modules() if isinstance(module, nn.Conv2d)}
-    by_mean = {id(module.running_mean): module for module in network.modules() if isinstance(module, _BatchNorm)}
+    norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
+    by_mean = {id(norm.running_mean): norm for norm in norms if norm.running_mean is not None}
     for entering, mean in recorder.normed:
         weight = recorder.convolved.get(id(entering))
         once = recorder.reads[id(entering)] == recorder.reads[id(mean)] == recorder.reads[id(weight)] == 1

@@ -91,24 +91,25 @@ def output_softmaxes(graph: onnx.GraphProto) -> list[str]:
 
 def first_convolutions(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the convolutions that see the image and no output of another product."""
-    return _ends(list(graph.node), "Conv", forward=True)
+    behind: set[str] = set()  # tensors that a product has reached
+    found = []
+    for node in graph.node:
+        reached = bool(behind.intersection(node.input))
+        if node.op_type == "Conv" and not reached:
+            found.append(node.name)
+        if reached or node.op_type in _PRODUCTS:
+            behind.update(node.output)
+    return found
 
 
 def classifiers(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the products that no other product follows: those that give logits."""
-    ordered = list(reversed(graph.node))
-    return _ends(ordered, "Gemm", forward=False) + _ends(ordered, "MatMul", forward=False)
-
-
-def _ends(ordered: list[onnx.NodeProto], kind: str, *, forward: bool) -> list[str]:
-    """Return the nodes of a kind that no product comes before, in the order of the given nodes."""
-    behind: set[str] = set()  # tensors on the far side of a product
+    ahead: set[str] = set()  # tensors that go into a product
     found = []
-    for node in ordered:
-        reached, left = (node.input, node.output) if forward else (node.output, node.input)
-        after = bool(behind.intersection(reached))
-        if node.op_type == kind and not after:
+    for node in reversed(graph.node):
+        follows = bool(ahead.intersection(node.output))
+        if node.op_type in _PRODUCTS and not follows:
             found.append(node.name)
-        if after or node.op_type in _PRODUCTS:
-            behind.update(left)
+        if follows or node.op_type in _PRODUCTS:
+            ahead.update(node.input)
     return found
