@@ -49,6 +49,7 @@ LAYERS: dict[str, set[str]] = {
     # verbs, which may import everything but each other
     "train": {"*"},
     "evaluate": {"*"},
+    "export": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "data.__main__": {"*"},
@@ -77,6 +78,7 @@ ONLY_IN = {
     | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
     "timm": {"models"},
     "albumentations": {"data"},
+    "onnx": {"deployment"},
     "optuna": {"search"},
     "submitit": {"jobs.cluster"},
 }
