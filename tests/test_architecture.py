@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "jobs": {"config", "runs", "errors"},
     "search": {"config.targets", "jobs", "runs", "errors"},
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
+    "explanation": {"inference", "build", "config", "data", "models", "runs", "scoring", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
     "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
     "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
@@ -81,6 +82,8 @@ ONLY_IN = {
     "onnx": {"deployment"},
     "optuna": {"search"},
     "submitit": {"jobs.cluster"},
+    "captum": {"explanation"},
+    "skimage": {"explanation"},
 }
 """Packages that appear in these layers alone."""
 SHARED_BY_METHODS = {"methods.base", "methods.taught", "methods.terms", "methods.criterion", "methods.schedules"}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, COLUMNS, SPLIT_NAME, SUBGROUPS, read_folder
+from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, COLUMNS, SPLIT_NAME, SUBGROUPS, lesion_mask, read_folder
 from skinkd.data.source import File, NamedSplit, Source
 from skinkd.data.synthetic import load_synthetic as load_synthetic  # stored runs name it as this module's
 from skinkd.data.table import ImageTable, read_csv
@@ -82,4 +82,5 @@ SOURCE = Source(
     listing=listed_files,
     named_split=NamedSplit("dermamnist", how=f"put {SPLIT_NAME} (image_id, split) next to HAM10000's metadata"),
     class_maps=("isic2019_ham10000", "dermamnist_ham10000"),
+    lesion_mask=lesion_mask,
 )

@@ -27,6 +27,7 @@ CITATION = (
 COLUMNS = ("lesion_id", "image_id", "dx")
 SUBGROUPS = {"sex": "sex", "age": "age", "body_site": "localization", "confirmation": "dx_type"}
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2", "HAM10000_images", "images", "")
+MASKS = "HAM10000_segmentations_lesion_tschandl"
 PAIRS_NAME = "duplicate_pairs.csv"
 SPLIT_NAME = "dermamnist_split.csv"
 
@@ -80,6 +81,12 @@ def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
     table = ImageTable("ham10000", CLASSES, frame)
     usable = usable_images(table.frame, name=str(root), on_bad_image=on_bad_image)
     return table if len(usable) == len(table) else ImageTable(table.name, CLASSES, usable)
+
+
+def lesion_mask(image: Path) -> Path | None:
+    """Return the mask of the lesion in an image of such a folder, or None if there is no such file."""
+    places = (folder / MASKS / f"{image.stem}_segmentation.png" for folder in (image.parent.parent, image.parent))
+    return next((path for path in places if path.is_file()), None)
 
 
 def _read_pairs(root: Path) -> list[tuple[str, str]]:

@@ -71,6 +71,9 @@ class Source:
         named_split: a split of these images that another dataset published.
         class_maps: tables in ``conf/class_map`` that translate the class names.
         generated: the loader makes the images itself, in its ``root``.
+        lesion_mask: returns the file of the lesion's mask, given the image's; None where there is none. A mask has the size
+            of its image, and is above 0 on the lesion.
+        artefact_masks: returns by kind, such as "hair", the files of the masks of what is not skin, given the image's.
     """
 
     licence: str
@@ -90,6 +93,8 @@ class Source:
     named_split: NamedSplit | None = None
     class_maps: tuple[str, ...] = ()
     generated: bool = False
+    lesion_mask: Callable[[Path], Path | None] | None = None
+    artefact_masks: Callable[[Path], Mapping[str, Path]] | None = None
 
 
 def source_of(table: Settings) -> Source | None:

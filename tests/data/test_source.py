@@ -33,7 +33,7 @@ SOURCES = {name: source for name, target in TARGETS.items() if (source := source
 
 
 def test_every_published_dataset_has_a_source_and_data_of_ones_own_has_none() -> None:
-    assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 5
+    assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 6
     assert all(isinstance(source, Source) and source.licence for source in SOURCES.values())
 
 
@@ -47,12 +47,13 @@ def test_equal_ids_are_equal_images_within_an_archive_only() -> None:
     drawn = {"images": 120, "height": 48, "width": 64}
     assert ids("synthetic", **drawn, seed=0) == ids("synthetic", **drawn, seed=0) is not None
     assert ids("synthetic", **drawn, seed=0) != ids("synthetic", **drawn, seed=1)
+    assert ids("synthetic", **drawn, seed=0) != ids("synthetic_patch", **drawn, seed=0, patch_class="mel")
     assert ids("dermnet") is ids("folder") is ids("table") is None
     assert source_of({"_target_": "a_package_that_has_gone.data.load_x"}) is None
 
 
 def test_the_documentation_states_every_licence() -> None:
-    for name in set(SOURCES) - {"synthetic"}:
+    for name in set(SOURCES) - {"synthetic", "synthetic_patch"}:
         section = PAGE.split(f"(`data={name}`)")[1].split("\n## ")[0]
         for licence in SOURCES[name].licence.split("; "):
             assert licence in section, name
