@@ -21,7 +21,7 @@ from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, nearest
 
 CONF = "skinkd.conf"
-_MAY_BE_NULL = ("data.near_duplicate_bits",)  # null switches the search for near-duplicates off
+_MAY_BE_NULL = ("data.near_duplicate_bits",)  # in conf/ it alone is a number by default and has a meaning for null
 _TEACHER = "method.teacher.run."
 _NO_CHECK = (
     "-h",
