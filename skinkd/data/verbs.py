@@ -1,10 +1,14 @@
 """What ``python -m skinkd.data`` does: a function for each verb, which takes the resolved configuration."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 from skinkd.build.construct import build
 from skinkd.build.tables import Config, load_images, load_table, split_images
+from skinkd.config.overrides import config_dir
+from skinkd.config.targets import allowed_words
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
 from skinkd.data.download import Connection
@@ -145,5 +149,7 @@ def download(config: Config) -> None:
         raise UserError(
             f"{error.filename} cannot be written; point SKINKD_DATA_DIR or paths.data_dir at a folder you own"
         ) from error
-    words = " ".join([f"data={choice}", *(f"data.{key}={data[key]}" for key in source.chosen_by)])
-    print(f"{root}; check it with python -m skinkd.data verify {words}")
+    further = config_dir(sys.argv[1:])  # of a package of the user's own, which verify has to find and to allow too
+    words = [f"--config-dir={further}"] * (further is not None) + allowed_words()
+    words += [f"data={choice}", *(f"data.{key}={data[key]}" for key in source.chosen_by)]
+    print(f"{root}; check it with python -m skinkd.data verify {shlex.join(words)}")

@@ -14,6 +14,7 @@ from skinkd.models.cost import exit_macs, network_macs
 from skinkd.models.hybrid import HybridStudent, HybridTeacher
 from skinkd.runs.console import is_main_process
 from skinkd.runs.folder import RunFolder
+from skinkd.runs.history import read_history
 from skinkd.runs.plots import plot_confusion, plot_curves
 from skinkd.runs.tables import print_results
 from skinkd.runs.tracking import Report, Tracker
@@ -46,7 +47,8 @@ def score_and_report(
         extra_metrics = {name: value for name, value in extra_metrics.items() if "test/" not in name}
     if not is_main_process():
         return
-    history = pd.read_csv(folder.path / "history.csv")
+    epochs = read_history(folder.path)
+    history = pd.DataFrame(epochs.rows, columns=epochs.columns)
     metrics = {**_about(config, history, method), **_network_scores(config, results, data.classes), **extra_metrics}
     metrics |= _exit_scores(results)
     tables = {part: outputs[""].table for part, outputs in results.items()}

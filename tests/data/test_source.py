@@ -157,9 +157,10 @@ def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_dataset_of_another_package_is_downloaded_and_verified(server: Server, somebody: Path) -> None:
     made_up = MadeUp(somebody, server, ids=False)
     root = somebody / "lesions"
+    words = f"--config-dir={somebody / 'conf'} allow_targets=somebody data=lesions"
     assert made_up.verb("download") == (
         0,
-        f"pictures: 40 files\n{root}; check it with python -m skinkd.data verify data=lesions\n",
+        f"pictures: 40 files\n{root}; check it with python -m skinkd.data verify {words}\n",
     )
     assert (root / "pictures" / "p07.png").read_bytes() == png(7)
     code, said = made_up.verb("verify")
