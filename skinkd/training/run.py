@@ -15,6 +15,7 @@ from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
 from skinkd.methods.base import Method
+from skinkd.runs.checkpoints import find_last
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
@@ -25,7 +26,7 @@ from skinkd.training.trainer import build_trainer, fit_callbacks
 
 
 def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
-    """Train to the end, starting at the last complete epoch if the run folder has one.
+    """Train to the end, going on from the last checkpoint if the run folder has one.
 
     Args:
         settings: the unresolved configuration, from which the teacher's configuration follows.
@@ -69,14 +70,14 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     finished = False
     try:
         trainer.logger = tracker.logger
-        resume = folder.last_checkpoint
+        resume = find_last(folder.checkpoints)
         say(f"{'going on' if resume else 'training'} in {folder.path}")
         trainer.fit(method, datamodule=data, ckpt_path=resume)
         score_and_report(config, folder, data, method, tracker, extra_metrics=extra_metrics)
         finished = True
     finally:
         if not finished:
-            say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
+            say(f"stopped before the end; the same command goes on from the last checkpoint in {folder.path}")
         tracker.finish(failed=not finished)
     say(next_commands(folder.path, tested=config["evaluation"]["test"]))
 

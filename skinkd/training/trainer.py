@@ -1,5 +1,6 @@
 """Lightning's trainer, and the callbacks of the fit."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,13 +9,14 @@ from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     ProgressBar,
 )
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.errors import UserError, check_choice
+from skinkd.runs.checkpoints import LAST, write_checkpoint
 from skinkd.runs.folder import RunFolder
 from skinkd.training.callbacks import (
     CheckpointCard,
@@ -25,6 +27,7 @@ from skinkd.training.callbacks import (
     MonitorCheck,
     Progress,
 )
+from skinkd.training.midepoch import EMA, MovedFolder, ProcessStates, TimedCheckpoint
 from skinkd.training.scorer import Scorer
 
 Config = dict[str, Any]
@@ -39,11 +42,11 @@ def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card:
     history = History(folder)
     scorer = Scorer(data, calibration_bins=config["evaluation"]["calibration_bins"])
     callbacks: list[Callback] = [EpochSeed(config["seed"]), DivergenceCheck(), scorer, MonitorCheck(monitor)]
-    callbacks += [history, EpochLine(history), CheckpointCard(card)]
+    callbacks += [history, EpochLine(history), CheckpointCard(card), ProcessStates(), MovedFolder()]
     if config["trainer"]["enable_progress_bar"]:
         callbacks.append(Progress())
     if config["ema"]["decay"] is not None:
-        callbacks.append(EMAWeightAveraging(decay=config["ema"]["decay"]))
+        callbacks.append(EMA(decay=config["ema"]["decay"]))
     if config["early_stopping"]["patience"] is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=config["early_stopping"]["patience"]))
 
@@ -58,7 +61,17 @@ def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card:
 
     # last.ckpt has a separate callback: save_last=True would write it only when best.ckpt is written. It comes second, so
     # that last.ckpt records the best score up to this epoch
-    return [*callbacks, keep("best", monitor=monitor, mode=mode), keep("last")]
+    every = config.get("checkpoint", {"every_minutes": None})["every_minutes"]  # stored runs may be older than the setting
+    timed = TimedCheckpoint(folder.checkpoints / LAST, every_minutes=every)
+    return [*callbacks, keep("best", monitor=monitor, mode=mode), keep("last"), timed]
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's reader and writer of checkpoints, with our writer: Lightning's goes through the folder of temporary files,
+    and is silent about a folder that cannot be written."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_checkpoint(checkpoint, Path(path))
 
 
 def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
@@ -81,6 +94,7 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        plugins=[CheckpointFiles()],
     )
     # with deterministic algorithms PyTorch fills new memory, which takes time. That only helps code that reads unwritten
     # memory; there is none here
