@@ -1,6 +1,7 @@
 """The files of checkpoints: written in one step, the last two kept, and each checked before it is read."""
 
 import io
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -52,6 +53,48 @@ def damage(path: Path) -> str | None:
     return f"its part {changed} has changed since it was written" if changed else None
 
 
+def mend_best(folder: Path, *, metric: str, mode: str) -> None:
+    """Write a damaged or missing ``best.ckpt`` anew from a kept checkpoint, if that is of the best epoch.
+
+    Args:
+        folder: of the checkpoints.
+        metric: column of the history that chooses the best epoch.
+        mode: "min" | "max".
+
+    Raises:
+        UserError: no kept checkpoint is of the best epoch.
+    """
+    path, newest = folder / BEST, find_last(folder)
+    reason = damage(path) if path.exists() else "it is missing"
+    if reason is None or newest is None:
+        return
+    history = _load(newest)["callbacks"]["History"]["rows"]
+    if not history:  # the first epoch is not complete
+        return
+    worst = float("-inf")
+    scores = [float(row.get(metric, worst)) * (1 if mode == "max" else -1) for row in history]
+    scores = [worst if math.isnan(score) else score for score in scores]
+    best = scores.index(max(scores)) + 1
+    for kept in (folder / LAST, folder / BEFORE):
+        if kept.exists() and damage(kept) is None:
+            stored = _load(kept)
+            if len(stored["callbacks"]["History"]["rows"]) == stored["epoch"] + 1 == best:
+                say(
+                    f"warning: {path} is damaged ({reason}); it is written again from {kept.name}, of the same epoch {best}"
+                )
+                write_checkpoint(stored, path)
+                return
+    raise UserError(
+        f"{path} is damaged ({reason}), and no other checkpoint is of the best epoch, {best}; begin again with force=true"
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def find_last(folder: Path) -> Path | None:
     """Return the newest whole checkpoint to go on from; None if a run has not saved any.
 
@@ -89,8 +132,6 @@ def trained_on(folder: Path, splits: "pd.DataFrame") -> bool:
     path = find_last(folder)
     if path is None:
         return True
-    import torch
-
-    seen = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["skinkd"]["images"]
+    seen = _load(path)["skinkd"]["images"]
     parts = {part: splits["image_id"][splits["split"] == part].tolist() for part in ("train", "val")}
     return all(seen[part][: len(names)] == names for part, names in parts.items())

@@ -142,9 +142,10 @@ class ProcessStates(Callback):
 def random_states(device: torch.device) -> dict[str, Any]:
     """Return the states of all generators that a training step may draw from, as values that any checkpoint may hold."""
     name, key, *rest = np.random.get_state(legacy=True)
+    version, numbers, following = random.getstate()
     states = {
-        "python": random.getstate(),
-        "numpy": (name, key.tolist(), *rest),  # type: ignore[union-attr]
+        "python": (version, torch.tensor(numbers), following),
+        "numpy": (name, torch.tensor(key.astype(np.int64)), *rest),  # type: ignore[union-attr]
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -154,9 +155,10 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     """Set the generators to the states of :func:`random_states`."""
-    random.setstate(states["python"])
+    version, numbers, following = states["python"]
+    random.setstate((version, tuple(numbers.tolist()), following))
     name, key, *rest = states["numpy"]
-    np.random.set_state((name, np.array(key, np.uint32), *rest))
+    np.random.set_state((name, key.cpu().numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"].cpu())
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"].cpu(), device)
