@@ -10,6 +10,7 @@ from typing import Any
 from skinkd.config.paths import place_below
 
 NOT_IDENTITY = (
+    "checkpoint",
     "config",
     "force",
     "given",

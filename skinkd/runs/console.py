@@ -12,7 +12,12 @@ def is_main_process() -> bool:
 
     It reads the environment variables that Lightning reads. Importing Lightning would take seconds.
     """
-    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0
+    return given_rank()[1] == 0
+
+
+def given_rank() -> tuple[str, int]:
+    """Return the environment variable that gives this process its rank, and the rank; ("", 0) without one."""
+    return next(((name, int(os.environ[name])) for name in _RANKS if name in os.environ), ("", 0))
 
 
 def say(line: str) -> None:

@@ -73,7 +73,8 @@ class History(Callback):
     of the last step, speed.
 
     The checkpoint holds the rows, so that the history of a resumed run continues at the right epoch. ``seconds`` is the
-    epoch's time including validation. ``images_per_second`` counts source images, and the time of training only.
+    epoch's time including validation. ``images_per_second`` counts source images, and the time of training only. The time
+    between two processes of a run does not count.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -83,10 +84,19 @@ class History(Callback):
         self._images = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "images": self._images, "seconds": time.perf_counter() - self._began}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+        self._images = state_dict.get("images", 0)
+        self._began = time.perf_counter() - state_dict.get("seconds", 0.0)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.rows and trainer.is_global_zero:
+            self._write()  # the file may be damaged, or be one epoch ahead of the checkpoint
+
+    def _write(self) -> None:
+        self.folder.write_csv("history.csv", pd.DataFrame(self.rows))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self._images = 0
@@ -117,7 +127,7 @@ class History(Callback):
         }
         self.rows.append(row)
         if trainer.is_global_zero:
-            self.folder.write_csv("history.csv", pd.DataFrame(self.rows))
+            self._write()
 
 
 class Progress(TQDMProgressBar):
@@ -130,6 +140,11 @@ class Progress(TQDMProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         loss = trainer.callback_metrics.get("train/loss")
         return {} if loss is None else {"loss": float(loss)}
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_start(trainer)
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)

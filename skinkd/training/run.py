@@ -15,17 +15,19 @@ from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
 from skinkd.methods.base import Method
+from skinkd.runs.checkpoints import find_last, mend_best
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tables import next_commands
-from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
+from skinkd.runs.tracking import RunInfo, check_tracker, failure_is_a_warning, open_tracker
+from skinkd.training.processes import check_rank
 from skinkd.training.scores import score_and_report
-from skinkd.training.trainer import build_trainer, fit_callbacks
+from skinkd.training.trainer import build_trainer, check_monitor, fit_callbacks
 
 
 def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
-    """Train to the end, starting at the last complete epoch if the run folder has one.
+    """Train to the end, going on from the last checkpoint if the run folder has one.
 
     Args:
         settings: the unresolved configuration, from which the teacher's configuration follows.
@@ -33,6 +35,8 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         folder: the run folder; nothing is written to it before all input is checked.
     """
     quieten()
+    check_rank(config["trainer"])
+    check_monitor(config["monitor"])
     table, parts = load_split(config)
     leak = measure_leak(table.frame, parts)
     if leak.shared_groups:
@@ -69,15 +73,18 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     finished = False
     try:
         trainer.logger = tracker.logger
-        resume = folder.last_checkpoint
+        resume = find_last(folder.checkpoints)
+        if is_main_process():
+            mend_best(folder.checkpoints, **config["monitor"])
         say(f"{'going on' if resume else 'training'} in {folder.path}")
         trainer.fit(method, datamodule=data, ckpt_path=resume)
         score_and_report(config, folder, data, method, tracker, extra_metrics=extra_metrics)
         finished = True
     finally:
         if not finished:
-            say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
-        tracker.finish(failed=not finished)
+            say(f"stopped before the end; the same command goes on from the last checkpoint in {folder.path}")
+        with failure_is_a_warning():
+            tracker.finish(failed=not finished)
     say(next_commands(folder.path, tested=config["evaluation"]["test"]))
 
 
