@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "jobs": {"config", "runs", "errors"},
     "search": {"config.targets", "jobs", "runs", "errors"},
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
-    "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
+    "training": {"build", "config", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
     "runs.cells": set(),
