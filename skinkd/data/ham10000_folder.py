@@ -31,7 +31,7 @@ DUPLICATE_PAIRS = tuple(
 def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
     """Return the table of a folder in HAM10000's layout; see :func:`skinkd.data.ham10000.load_ham10000`."""
     root = Path(root).expanduser().absolute()
-    metadata = next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
+    metadata = _metadata(root)
     images = find_images(root, IMAGE_FOLDERS) if metadata else {}
     if metadata is None or not images:
         lacking = "no HAM10000 metadata" if metadata is None else "HAM10000 metadata but no images"
@@ -65,6 +65,14 @@ def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
     table = ImageTable("ham10000", CLASSES, frame)
     usable = usable_images(table.frame, name=str(root), on_bad_image=on_bad_image)
     return table if len(usable) == len(table) else ImageTable(table.name, CLASSES, usable)
+
+
+def _metadata(root: Path) -> Path | None:
+    """Return the metadata, whatever the capital letters of its name; None if there is none."""
+    names = [name.lower() for name in METADATA_NAMES]
+    files = [path for path in root.iterdir() if path.name.lower() in names] if root.is_dir() else []
+    exact = [root / name for name in METADATA_NAMES if (root / name).is_file()]
+    return next((path for path in (*exact, *sorted(files)) if path.is_file()), None)
 
 
 def _read_pairs(root: Path) -> list[tuple[str, str]]:
