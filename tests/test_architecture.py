@@ -37,7 +37,7 @@ LAYERS: dict[str, set[str]] = {
     "explanation": {"inference", "build", "config", "data", "models", "runs", "scoring", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
     "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
-    "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
+    "training": {"build", "config", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
     "runs.cells": set(),

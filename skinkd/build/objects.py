@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from skinkd.build.construct import build, find_class
+from skinkd.config.trainer_arguments import image_limits
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.device import DeviceAugmentation
@@ -24,6 +25,35 @@ from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
 
 Config = dict[str, Any]
+
+
+def check_before_data(config: Config) -> None:
+    """Build what needs no data, and throw it away: the optimizer, the schedule, the augmentation, and a batch of one.
+
+    Raises:
+        UserError: a constructor refuses its arguments, or the network cannot be trained with ``data.batch_size=1``.
+    """
+    train_pipeline(build(config["augment"]["train"], place="augment.train"), image_size=config["data"]["image_size"])
+    optim = config["optim"]
+    try:
+        optimizer = build(optim["optimizer"], place="optim.optimizer")([nn.Parameter(torch.zeros(2, 2))])
+        build(optim["schedule"], place="optim.schedule")(optimizer, epochs=10, steps_per_epoch=10)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optim cannot be built: {str(error).strip().splitlines()[0]}; correct or leave out") from error
+    if config["data"]["batch_size"] == 1:
+        _check_batch_of_one({**config["backbone"], "pretrained": False, "weights": None}, config["data"]["image_size"])
+
+
+def _check_batch_of_one(backbone: Config, image_size: int) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = build(backbone, place="backbone", num_classes=2).train()
+        try:
+            network(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+        except ValueError as error:  # BatchNorm with one value for each channel
+            raise UserError(
+                f"data.batch_size=1 gives {backbone['name']} one value to normalise for each channel "
+                f"({str(error).strip().splitlines()[0]}); set data.batch_size to 2 or more"
+            ) from error
 
 
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
@@ -68,6 +98,7 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         sampler_target=config["sampler_target"],
         mix=mix,
         on_device=on_device,
+        limits=image_limits(config["trainer"]),
     )
 
 

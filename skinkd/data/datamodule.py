@@ -43,6 +43,8 @@ class SkinDataModule(L.LightningDataModule):
         sampler_target: images of each class, for "per_class"; unused by the others.
         mix: how training batches are mixed, or None.
         on_device: augments training's samples on the device, from the training part's images; None: the loading processes do.
+        limits: part -> how much of it is used, a share of its images (a float) or a number of its batches (an int). The
+            images are taken evenly from the whole part, which is sorted by id and so often by class.
 
     Raises:
         UserError: an option out of range, or a batch larger than the training part.
@@ -64,6 +66,7 @@ class SkinDataModule(L.LightningDataModule):
         sampler_target: int | None = None,
         mix: Mix | None = None,
         on_device: Callable[[Sequence[str]], DeviceAugmentation] | None = None,
+        limits: Mapping[str, float] | None = None,
     ):
         super().__init__()
         check_range("data.batch_size", batch_size, 1)
@@ -75,7 +78,10 @@ class SkinDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed, self.mix = seed, mix
         part = parts.to_numpy(str)
-        self._rows = {name: table.frame[part == name].reset_index(drop=True) for name in PARTS}
+        batches = {"train": batch_size, "val": eval_batch_size, "test": eval_batch_size}
+        self._rows = {
+            name: _limited(table.frame[part == name], (limits or {}).get(name, 1.0), batches[name]) for name in PARTS
+        }
         pipelines: Mapping[str, tuple[A.Compose, str | None]] = {
             "train": (train_pipeline, views),
             "val": (eval_pipeline, None),
@@ -86,6 +92,7 @@ class SkinDataModule(L.LightningDataModule):
             for name, (pipeline, view) in pipelines.items()
         }
         self._on_device = on_device(self._datasets["train"].paths.tolist()) if on_device else None
+        self._counts = np.bincount(table.frame["label"][part == "train"], minlength=len(table.classes)).tolist()
         self._weights = class_balance_weights(self._datasets["train"].labels, sampler=sampler)
         self._per_class = None
         if sampler == "per_class":
@@ -96,8 +103,8 @@ class SkinDataModule(L.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Images of each class in the training part, before any sampling."""
-        return np.bincount(self._datasets["train"].labels, minlength=len(self.classes)).tolist()
+        """Images of each class in the training part, before any sampling or limit."""
+        return self._counts
 
     def rows(self, part: str) -> pd.DataFrame:
         """Return the table's rows of a part; row i is the sample of index i in that part's loader."""
@@ -108,14 +115,7 @@ class SkinDataModule(L.LightningDataModule):
         rank, world = self._process()
         self._check_batch(world)
         images = self._datasets["train"]
-        sampler = EpochSampler(
-            len(images),
-            seed=self.seed,
-            rank=rank,
-            world=world,
-            weights=self._weights,
-            per_class=self._per_class,
-        )
+        sampler = self._sampler(rank, world)
         dataset: Dataset[Batch] = images
         loading = self._loading(persistent=True)
         if self.mix is not None:
@@ -129,6 +129,20 @@ class SkinDataModule(L.LightningDataModule):
             batch_size=self.batch_size,
             drop_last=True,
             **loading,
+        )
+
+    def train_batches(self, world: int) -> int:
+        """Return the batches of an epoch in each of ``world`` processes."""
+        return len(self._sampler(0, world)) // self.batch_size
+
+    def _sampler(self, rank: int, world: int) -> EpochSampler:
+        return EpochSampler(
+            len(self._datasets["train"]),
+            seed=self.seed,
+            rank=rank,
+            world=world,
+            weights=self._weights,
+            per_class=self._per_class,
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -177,6 +191,14 @@ class SkinDataModule(L.LightningDataModule):
                 f"data.batch_size={self.batch_size} is larger than the {images} training images{each}; set "
                 f"data.batch_size to {images} or less"
             )
+
+
+def _limited(rows: pd.DataFrame, limit: float, batch: int) -> pd.DataFrame:
+    """Return the rows of a part, or as many of them as its limit says, evenly spaced."""
+    count = limit * batch if isinstance(limit, int) else max(1, round(limit * len(rows)))
+    if count < len(rows):
+        rows = rows.iloc[np.arange(count) * len(rows) // count]
+    return rows.reset_index(drop=True)
 
 
 def start_worker(worker: int) -> None:

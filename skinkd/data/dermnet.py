@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from skinkd.data.class_folders import scan_classes
 from skinkd.data.files import usable_images
-from skinkd.data.folder import group_near_duplicates, scan_classes
+from skinkd.data.folder import group_near_duplicates
 from skinkd.data.source import Source
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError

@@ -43,22 +43,39 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return name without ending -> path for the images in ``folders`` of ``root``.
 
+    Capital letters in a folder's name do not matter, and a folder may hold one of the same name, as some archives unpack.
     Of two files of one name, the file in the earlier folder is taken; in one folder, the file whose ending comes first
     in ``IMAGE_ENDINGS``.
     """
     found: dict[str, str] = {}
     for name in folders:
-        folder = root / name
-        if not folder.is_dir():
-            continue
-        images: list[tuple[int, str, str]] = []
-        for entry in os.scandir(folder):
-            stem, ending = os.path.splitext(entry.name)
-            if ending.lower() in IMAGE_ENDINGS:
-                images.append((IMAGE_ENDINGS.index(ending.lower()), stem, entry.path))
-        for _, stem, path in sorted(images):
-            found.setdefault(stem, path)
+        for folder in _folders_named(root, name):
+            images: list[tuple[int, str, str]] = []
+            for entry in os.scandir(folder):
+                stem, ending = os.path.splitext(entry.name)
+                if ending.lower() in IMAGE_ENDINGS and not entry.name.startswith("."):
+                    images.append((IMAGE_ENDINGS.index(ending.lower()), stem, entry.path))
+            for _, stem, path in sorted(images):
+                found.setdefault(stem, path)
     return found
+
+
+def _folders_named(root: Path, name: str) -> list[Path]:
+    """Return the folder ``name`` of ``root``, then those that differ in capital letters; of each, that inside it too."""
+    if not name:
+        return [root] if root.is_dir() else []
+    places = [root]
+    for part in Path(name).parts:
+        places = [found for place in places for found in _alike(place, part)]
+    last = Path(name).name
+    return [found for place in places for found in (place, *_alike(place, last))]
+
+
+def _alike(folder: Path, name: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    alike = [entry.name for entry in os.scandir(folder) if entry.name.lower() == name.lower() and entry.is_dir()]
+    return [folder / found for found in sorted(alike, key=lambda found: (found != name, found))]
 
 
 def limit_pixels(pixels: int) -> None:

@@ -46,7 +46,7 @@ DUPLICATE_PAIRS = tuple(
 def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
     """Return the table of a folder in HAM10000's layout; see :func:`skinkd.data.ham10000.load_ham10000`."""
     root = Path(root).expanduser().absolute()
-    metadata = next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
+    metadata = _metadata(root)
     images = find_images(root, IMAGE_FOLDERS) if metadata else {}
     if metadata is None or not images:
         lacking = "no HAM10000 metadata" if metadata is None else "HAM10000 metadata but no images"
@@ -87,6 +87,14 @@ def lesion_mask(image: Path) -> Path | None:
     """Return the mask of the lesion in an image of such a folder, or None if there is no such file."""
     places = (folder / MASKS / f"{image.stem}_segmentation.png" for folder in (image.parent.parent, image.parent))
     return next((path for path in places if path.is_file()), None)
+
+
+def _metadata(root: Path) -> Path | None:
+    """Return the metadata, whatever the capital letters of its name; None if there is none."""
+    names = [name.lower() for name in METADATA_NAMES]
+    files = [path for path in root.iterdir() if path.name.lower() in names] if root.is_dir() else []
+    exact = [root / name for name in METADATA_NAMES if (root / name).is_file()]
+    return next((path for path in (*exact, *sorted(files)) if path.is_file()), None)
 
 
 def _read_pairs(root: Path) -> list[tuple[str, str]]:

@@ -21,13 +21,7 @@ UNKNOWN = "UNK"
 GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 METADATA = "ISIC_2019_Training_Metadata.csv"
 SUBGROUPS = {"sex": "sex", "age": "age_approx", "body_site": "anatom_site_general"}
-# the archive holds a folder of the same name; some unpack it into one more folder of that name
-FOLDERS = (
-    "ISIC_2019_Training_Input",
-    "ISIC_2019_Training_Input/ISIC_2019_Training_Input",
-    "images",
-    "",
-)
+FOLDERS = ("ISIC_2019_Training_Input", "images", "")
 SUFFIX = "_downsampled"
 SHA256 = {
     GROUND_TRUTH: "c193a9a94c538f0043de56fa680f02b436b6c308691da3aac24c2e9cf375b6bb",

@@ -39,6 +39,7 @@ def quieten() -> None:
         ".*Be aware that when using `ckpt_path`.*",
         ".*lr_scheduler.step.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*could not find the monitored key.*",  # of an epoch without validation
         ".*recommended to use `self.log.*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)

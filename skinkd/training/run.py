@@ -8,7 +8,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import read_cards
-from skinkd.build.objects import build_data, build_method
+from skinkd.build.objects import build_data, build_method, check_before_data
 from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
@@ -23,7 +23,7 @@ from skinkd.runs.tables import next_commands
 from skinkd.runs.tracking import RunInfo, check_tracker, failure_is_a_warning, open_tracker
 from skinkd.training.processes import check_rank
 from skinkd.training.scores import score_and_report
-from skinkd.training.trainer import build_trainer, check_monitor, fit_callbacks
+from skinkd.training.trainer import bound_training, build_trainer, check_monitor, fit_callbacks
 
 
 def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
@@ -37,6 +37,10 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     quieten()
     check_rank(config["trainer"])
     check_monitor(config["monitor"])
+    # before an image is read: what this machine cannot do, and arguments that a library refuses
+    build_trainer(config, callbacks=[], logger=None)
+    check_before_data(config)
+    check_tracker(config["logger"])
     table, parts = load_split(config)
     leak = measure_leak(table.frame, parts)
     if leak.shared_groups:
@@ -52,9 +56,8 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     method = build_method(config, data, taught)
     config = as_run(config, method)
     callbacks = fit_callbacks(config, folder, data, card(config, table, parts, read_cards(sources)))
-    # both raise errors for what this machine cannot do, before anything is written
-    check_tracker(config["logger"])
     trainer = build_trainer(config, callbacks=callbacks, logger=None)
+    bound_training(trainer, config["trainer"], data)
     if is_main_process():
         # before the folder is written: the audit reads every image, and finds damage that the quick check misses
         audit = audit_split(

@@ -1,5 +1,6 @@
 """Lightning's trainer, and the callbacks of the fit."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from skinkd.config.trainer_arguments import lightning_arguments
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.errors import UserError, check_choice
 from skinkd.runs.checkpoints import LAST, write_checkpoint
@@ -29,6 +32,7 @@ from skinkd.training.callbacks import (
     History,
     MonitorCheck,
     Progress,
+    StopAtStep,
 )
 from skinkd.training.midepoch import EMA, MovedFolder, ProcessStates, TimedCheckpoint
 from skinkd.training.processes import in_one_process
@@ -48,6 +52,8 @@ def fit_callbacks(config: Config, folder: RunFolder, data: SkinDataModule, card:
         callbacks.append(Progress())
     if config["ema"]["decay"] is not None:
         callbacks.append(EMA(decay=config["ema"]["decay"]))
+    if config["trainer"].get("max_steps") is not None:
+        callbacks.append(StopAtStep(config["trainer"]["max_steps"]))
     if config["early_stopping"]["patience"] is not None:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=config["early_stopping"]["patience"]))
 
@@ -106,25 +112,47 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
     """Build Lightning's trainer from ``trainer``. Only ``callbacks`` show progress and write checkpoints.
 
     Raises:
-        UserError: the strategy or the precision needs a GPU, and this machine has none.
+        UserError: the strategy or the precision needs a GPU, and this machine has none, or Lightning refuses an argument.
     """
-    settings = dict(config["trainer"])
-    if settings["accelerator"] == "gpu" and not torch.cuda.is_available():
+    settings = lightning_arguments(config["trainer"])
+    if settings["accelerator"] in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError("strategy needs a CUDA GPU and this machine has none; use strategy=cpu, ddp_cpu or auto")
     if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
     settings["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
-    trainer = L.Trainer(
-        **settings,
-        callbacks=callbacks,
-        logger=logger or False,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        plugins=[CheckpointFiles(), *([LightningEnvironment()] if _starts_alone(settings) else [])],
-    )
+    try:
+        trainer = L.Trainer(
+            **settings,
+            callbacks=callbacks,
+            logger=logger or False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            plugins=[CheckpointFiles(), *([LightningEnvironment()] if _starts_alone(settings) else [])],
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}; change that argument, or leave it out") from error
     # with deterministic algorithms PyTorch fills new memory, which takes time. That only helps code that reads unwritten
     # memory; there is none here
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer
+
+
+def bound_training(trainer: L.Trainer, settings: Config, data: SkinDataModule) -> None:
+    """Let the schedule of the learning rate end with ``trainer.max_steps``, which may be epochs before ``max_epochs``.
+
+    Raises:
+        UserError: ``trainer.limit_train_batches`` leaves no batch.
+    """
+    batches, limit = data.train_batches(trainer.world_size), settings["limit_train_batches"]
+    used = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if used < 1:
+        raise UserError(
+            f"trainer.limit_train_batches={limit} of {batches} batches of an epoch is none; give a number of batches, such "
+            "as 1, or a smaller data.batch_size"
+        )
+    steps = settings.get("max_steps")
+    if steps is not None:
+        of_an_epoch = math.ceil(used / settings["accumulate_grad_batches"])
+        trainer.fit_loop.max_epochs = min(settings["max_epochs"], math.ceil(steps / of_an_epoch))
