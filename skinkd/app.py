@@ -1,0 +1,26 @@
+"""Show a trained network on a page of this machine: python -m skinkd.app run=outputs/<run>."""
+
+import sys
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from skinkd.config import cli
+from skinkd.config.user_errors import user_errors
+from skinkd.errors import UserError
+
+PACKAGES = ("starlette", "uvicorn", "captum", "skimage")
+
+
+def app(settings: DictConfig) -> None:
+    """Serve the page until Ctrl-C."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"python -m skinkd.app needs the package {missing[0]}; run pip install 'skinkd[app,explain]'"
+        )
+    config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    from skinkd.web.answer import open_run  # import torch, which takes seconds
+    from skinkd.web.serve import serve

@@ -1,0 +1,167 @@
+// The page: it sends the bytes of an image to the server of this machine, and shows the answer. All words are in texts.json.
+"use strict";
+
+const at = (id) => document.getElementById(id);
+let about, texts, request, addresses = [];
+
+const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const say = (name, values = {}) => fill(texts.script[name], values);
+const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.995 && share > 0.1 ? 0 : 1)} %`);
+const level = (share) => `${+(100 * share).toFixed(1)} %`;
+const count = (number, name) => say(number === 1 ? name : `${name}s`, { count: number });
+const title = (name) => (texts.classes[name] ? `${texts.classes[name]} (${name})` : name);
+
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function address(base64, type) {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  addresses.push(URL.createObjectURL(new Blob([bytes], { type })));
+  return addresses.at(-1);
+}
+
+async function start() {
+  about = await (await fetch("/about.json")).json();
+  texts = about.texts;
+  at("network").textContent = about.network;
+  at("kinds").textContent = fill(texts.page.kinds, { megabytes: about.megabytes });
+  at("summary").replaceChildren(element("p", say("nothing_yet")));
+  for (const name of about.examples) {
+    const button = element("button", "", { type: "button", "aria-pressed": "false" });
+    button.append(element("img", "", { src: `/examples/${name}`, alt: "" }), element("span", say("drawn_as", { class: name })));
+    button.addEventListener("click", () => send(async () => (await fetch(`/examples/${name}`)).blob(), button));
+    const item = document.createElement("li");
+    item.append(button);
+    at("examples").append(item);
+  }
+}
+
+// The newest image wins: the answer on an earlier image is not shown any more.
+async function send(read, pressed = null, remark = "") {
+  request?.abort();
+  const mine = (request = new AbortController());
+  for (const button of at("examples").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button === pressed));
+  at("problem").textContent = "";
+  at("answer").classList.add("old");
+  at("summary").className = "waiting";
+  at("summary").replaceChildren(element("p", say("working")));
+  at("result").scrollIntoView({ block: "nearest" });
+  let answer, problem;
+  try {
+    const body = await read();
+    if (body.size > about.megabytes * 1e6) problem = fill(texts.refused.too_large, { megabytes: about.megabytes });
+    else {
+      const headers = { "Content-Type": "application/octet-stream" };
+      answer = await (await fetch("/predict", { method: "POST", body, headers, signal: mine.signal })).json();
+      problem = answer.error;
+    }
+  } catch {
+    problem = say("unreachable");
+  }
+  if (mine !== request) return;
+  at("summary").className = "";
+  at("answer").classList.remove("old");
+  at("answer").hidden = Boolean(problem);
+  at("summary").replaceChildren();
+  if (problem) at("problem").textContent = problem;
+  else show(answer, remark);
+  at("result").scrollIntoView({ block: "start" });
+}
+
+function show(answer, remark) {
+  for (const old of addresses.splice(0)) URL.revokeObjectURL(old);
+  const best = answer.classes[0];
+  const lines = [say("summary", { class: title(best.name), percent: percent(best.probability) })];
+  if (answer.set) lines.push(setInWords(answer));
+  if (remark) lines.push(remark);
+  at("summary").replaceChildren(...lines.map((line) => element("p", line)));
+
+  at("picture").src = address(answer.picture, "image/png");
+  at("picture").alt = say("picture");
+  const map = answer.map;
+  at("map").hidden = at("controls").hidden = !map;
+  if (map) {
+    at("map").src = address(map.picture, "image/png");
+    at("map").alt = say("map");
+    const words = { method: texts.methods[map.method], class: title(best.name), cells: map.cells?.join("×") };
+    at("map-note").textContent = say("map_made", words) + (map.cells ? ` ${say("map_cells", words)}` : "");
+  } else at("map-note").textContent = say("map_absent", { class: title(best.name) });
+
+  at("classes").replaceChildren(...answer.classes.map((one) => row(one, answer.set)));
+  at("set-note").textContent = setNote(answer.set);
+  const shown = [best.name, ...(answer.set?.classes ?? []).filter((name) => name !== best.name)];
+  at("card").replaceChildren(...card(shown));
+}
+
+function setInWords({ set }) {
+  const words = { level: level(set.level), count: set.classes.length, classes: set.classes.map(title).join(", ") };
+  return say(["set_none", "set_one"][set.classes.length] ?? "set_many", words);
+}
+
+function setNote(set) {
+  if (!set) return say("set_absent", { reason: about.no_set });
+  const note = say("set_note", { level: level(set.level) });
+  return set.fallback.length ? `${note} ${say("set_note_fallback", { classes: set.fallback.join(", ") })}` : note;
+}
+
+function row(one, set) {
+  const line = document.createElement("tr"), name = element("th", title(one.name), { scope: "row" });
+  if (set?.classes.includes(one.name)) {
+    line.className = "in-set";
+    name.append(element("span", say("in_set"), { class: "mark" }));
+  }
+  const probability = element("td", percent(one.probability)), bar = element("span", "", { class: "bar" });
+  bar.append(document.createElement("span"));
+  bar.firstChild.style.width = `${100 * one.probability}%`;
+  probability.append(bar);
+  const tested = about.card?.classes[one.name], found = element("td", tested?.images ? percent(tested.sensitivity) : say("none_tested"));
+  if (tested?.images) found.append(element("small", `${percent(tested.low)} to ${percent(tested.high)}, ${count(tested.images, "image")}`));
+  line.append(name, probability, found);
+  return line;
+}
+
+function card(names) {
+  if (!about.card) return [element("p", say("card_absent"))];
+  const list = document.createElement("ul");
+  for (const name of names) {
+    const { images, lesions, sensitivity, low, high, predicted, precision } = about.card.classes[name];
+    const words = {
+      class: title(name), images: count(images, "image"), lesions: count(lesions, "lesion"), percent: percent(sensitivity),
+      low: percent(low), high: percent(high), level: level(about.card.level),
+    };
+    const found = say(images ? "sensitivity" : "absent_in_test", words);
+    const right = say(predicted ? "precision" : "never_said", { class: title(name), percent: percent(precision), predicted: count(predicted, "image") });
+    list.append(element("li", `${found} ${right}`));
+  }
+  return [list, element("p", say("card_test", { data: about.card.data, images: count(about.card.images, "image") }), { class: "quiet" })];
+}
+
+function take(files) {
+  if (!files.length) return;
+  const remark = files.length > 1 ? say("one_at_a_time", { count: files.length }) : "";
+  send(async () => files[0], null, remark);
+}
+
+at("file").addEventListener("change", () => {
+  take([...at("file").files]);
+  at("file").value = ""; // so that the same file can be chosen again
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  at("drop").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => event.relatedTarget || at("drop").classList.remove("over"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault(); // or the browser would open the file
+  at("drop").classList.remove("over");
+  const files = [...event.dataTransfer.files];
+  if (files.length) take(files);
+  else at("problem").textContent = say("no_file");
+});
+at("show-map").addEventListener("change", () => (at("map").style.visibility = at("show-map").checked ? "visible" : "hidden"));
+at("opacity").addEventListener("input", () => (at("map").style.opacity = at("opacity").value / 100));
+start().catch(() => (at("problem").textContent = "The server does not answer."));
