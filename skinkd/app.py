@@ -22,5 +22,24 @@ def app(settings: DictConfig) -> None:
             f"python -m skinkd.app needs the package {missing[0]}; run pip install 'skinkd[app,explain]'"
         )
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    from skinkd.web.answer import open_run  # import torch, which takes seconds
+    from skinkd.web.opening import open_network
     from skinkd.web.serve import serve
+    from skinkd.web.server import Limits
+
+    limits = config["limits"]
+    serve(
+        partial(open_network, config),
+        host=config["host"],
+        port=config["port"],
+        limits=Limits(**{name: limits[name] for name in Limits._fields}),
+        seconds=limits["seconds"],
+        memory_mb=limits["memory_mb"],
+    )
+
+
+if __name__ == "__main__":
+    with user_errors():
+        for argument in sys.argv[1:]:
+            if argument in ("-m", "--multirun") or argument.startswith("sweep="):
+                raise UserError(f"{argument} starts several runs, and the page shows one network; leave it out")
+    cli.main(app, "app")

@@ -6,8 +6,14 @@ let about, texts, request, addresses = [];
 
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const say = (name, values = {}) => fill(texts.script[name], values);
-const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.995 && share > 0.1 ? 0 : 1)} %`);
-const level = (share) => `${+(100 * share).toFixed(1)} %`;
+const SPACE = "\u00a0"; // does not break a line
+function percent(share) {
+  if (share > 0 && share < 0.001) return `<${SPACE}0.1${SPACE}%`;
+  if (share < 1 && share > 0.999) return `>${SPACE}99.9${SPACE}%`;
+  const fine = (share > 0 && share < 0.0995) || (share < 1 && share >= 0.995);
+  return `${(100 * share).toFixed(fine ? 1 : 0)}${SPACE}%`;
+}
+const level = (share) => `${+(100 * share).toFixed(1)}${SPACE}%`;
 const count = (number, name) => say(number === 1 ? name : `${name}s`, { count: number });
 const title = (name) => (texts.classes[name] ? `${texts.classes[name]} (${name})` : name);
 
@@ -27,12 +33,13 @@ function address(base64, type) {
 async function start() {
   about = await (await fetch("/about.json")).json();
   texts = about.texts;
-  at("network").textContent = about.network;
+  at("network").textContent = say("network", about.network);
+  document.title = `${texts.page.title} ${at("network").textContent}`;
   at("kinds").textContent = fill(texts.page.kinds, { megabytes: about.megabytes });
-  at("summary").replaceChildren(element("p", say("nothing_yet")));
+  at("summary").replaceChildren(element("p", say("nothing_yet"), { class: "quiet" }));
   for (const name of about.examples) {
     const button = element("button", "", { type: "button", "aria-pressed": "false" });
-    button.append(element("img", "", { src: `/examples/${name}`, alt: "" }), element("span", say("drawn_as", { class: name })));
+    button.append(element("img", "", { src: `/examples/${name}`, alt: say("drawn") }), element("span", name));
     button.addEventListener("click", () => send(async () => (await fetch(`/examples/${name}`)).blob(), button));
     const item = document.createElement("li");
     item.append(button);
@@ -78,10 +85,11 @@ function show(answer, remark) {
   const lines = [say("summary", { class: title(best.name), percent: percent(best.probability) })];
   if (answer.set) lines.push(setInWords(answer));
   if (remark) lines.push(remark);
-  at("summary").replaceChildren(...lines.map((line) => element("p", line)));
+  at("summary").replaceChildren(...lines.map((line, k) => element("p", line, k ? {} : { class: "first" })));
 
   at("picture").src = address(answer.picture, "image/png");
   at("picture").alt = say("picture");
+  at("picture-note").textContent = say("picture_note", about.network);
   const map = answer.map;
   at("map").hidden = at("controls").hidden = !map;
   if (map) {
@@ -119,7 +127,7 @@ function row(one, set) {
   bar.firstChild.style.width = `${100 * one.probability}%`;
   probability.append(bar);
   const tested = about.card?.classes[one.name], found = element("td", tested?.images ? percent(tested.sensitivity) : say("none_tested"));
-  if (tested?.images) found.append(element("small", `${percent(tested.low)} to ${percent(tested.high)}, ${count(tested.images, "image")}`));
+  if (tested?.images) found.append(element("small", say("found", { low: percent(tested.low), high: percent(tested.high), images: tested.images })));
   line.append(name, probability, found);
   return line;
 }
@@ -137,7 +145,7 @@ function card(names) {
     const right = say(predicted ? "precision" : "never_said", { class: title(name), percent: percent(precision), predicted: count(predicted, "image") });
     list.append(element("li", `${found} ${right}`));
   }
-  return [list, element("p", say("card_test", { data: about.card.data, images: count(about.card.images, "image") }), { class: "quiet" })];
+  return [list, element("p", say("card_test", { data: about.network.data, images: count(about.card.images, "image") }), { class: "quiet" })];
 }
 
 function take(files) {
