@@ -122,6 +122,12 @@ class Page:
         self.call("Page.navigate", url=address)
         self.wait(until)
 
+    def wait_for_event(self, method: str, after: int = 0) -> dict[str, Any]:
+        """Return the parameters of the event number ``after`` of a kind; wait until it comes."""
+        while len(found := self.events(method)) <= after:
+            self.browser.receive()
+        return found[after]
+
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression, awaited."""
         done = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
@@ -159,9 +165,8 @@ class Page:
         self.call("Page.setInterceptFileChooserDialog", enabled=True)
         before = len(self.events("Page.fileChooserOpened"))
         self.click(selector)
-        while len(opened := self.events("Page.fileChooserOpened")) == before:
-            self.browser.receive()
-        self.call("DOM.setFileInputFiles", files=[str(file)], backendNodeId=opened[-1]["backendNodeId"])
+        opened = self.wait_for_event("Page.fileChooserOpened", before)
+        self.call("DOM.setFileInputFiles", files=[str(file)], backendNodeId=opened["backendNodeId"])
 
     def drop(self, selector: str, files: Sequence[Path]) -> None:
         """Drag files from outside the browser and drop them on an element."""
