@@ -10,6 +10,7 @@ VERBS = {
     "evaluate": "evaluate.py",
     "compare": "compare.py",
     "tune": "tune.py",
+    "app": "app.py",
     "data": "data/__main__.py",
 }
 """Name and file of each verb, in the order in which a user meets them."""

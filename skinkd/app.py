@@ -18,9 +18,7 @@ def app(settings: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"python -m skinkd.app needs the package {missing[0]}; run pip install 'skinkd[app,explain]'"
-        )
+        raise UserError(f"python -m skinkd.app needs the package {missing[0]}; run pip install 'skinkd[app,explain]'")
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     from skinkd.web.opening import open_network
     from skinkd.web.serve import serve

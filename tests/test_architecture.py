@@ -36,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
     "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
+    "web": {"data", "explanation", "inference", "scoring", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
     "runs.cells": set(),
@@ -50,6 +51,7 @@ LAYERS: dict[str, set[str]] = {
     "evaluate": {"*"},
     "compare": {"*"},
     "tune": {"*"},
+    "app": {"*"},
     "data.__main__": {"*"},
 }
 """Every module's layer, by the longest name that fits it, and the layers that this layer may import."""
@@ -78,6 +80,8 @@ ONLY_IN = {
     "albumentations": {"data"},
     "optuna": {"search"},
     "submitit": {"jobs.cluster"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
 }
 """Packages that appear in these layers alone."""
 SHARED_BY_METHODS = {"methods.base", "methods.taught", "methods.terms", "methods.criterion", "methods.schedules"}

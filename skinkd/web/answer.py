@@ -29,7 +29,9 @@ class Answers:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        self.network = open_for_page(settings["run"], cells=settings["explanation"]["cells"], level=settings["interval"])
+        self.network = open_for_page(
+            settings["run"], cells=settings["explanation"]["cells"], level=settings["interval"]
+        )
         self.pipeline = eval_pipeline(image_size=self.network.image_size)
         self.method = methods_for(self.network.output, METHODS)[0]
 

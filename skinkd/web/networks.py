@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import pandas as pd
-from torch import nn
 
 from skinkd.explanation.outputs import Output, outputs_of
 from skinkd.inference.trained import open_trained
@@ -80,7 +79,8 @@ def test_results(table: pd.DataFrame, classes: tuple[str, ...], *, level: float)
     predicted = table["prediction"].value_counts()
     found = {}
     for row in per_class(table, classes, level=level).itertuples():
-        shares = {"sensitivity": row.sensitivity, "low": row.sensitivity_low, "high": row.sensitivity_high, "precision": row.precision}
+        bounds = {"low": row.sensitivity_low, "high": row.sensitivity_high}
+        shares = {"sensitivity": row.sensitivity, **bounds, "precision": row.precision}
         found[row[1]] = {
             "images": int(row.n),
             "lesions": int(row.lesions),

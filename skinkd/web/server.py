@@ -43,7 +43,7 @@ class Limits(NamedTuple):
     waiting: int
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """An answer that is one sentence for the user, with its HTTP status."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -70,15 +70,15 @@ def make_app(worker: Worker, *, host: str, limits: Limits) -> Guard:
 
     async def predict(request: Request) -> Response:
         if waiting.locked():
-            raise Refusal(503, texts["refused"]["busy"])
+            raise RefusedError(503, texts["refused"]["busy"])
         async with waiting:
             image = await _body(request, limits, texts["refused"])
             try:
                 return JSONResponse(await run_in_threadpool(worker.ask, image))
             except UserError as error:
-                raise Refusal(422, str(error)) from error
+                raise RefusedError(422, str(error)) from error
             except WorkerError as error:
-                raise Refusal(STATUS[error.reason], texts["refused"][error.reason]) from error
+                raise RefusedError(STATUS[error.reason], texts["refused"][error.reason]) from error
 
     async def about(_: Request) -> Response:
         shown = {name: value for name, value in worker.about.items() if name != "examples"}
@@ -92,7 +92,7 @@ def make_app(worker: Worker, *, host: str, limits: Limits) -> Guard:
         raise HTTPException(404)
 
     async def refuse(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)
+        assert isinstance(error, RefusedError)
         # what is left of the body is not read
         return JSONResponse({"error": error.sentence}, error.status, headers={"Connection": "close"})
 
@@ -114,7 +114,7 @@ def make_app(worker: Worker, *, host: str, limits: Limits) -> Guard:
             Route("/examples/{name}", example),
             Route("/predict", predict, methods=["POST"]),
         ],
-        exception_handlers={Refusal: refuse, HTTPException: missing},
+        exception_handlers={RefusedError: refuse, HTTPException: missing},
         lifespan=lifespan,
     )
     return Guard(app, host=host, sentences=texts["refused"])
@@ -140,10 +140,10 @@ async def _body(request: Request, limits: Limits, sentences: dict[str, str]) -> 
     closes does not see the answer.
 
     Raises:
-        Refusal: it is empty, is a form, is larger than the limit, or takes too long.
+        RefusedError: it is empty, is a form, is larger than the limit, or takes too long.
     """
     if request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form-urlencoded")):
-        raise Refusal(415, sentences["form"])
+        raise RefusedError(415, sentences["form"])
     most, received, body = int(limits.megabytes * 1e6), 0, bytearray()
     try:
         async with asyncio.timeout(limits.upload_seconds) as end:
@@ -155,13 +155,13 @@ async def _body(request: Request, limits: Limits, sentences: dict[str, str]) -> 
                     body += chunk
     except TimeoutError:
         if received <= most:
-            raise Refusal(408, sentences["slow"]) from None
+            raise RefusedError(408, sentences["slow"]) from None
     except ClientDisconnect:
-        raise Refusal(400, sentences["empty"]) from None
+        raise RefusedError(400, sentences["empty"]) from None
     except asyncio.CancelledError:  # Ctrl-C
-        raise Refusal(503, sentences["stopped"]) from None
+        raise RefusedError(503, sentences["stopped"]) from None
     if received > most:
-        raise Refusal(413, sentences["too_large"].format(megabytes=f"{limits.megabytes:g}"))
+        raise RefusedError(413, sentences["too_large"].format(megabytes=f"{limits.megabytes:g}"))
     if not body:
-        raise Refusal(400, sentences["empty"])
+        raise RefusedError(400, sentences["empty"])
     return bytes(body)

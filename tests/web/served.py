@@ -62,6 +62,8 @@ def served(command: Sequence[str], folder: Path) -> Iterator[Served]:
         server.process.wait()
 
 
-def behaviour(*, host: str = "127.0.0.1", port: int = 0, seconds: float = 20, opener: str = "open_behaviour") -> list[str]:
+def behaviour(
+    *, host: str = "127.0.0.1", port: int = 0, seconds: float = 20, opener: str = "open_behaviour"
+) -> list[str]:
     """The command of a server without a network; see openers.py."""
     return [sys.executable, "-c", SERVE, opener, host, str(port), str(seconds)]

@@ -119,7 +119,9 @@ def test_a_form_is_refused(client: httpx.Client) -> None:
 # ------------------------------------------------------------- other hosts and other sites
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "127.0.0.1:x", "", "a@127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "127.0.0.1:x", "", "a@127.0.0.1"]
+)
 @pytest.mark.parametrize("path", ["/", "/about.json", "/predict"])
 def test_another_name_of_this_machine_is_refused(client: httpx.Client, host: str, path: str) -> None:
     method = "POST" if path == "/predict" else "GET"
@@ -166,7 +168,9 @@ def test_no_other_site_may_read(client: httpx.Client) -> None:
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/icon.svg", "/about.json", "/examples/mel", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/", "/page.css", "/page.js", "/icon.svg", "/about.json", "/examples/mel", "/nowhere"]
+)
 def test_every_answer_has_the_headers(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     policy = headers["content-security-policy"]

@@ -19,7 +19,9 @@ from skinkd.web.worker import Worker, WorkerError
 MEMORY_MB = 400
 
 
-def make(open_network: Callable[[], Opened] = openers.open_behaviour, *, seconds: float = 20, start: float = 60) -> Worker:
+def make(
+    open_network: Callable[[], Opened] = openers.open_behaviour, *, seconds: float = 20, start: float = 60
+) -> Worker:
     return Worker(Task(open_network, MEMORY_MB), seconds=seconds, start_seconds=start)
 
 
@@ -54,7 +56,7 @@ def test_it_answers_in_another_process(worker: Worker) -> None:
 
 
 def test_a_refused_image_is_a_sentence(worker: Worker) -> None:
-    with pytest.raises(UserError, match="^the image is a drawing$"):
+    with pytest.raises(UserError, match=r"^the image is a drawing$"):
         worker.ask(b"refuse")
 
 
@@ -121,7 +123,7 @@ def test_stop_ends_it_whatever_it_does(image: bytes) -> None:
 
 
 def test_a_network_that_cannot_be_opened_is_a_sentence() -> None:
-    with pytest.raises(UserError, match="^run=nowhere is neither a run folder nor a checkpoint$"):
+    with pytest.raises(UserError, match=r"^run=nowhere is neither a run folder nor a checkpoint$"):
         make(openers.open_nothing).start()
 
 
