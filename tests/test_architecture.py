@@ -36,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
     "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
-    "web": {"data", "explanation", "inference", "scoring", "errors"},
+    "web": {"data", "deployment", "explanation", "inference", "scoring", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
     "runs.cells": set(),

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from skinkd.data.decode import decode_image
 from skinkd.data.transforms import eval_pipeline
 from skinkd.explanation.maps import make_maps, methods_for
+from skinkd.scoring.conformal import prediction_sets
 from skinkd.web.examples import draw_examples
 from skinkd.web.networks import open_for_page
 from skinkd.web.pictures import central_square, coloured_map
@@ -18,7 +20,7 @@ METHODS = ("gradcam", "occlusion")
 
 
 class Answers:
-    """An open network, and how the page's questions about it are answered.
+    """An open network, and the answers on it.
 
     Args:
         settings: those of conf/app.yaml, resolved.
@@ -28,17 +30,30 @@ class Answers:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings
+        self.max_pixels, self.explanation = settings["max_pixels"], settings["explanation"]
         self.network = open_for_page(
-            settings["run"], cells=settings["explanation"]["cells"], level=settings["interval"]
+            settings["run"], file=settings["file"], level=settings["set_level"], cells=self.explanation["cells"]
         )
-        self.pipeline = eval_pipeline(image_size=self.network.image_size)
+        self.pipeline = eval_pipeline(image_size=self.network.predictor.image_size)
         self.method = methods_for(self.network.output, METHODS)[0]
 
     def about(self) -> dict[str, Any]:
         """Return what the page shows of the network before there is an image, as plain values."""
-        examples = [{"name": name, "jpeg": _text(jpeg)} for name, jpeg in draw_examples().items()]
-        return {"network": self.network.name, "card": self.network.card, "examples": examples}
+        card, sets, classes = self.network.card, self.network.sets, self.network.predictor.classes
+        return {
+            "size": self.network.predictor.image_size,
+            "card": None
+            if card is None
+            else {name: card[name] for name in ("name", "model", "data", "results", "limits")},
+            "set": None
+            if sets is None
+            else {
+                "level": sets.level,
+                "always": [name for name, most in zip(classes, sets.threshold, strict=True) if not np.isfinite(most)],
+                "coverage": self.network.coverage,
+            },
+            "examples": [{"name": name, "jpeg": _text(jpeg)} for name, jpeg in draw_examples().items()],
+        }
 
     def answer(self, image: bytes) -> dict[str, Any]:
         """Return what the page shows of an image, as plain values.
@@ -49,22 +64,27 @@ class Answers:
         Raises:
             UserError: they are no image that is read, or it is too large.
         """
-        pixels = decode_image(image, max_pixels=self.settings["max_pixels"], name="The file")
-        seen = torch.from_numpy(self.pipeline(image=pixels)["image"].transpose(2, 0, 1)[None].copy())
-        with torch.inference_mode():
-            probability = self.network.output.logits(seen)[0].softmax(0).double().numpy()
+        pixels = decode_image(image, max_pixels=self.max_pixels, name="The file")
+        seen = self.pipeline(image=pixels)["image"].transpose(2, 0, 1)[None].copy()
+        probability, sets = self.network.predictor.probabilities(seen)[0], self.network.sets
+        inside = None if sets is None else prediction_sets(probability, sets)
         order = np.argsort(-probability, kind="stable")
-        classes = [{"name": self.network.classes[k], "probability": float(probability[k])} for k in order]
         return {
-            "classes": classes,
-            "set": None,
+            "classes": [
+                {
+                    "name": self.network.predictor.classes[k],
+                    "probability": float(probability[k]),
+                    "in_set": inside is not None and bool(inside[k]),
+                }
+                for k in order
+            ],
             "picture": _text(central_square(pixels)),
             "map": self._map(seen, int(order[0])),
         }
 
-    def _map(self, image: torch.Tensor, number: int) -> dict[str, Any] | None:
+    def _map(self, image: NDArray[np.uint8], number: int) -> dict[str, Any] | None:
         output = self.network.output
-        values = make_maps(self.method, output, image, torch.tensor([number]), self.settings["explanation"])[0]
+        values = make_maps(self.method, output, torch.from_numpy(image), torch.tensor([number]), self.explanation)[0]
         picture = coloured_map(values.numpy())
         if picture is None:
             return None

@@ -15,7 +15,7 @@ function percent(share) {
 }
 const level = (share) => `${+(100 * share).toFixed(1)}${SPACE}%`;
 const count = (number, name) => say(number === 1 ? name : `${name}s`, { count: number });
-const title = (name) => (texts.classes[name] ? `${texts.classes[name]} (${name})` : name);
+const title = (name) => (about.card?.data?.class_names[name] ? `${about.card.data.class_names[name]} (${name})` : name);
 
 function element(tag, text, attributes = {}) {
   const made = document.createElement(tag);
@@ -33,7 +33,7 @@ function address(base64, type) {
 async function start() {
   about = await (await fetch("/about.json")).json();
   texts = about.texts;
-  at("network").textContent = say("network", about.network);
+  at("network").textContent = networkInWords();
   document.title = `${texts.page.title} ${at("network").textContent}`;
   at("kinds").textContent = fill(texts.page.kinds, { megabytes: about.megabytes });
   at("summary").replaceChildren(element("p", say("nothing_yet"), { class: "quiet" }));
@@ -45,6 +45,12 @@ async function start() {
     item.append(button);
     at("examples").append(item);
   }
+}
+
+function networkInWords() {
+  if (!about.card) return say("network_alone", about);
+  const { name, model, data } = about.card;
+  return say("network", { name, method: model.method ?? "", network: model.network, size: about.size, data: data?.title ?? say("unknown_data") });
 }
 
 // The newest image wins: the answer on an earlier image is not shown any more.
@@ -83,13 +89,14 @@ function show(answer, remark) {
   for (const old of addresses.splice(0)) URL.revokeObjectURL(old);
   const best = answer.classes[0];
   const lines = [say("summary", { class: title(best.name), percent: percent(best.probability) })];
-  if (answer.set) lines.push(setInWords(answer));
+  const inside = answer.classes.filter((one) => one.in_set).map((one) => one.name);
+  if (about.set) lines.push(setInWords(inside));
   if (remark) lines.push(remark);
   at("summary").replaceChildren(...lines.map((line, k) => element("p", line, k ? {} : { class: "first" })));
 
   at("picture").src = address(answer.picture, "image/png");
   at("picture").alt = say("picture");
-  at("picture-note").textContent = say("picture_note", about.network);
+  at("picture-note").textContent = say("picture_note", about);
   const map = answer.map;
   at("map").hidden = at("controls").hidden = !map;
   if (map) {
@@ -99,26 +106,30 @@ function show(answer, remark) {
     at("map-note").textContent = say("map_made", words) + (map.cells ? ` ${say("map_cells", words)}` : "");
   } else at("map-note").textContent = say("map_absent", { class: title(best.name) });
 
-  at("classes").replaceChildren(...answer.classes.map((one) => row(one, answer.set)));
-  at("set-note").textContent = setNote(answer.set);
-  const shown = [best.name, ...(answer.set?.classes ?? []).filter((name) => name !== best.name)];
-  at("card").replaceChildren(...card(shown));
+  at("classes").replaceChildren(...answer.classes.map((one) => row(one)));
+  at("set-note").textContent = setNote(best.name);
+  at("card").replaceChildren(...card([best.name, ...inside.filter((name) => name !== best.name)]));
 }
 
-function setInWords({ set }) {
-  const words = { level: level(set.level), count: set.classes.length, classes: set.classes.map(title).join(", ") };
-  return say(["set_none", "set_one"][set.classes.length] ?? "set_many", words);
+function setInWords(inside) {
+  const words = { level: level(about.set.level), count: inside.length, classes: inside.map(title).join(", ") };
+  return say(["set_none", "set_one"][inside.length] ?? "set_many", words);
 }
 
-function setNote(set) {
-  if (!set) return say("set_absent", { reason: about.no_set });
-  const note = say("set_note", { level: level(set.level) });
-  return set.fallback.length ? `${note} ${say("set_note_fallback", { classes: set.fallback.join(", ") })}` : note;
+function setNote(best) {
+  if (!about.set) return say("set_absent");
+  const { always, coverage } = about.set;
+  const notes = [say("set_note", { level: level(about.set.level) })];
+  if (best in coverage) notes.push(say("set_coverage", { all: percent(coverage.all), class: title(best), own: percent(coverage[best]) }));
+  if (always.length) notes.push(say("set_always", { classes: always.join(", ") }));
+  return notes.join(" ");
 }
 
-function row(one, set) {
+const tested = (name) => about.card?.results.classes?.find((one) => one.class === name);
+
+function row(one) {
   const line = document.createElement("tr"), name = element("th", title(one.name), { scope: "row" });
-  if (set?.classes.includes(one.name)) {
+  if (one.in_set) {
     line.className = "in-set";
     name.append(element("span", say("in_set"), { class: "mark" }));
   }
@@ -126,26 +137,31 @@ function row(one, set) {
   bar.append(document.createElement("span"));
   bar.firstChild.style.width = `${100 * one.probability}%`;
   probability.append(bar);
-  const tested = about.card?.classes[one.name], found = element("td", tested?.images ? percent(tested.sensitivity) : say("none_tested"));
-  if (tested?.images) found.append(element("small", say("found", { low: percent(tested.low), high: percent(tested.high), images: tested.images })));
+  const test = tested(one.name), found = element("td", test?.n ? percent(test.sensitivity) : say("none_tested"));
+  if (test?.n) found.append(element("small", say("found", { low: percent(test.sensitivity_low), high: percent(test.sensitivity_high), images: test.n })));
   line.append(name, probability, found);
   return line;
 }
 
 function card(names) {
-  if (!about.card) return [element("p", say("card_absent"))];
+  const results = about.card?.results;
+  if (!results?.classes) return [element("p", results?.reason ?? say("card_absent"))];
   const list = document.createElement("ul");
   for (const name of names) {
-    const { images, lesions, sensitivity, low, high, predicted, precision } = about.card.classes[name];
+    const test = tested(name), { n, precision, sensitivity } = test;
     const words = {
-      class: title(name), images: count(images, "image"), lesions: count(lesions, "lesion"), percent: percent(sensitivity),
-      low: percent(low), high: percent(high), level: level(about.card.level),
+      class: title(name), images: count(n, "image"), lesions: count(test.lesions, "lesion"), percent: percent(sensitivity),
+      low: percent(test.sensitivity_low), high: percent(test.sensitivity_high), level: level(results.level),
     };
-    const found = say(images ? "sensitivity" : "absent_in_test", words);
-    const right = say(predicted ? "precision" : "never_said", { class: title(name), percent: percent(precision), predicted: count(predicted, "image") });
-    list.append(element("li", `${found} ${right}`));
+    const right = precision ? { share: percent(precision), predicted: count(Math.round((sensitivity * n) / precision), "image") } : {};
+    const sentences = n ? [say("sensitivity", words), say(precision ? "precision" : "never_right", { ...words, ...right })] : [say("absent_in_test", words)];
+    list.append(element("li", sentences.join(" ")));
   }
-  return [list, element("p", say("card_test", { data: about.network.data, images: count(about.card.images, "image") }), { class: "quiet" })];
+  const limits = document.createElement("details"), all = document.createElement("ul");
+  all.append(...about.card.limits.map((limit) => element("li", limit)));
+  limits.append(element("summary", say("limits", { count: about.card.limits.length })), all);
+  const test = say("card_test", { data: about.card.data.title, images: count(results.images, "image") });
+  return [list, element("p", test, { class: "quiet" }), limits];
 }
 
 function take(files) {
