@@ -11,6 +11,7 @@ VERBS = {
     "export": "export.py",
     "compare": "compare.py",
     "tune": "tune.py",
+    "app": "app.py",
     "data": "data/__main__.py",
 }
 """Name and file of each verb, in the order in which a user meets them."""

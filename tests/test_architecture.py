@@ -38,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
     "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
     "training": {"build", "config", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
+    "web": {"data", "deployment", "explanation", "inference", "scoring", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
     "runs.cells": set(),
@@ -53,6 +54,7 @@ LAYERS: dict[str, set[str]] = {
     "export": {"*"},
     "compare": {"*"},
     "tune": {"*"},
+    "app": {"*"},
     "data.__main__": {"*"},
 }
 """Every module's layer, by the longest name that fits it, and the layers that this layer may import."""
@@ -84,6 +86,8 @@ ONLY_IN = {
     "submitit": {"jobs.cluster"},
     "captum": {"explanation"},
     "skimage": {"explanation"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
 }
 """Packages that appear in these layers alone."""
 SHARED_BY_METHODS = {"methods.base", "methods.taught", "methods.terms", "methods.criterion", "methods.schedules"}
