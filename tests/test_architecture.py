@@ -80,7 +80,14 @@ ONLY_IN = {
     "submitit": {"jobs.cluster"},
 }
 """Packages that appear in these layers alone."""
-SHARED_BY_METHODS = {"methods.base", "methods.taught", "methods.terms", "methods.criterion", "methods.schedules"}
+SHARED_BY_METHODS = {
+    "methods.base",
+    "methods.taught",
+    "methods.terms",
+    "methods.criterion",
+    "methods.schedules",
+    "methods.memory",
+}
 
 
 def layer(name: str) -> str:

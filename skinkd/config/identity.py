@@ -34,6 +34,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "data.augment_on": "cpu",
     "data.max_pixels": 100_000_000,
     "loss.label_smoothing": 0.0,
+    "method.logit_standardization": False,
 }
 """Settings added after the first release: dotted name -> the value with which a run gives the same numbers as before.
 

@@ -15,9 +15,10 @@ from skinkd.batch import Batch
 from skinkd.data.dataset import ImageNumbers, SkinDataset, whole_batch
 from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import Mix, MixedBatches
-from skinkd.data.sampler import EpochSampler, ResumableLoader, class_balance_weights
+from skinkd.data.sampler import EpochSampler, PairSampler, ResumableLoader, class_balance_weights
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
+from skinkd.data.views import PAIRS
 from skinkd.errors import UserError, check_range
 
 
@@ -33,7 +34,8 @@ class SkinDataModule(L.LightningDataModule):
             (:func:`skinkd.data.splits.make_split`).
         train_pipeline: augmentation (:func:`skinkd.data.transforms.train_pipeline`).
         eval_pipeline: resizing (:func:`skinkd.data.transforms.eval_pipeline`).
-        views: the views of a training sample, a name in :data:`skinkd.data.views.VIEWS`; the method chooses it.
+        views: the views of a training sample, a name in ``VIEWS`` or ``PAIRS`` of :mod:`skinkd.data.views`; the method
+            chooses it.
         batch_size: training images of one step in one process; a smaller batch at the end is dropped.
         eval_batch_size: images of one evaluation step in one process.
         num_workers: loading processes of each loader; changes no result.
@@ -73,7 +75,7 @@ class SkinDataModule(L.LightningDataModule):
             raise ValueError(f"{len(parts)} parts for {len(table)} images")
         self.classes = table.classes
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.mix = seed, mix
+        self.seed, self.mix, self.views = seed, mix, views
         part = parts.to_numpy(str)
         self._rows = {name: table.frame[part == name].reset_index(drop=True) for name in PARTS}
         pipelines: Mapping[str, tuple[A.Compose, str | None]] = {
@@ -99,6 +101,11 @@ class SkinDataModule(L.LightningDataModule):
         """Images of each class in the training part, before any sampling."""
         return np.bincount(self._datasets["train"].labels, minlength=len(self.classes)).tolist()
 
+    @property
+    def train_labels(self) -> np.ndarray:
+        """Label of each training image, int64 (N,), in the order of ``Batch.index``."""
+        return self._datasets["train"].labels
+
     def rows(self, part: str) -> pd.DataFrame:
         """Return the table's rows of a part; row i is the sample of index i in that part's loader."""
         return self._rows[part]
@@ -108,13 +115,17 @@ class SkinDataModule(L.LightningDataModule):
         rank, world = self._process()
         self._check_batch(world)
         images = self._datasets["train"]
-        sampler = EpochSampler(
-            len(images),
-            seed=self.seed,
-            rank=rank,
-            world=world,
-            weights=self._weights,
-            per_class=self._per_class,
+        order: dict[str, Any] = {
+            "seed": self.seed,
+            "rank": rank,
+            "world": world,
+            "weights": self._weights,
+            "per_class": self._per_class,
+        }
+        sampler = (
+            PairSampler(images.labels, pairs=self.views, batch_size=self.batch_size, **order)
+            if self.views in PAIRS
+            else EpochSampler(len(images), **order)
         )
         dataset: Dataset[Batch] = images
         loading = self._loading(persistent=True)
