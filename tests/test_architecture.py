@@ -90,7 +90,14 @@ ONLY_IN = {
     "uvicorn": {"web"},
 }
 """Packages that appear in these layers alone."""
-SHARED_BY_METHODS = {"methods.base", "methods.taught", "methods.terms", "methods.criterion", "methods.schedules"}
+SHARED_BY_METHODS = {
+    "methods.base",
+    "methods.taught",
+    "methods.terms",
+    "methods.criterion",
+    "methods.schedules",
+    "methods.memory",
+}
 
 
 def layer(name: str) -> str:

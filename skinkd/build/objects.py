@@ -19,6 +19,7 @@ from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import MIXES, Mix
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
+from skinkd.data.views import PAIRS
 from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
 from skinkd.methods.criterion import build_criterion, class_weights
@@ -108,7 +109,7 @@ def build_device_augmentation(
     """Return a function from the training images' paths to the augmentation on the device; None on the CPU.
 
     Raises:
-        UserError: the images are not cached.
+        UserError: the images are not cached, or a sample of the method has two images.
     """
     data = config["data"]
     # stored runs may be older than the setting
@@ -117,6 +118,11 @@ def build_device_augmentation(
     if data["cache"] == "off":
         raise UserError(
             "data.augment_on=device keeps decoded images on the device; set data.cache=ram or data.cache=disk"
+        )
+    if views in PAIRS:
+        raise UserError(
+            f"data.augment_on=device augments the images of one batch, but a training sample of method="
+            f"{config['method']['name']} has a second image; set data.augment_on=cpu"
         )
     return partial(DeviceAugmentation, pipeline=pipeline, views=views, seed=config["seed"], compiled=config["compile"])
 
@@ -160,6 +166,8 @@ def build_method(
     arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
         arguments["teacher"], arguments["teacher_state"] = taught
+    if find_class(config["method"]["_target_"], place="method").keeps_memory:
+        arguments["image_labels"] = torch.tensor(data.train_labels)
     method = build(
         arguments,
         network,

@@ -37,6 +37,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "data.missing_labels": "error",
     "data.table.missing_labels": "error",
     "loss.label_smoothing": 0.0,
+    "method.logit_standardization": False,
 }
 """Settings added after the first release: dotted name -> the value with which a run gives the same numbers as before.
 

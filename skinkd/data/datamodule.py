@@ -15,9 +15,10 @@ from skinkd.batch import Batch
 from skinkd.data.dataset import ImageNumbers, SkinDataset, whole_batch
 from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import Mix, MixedBatches
-from skinkd.data.sampler import EpochSampler, ResumableLoader, class_balance_weights
+from skinkd.data.sampler import EpochSampler, PairSampler, ResumableLoader, class_balance_weights
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
+from skinkd.data.views import PAIRS
 from skinkd.errors import UserError, check_range
 
 
@@ -33,7 +34,8 @@ class SkinDataModule(L.LightningDataModule):
             (:func:`skinkd.data.splits.make_split`).
         train_pipeline: augmentation (:func:`skinkd.data.transforms.train_pipeline`).
         eval_pipeline: resizing (:func:`skinkd.data.transforms.eval_pipeline`).
-        views: the views of a training sample, a name in :data:`skinkd.data.views.VIEWS`; the method chooses it.
+        views: the views of a training sample, a name in ``VIEWS`` or ``PAIRS`` of :mod:`skinkd.data.views`; the method
+            chooses it.
         batch_size: training images of one step in one process; a smaller batch at the end is dropped.
         eval_batch_size: images of one evaluation step in one process.
         num_workers: loading processes of each loader; changes no result.
@@ -76,7 +78,7 @@ class SkinDataModule(L.LightningDataModule):
             raise ValueError(f"{len(parts)} parts for {len(table)} images")
         self.classes = table.classes
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.mix = seed, mix
+        self.seed, self.mix, self.views = seed, mix, views
         part = parts.to_numpy(str)
         batches = {"train": batch_size, "val": eval_batch_size, "test": eval_batch_size}
         self._rows = {
@@ -105,6 +107,11 @@ class SkinDataModule(L.LightningDataModule):
     def class_counts(self) -> list[int]:
         """Images of each class in the training part, before any sampling or limit."""
         return self._counts
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """Label of each training image, int64 (N,), in the order of ``Batch.index``."""
+        return self._datasets["train"].labels
 
     def rows(self, part: str) -> pd.DataFrame:
         """Return the table's rows of a part; row i is the sample of index i in that part's loader."""
@@ -136,14 +143,17 @@ class SkinDataModule(L.LightningDataModule):
         return len(self._sampler(0, world)) // self.batch_size
 
     def _sampler(self, rank: int, world: int) -> EpochSampler:
-        return EpochSampler(
-            len(self._datasets["train"]),
-            seed=self.seed,
-            rank=rank,
-            world=world,
-            weights=self._weights,
-            per_class=self._per_class,
-        )
+        images = self._datasets["train"]
+        order: dict[str, Any] = {
+            "seed": self.seed,
+            "rank": rank,
+            "world": world,
+            "weights": self._weights,
+            "per_class": self._per_class,
+        }
+        if self.views in PAIRS:
+            return PairSampler(images.labels, pairs=self.views, batch_size=self.batch_size, **order)
+        return EpochSampler(len(images), **order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make training's samples on the device, if that is where they are augmented."""

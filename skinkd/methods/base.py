@@ -46,6 +46,10 @@ class Method(L.LightningModule):
     hard_label_terms: ClassVar[tuple[str, ...]] = ()
     """The terms that need one class for each image, and so no mixed batch (``augment.mix``)."""
 
+    keeps_memory: ClassVar[bool] = False
+    """Whether the method remembers something of each training image. Its ``__init__`` then takes ``image_labels``: int64 (N,),
+    the label of the training image of each ``Batch.index``."""
+
     trains_exits: ClassVar[bool] = False
     """Whether the loss reaches the exits of a hybrid network; where it does not, the exits are frozen."""
 
