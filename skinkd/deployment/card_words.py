@@ -77,8 +77,8 @@ def _split_limits(split: Facts | None) -> list[str]:
     shared, sentences = split["test_images_with_lesion_in_train"], []
     if shared:
         sentences.append(
-            f"The split leaks: {100 * shared:.1f} % of the test images show a lesion that is also in the training part. The scores "
-            "are too high, by an unknown amount."
+            f"The split leaks: {100 * shared:.1f} % of the test images show a lesion that is also in the training part. The "
+            "scores are too high, by an unknown amount."
         )
     pairs = (split["near_duplicate_pairs"] or {}).get("test-train", 0)
     if pairs:
