@@ -91,6 +91,10 @@ class Source:
     class_maps: tuple[str, ...] = ()
     generated: bool = False
 
+    def licence_for(self, table: Settings) -> str:
+        """Return the terms of use of the files that ``data.table`` chooses."""
+        return self.licence if self.licence_of is None else self.licence_of(table)
+
 
 def source_of(table: Settings) -> Source | None:
     """Return the ``SOURCE`` of the module that defines the loader; None: it has none, or cannot or may not be imported.
