@@ -29,7 +29,7 @@ train: $(VENV)/.installed
 	$(RUN) -m skinkd.train experiment=quickstart
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -m slow --timeout 3600

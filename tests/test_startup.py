@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,12 @@ SLOW = (
 
 PROGRAM = """
 import json, runpy, sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+jobs, compose = [], ConfigLoaderImpl.load_sweep_config
+def counted(*args, **kwargs):
+    jobs.append(args)
+    return compose(*args, **kwargs)
+ConfigLoaderImpl.load_sweep_config = counted
 slow, module, *arguments = json.loads(sys.argv[1])
 sys.argv = [module, *arguments]
 code = 0
@@ -22,18 +29,26 @@ try:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 except SystemExit as end:
     code = end.code or 0
-print(json.dumps({"code": code, "slow": [name for name in slow if name in sys.modules]}))
+slow = [name for name in slow if name in sys.modules]
+print(json.dumps({"code": code, "slow": slow, "jobs": len(jobs)}))
 """
 
 
-def slow_imports(module: str, arguments: Sequence[str], *, code: int) -> list[str]:
-    """Run a verb in a fresh process, check its exit code, and return which slow packages it has imported."""
+def end_of(module: str, arguments: Sequence[str], *, code: int) -> dict[str, Any]:
+    """Run a verb in a fresh process, check its exit code, and return what it has imported and composed.
+
+    ``slow`` are the slow packages that it has imported; ``jobs`` counts the compositions of a sweep's jobs.
+    """
     words = json.dumps([SLOW, module, *arguments])
     done = subprocess.run([sys.executable, "-c", PROGRAM, words], capture_output=True, text=True, timeout=120)
     assert done.stdout, done.stderr
     end = json.loads(done.stdout.splitlines()[-1])
     assert end["code"] == code, done.stdout + done.stderr
-    return end["slow"]
+    return end
+
+
+def slow_imports(module: str, arguments: Sequence[str], *, code: int) -> list[str]:
+    return end_of(module, arguments, code=code)["slow"]
 
 
 def test_the_program_sees_what_is_imported() -> None:
@@ -57,4 +72,5 @@ def test_a_wrong_word_imports_nothing_slow(words: list[str]) -> None:
 def test_a_finished_run_and_a_finished_sweep_import_nothing_slow(finished: Path, tiny: list[str]) -> None:
     again = [*tiny, f"paths.output_dir={finished.parent}"]
     assert slow_imports("skinkd.train", again, code=0) == []
-    assert slow_imports("skinkd.train", ["-m", *again, "seed=0"], code=0) == []
+    sweep = end_of("skinkd.train", ["-m", *again, "seed=0"], code=0)
+    assert sweep["slow"] == [] and sweep["jobs"] == 1  # each job is composed once

@@ -1,5 +1,6 @@
 """The text of ``environment.txt``: the machine and the packages of a run."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -23,8 +24,12 @@ def describe_environment() -> str:
         f"command {' '.join(['python', *sys.orig_argv[1:]])}",
     ]
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    packages = sorted({f"{package.metadata['Name']}=={package.version}" for package in distributions()}, key=str.lower)
-    return "\n".join([*lines, "", *packages]) + "\n"
+    return "\n".join([*lines, "", *_packages()]) + "\n"
+
+
+@functools.cache  # a teacher and its student run in one process
+def _packages() -> list[str]:
+    return sorted({f"{package.metadata['Name']}=={package.version}" for package in distributions()}, key=str.lower)
 
 
 def processor() -> str:
