@@ -48,6 +48,7 @@ LAYERS: dict[str, set[str]] = {
     # verbs, which may import everything but each other
     "train": {"*"},
     "evaluate": {"*"},
+    "predict": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "data.__main__": {"*"},

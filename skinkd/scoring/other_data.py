@@ -18,8 +18,7 @@ from skinkd.build.tables import load_split, load_table
 from skinkd.config.identity import identity
 from skinkd.config.names import check_names
 from skinkd.config.resolve import read_config
-from skinkd.data.datamodule import start_worker
-from skinkd.data.dataset import SkinDataset
+from skinkd.data.dataset import SkinDataset, start_worker
 from skinkd.data.source import source_of
 from skinkd.data.table import ImageTable, UnlabelledTable
 from skinkd.data.transforms import eval_pipeline
