@@ -2,7 +2,7 @@
 
 import json
 import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -407,15 +407,27 @@ def test_any_path_can_be_given(value: str) -> None:
     )
 
 
-def test_the_verb_from_the_command_line(finished: Path, test_images: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_verb_from_the_command_line(
+    finished: Path,
+    test_images: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     image = tmp_path / "lesion (1), left.jpg"
     image.write_bytes(Path(test_images["path"][0]).read_bytes())
     words = [f"run={finished}", f"input={image}", f"out={tmp_path / 'table.jsonl'}", "num_workers=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "skinkd.predict", *words], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", ["predict", *words])
+    runpy.run_module("skinkd.predict", run_name="__main__")
     row = json.loads((tmp_path / "table.jsonl").read_text())
-    assert row["path"] == str(image) and row["error"] is None and row["prediction"] in done.stdout
+    assert row["path"] == str(image) and row["error"] is None and row["prediction"] in capsys.readouterr().out
     own = read_predictions(finished / "predictions" / "test.csv")[0].iloc[0]
     assert row["prediction"] == own["prediction"] and row["p_nv"] == pytest.approx(own["p_nv"], abs=1e-6)
+    for wrong, sentence in (
+        ("input=absent.jpg", "error: input=absent.jpg is neither"),
+        ("-m", "error: -m starts several"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["predict", f"run={finished}", wrong])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_module("skinkd.predict", run_name="__main__")
+        assert capsys.readouterr().err.startswith(sentence)
