@@ -118,7 +118,7 @@ def _temperature_remark(temperature: float, table: pd.DataFrame, classes: Sequen
     change = largest_change(table, classes, temperature)
     said = f"temperature {temperature:.3f}, fitted on {len(table)} validation images"
     if change <= _NO_CHANGE:
-        return f"{said}: it changes nothing, that is no probability by more than {_NO_CHANGE}"
+        return f"{said}: it changes nothing (no probability by more than {_NO_CHANGE})"
     return f"{said}: it changes a probability by up to {change:.3f}, and no prediction"
 
 

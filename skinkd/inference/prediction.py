@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def predict(config: dict[str, Any]) -> None:
         config: the settings of ``conf/predict.yaml``.
 
     Raises:
-        UserError: a setting is wrong, the run cannot be opened, or a single image cannot be read.
+        UserError: a setting is wrong, the run cannot be opened, or the only image cannot be read.
     """
     _check(config)
     paths, where = ([], "") if config["input"] is None else find_inputs(str(config["input"]))
@@ -61,11 +61,11 @@ def predict(config: dict[str, Any]) -> None:
         return
     probability, errors = _probabilities(network, paths, config)
     table = prediction_rows(paths, probability, errors, network.classes, fitted)
-    if len(paths) == 1:
-        _print_single(table.iloc[0], network.classes, top=config["top"])
     if config["out"] is not None:
         _write(table, Path(config["out"]).expanduser())
-        say(f"{len(table)} images, {len(errors)} unreadable: {config['out']}")
+        say(f"{len(table)} images, {len(errors)} of them unreadable: {config['out']}")
+    if len(paths) == 1:
+        _print_single(table.iloc[0], network.classes, top=config["top"])
 
 
 def _check(config: dict[str, Any]) -> None:
@@ -128,26 +128,23 @@ def prediction_rows(
         fitted: what was asked for.
     """
     read = np.array([place not in errors for place in range(len(paths))])
-    best = np.where(read[:, None], probability, 0.0).argmax(axis=1)
+
+    def known(values: Iterable[Any]) -> list[Any]:
+        return [value if was_read else None for value, was_read in zip(values, read, strict=True)]
+
     # a path that is no UTF-8 is shown with escapes, because no text file can hold it
     columns: dict[str, Any] = {
         "path": [path.encode("utf-8", "backslashreplace").decode() for path in paths],
-        "prediction": [classes[k] if known else None for k, known in zip(best, read, strict=True)],
+        "prediction": known(classes[k] for k in probability.argmax(axis=1)),
     }
     shown = probability if fitted.temperature is None else scaled(probability, fitted.temperature)
     columns |= dict(zip(probability_columns(classes), shown.T, strict=True))
     if fitted.conformal is not None:
         sets = prediction_sets(probability, fitted.conformal)
-        names = [[name for name, held in zip(classes, row, strict=True) if held] for row in sets]
-        columns["set"] = [held if known else None for held, known in zip(names, read, strict=True)]
-        columns["set_size"] = pd.array(
-            [len(held) if known else None for held, known in zip(names, read, strict=True)], "Int64"
-        )
+        columns["set"] = known([name for name, held in zip(classes, row, strict=True) if held] for row in sets)
+        columns["set_size"] = pd.array(known(sets.sum(axis=1).tolist()), "Int64")
     if fitted.threshold is not None:
-        doubtful = probability.max(axis=1) < fitted.threshold
-        columns["abstain"] = pd.array(
-            [bool(no) if known else None for no, known in zip(doubtful, read, strict=True)], "boolean"
-        )
+        columns["abstain"] = pd.array(known((probability.max(axis=1) < fitted.threshold).tolist()), "boolean")
     columns["error"] = [errors.get(place) for place in range(len(paths))]
     return pd.DataFrame(columns)
 
@@ -156,12 +153,9 @@ def _write(table: pd.DataFrame, out: Path) -> None:
     try:
         with written_atomically(out) as temporary:
             if out.suffix.lower() == ".csv":
-                flat = (
-                    table.assign(set=table["set"].map(SET_SEPARATOR.join, na_action="ignore"))
-                    if "set" in table
-                    else table
-                )
-                harmless_table(flat).to_csv(temporary, index=False)
+                if "set" in table:
+                    table = table.assign(set=table["set"].map(SET_SEPARATOR.join, na_action="ignore"))
+                harmless_table(table).to_csv(temporary, index=False)
             else:
                 temporary.write_text("".join(f"{_json_line(row)}\n" for row in table.to_dict("records")), "utf-8")
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from skinkd.errors import check_choice
+from skinkd.errors import UserError, check_choice
 from skinkd.inference.exported import Exported, is_export, open_exported
 from skinkd.inference.trained import Trained, open_trained
 
@@ -61,8 +61,10 @@ def predicted(predictor: Predictor, images: Images, *, tta: str) -> NDArray[np.f
     """Return class probabilities (N, K) of images (N, 3, H, W): the mean over the views of ``tta``, a name of ``TTA``.
 
     Raises:
-        UserError: there is no such name.
+        UserError: there is no such name, or a probability is not finite.
     """
     views = TTA[check_choice("tta", tta, TTA)]
-    total = sum(predictor.probabilities(np.ascontiguousarray(view(images))) for view in views)
-    return np.asarray(total, np.float64) / len(views)
+    mean = np.stack([predictor.probabilities(np.ascontiguousarray(view(images))) for view in views]).mean(axis=0)
+    if not np.isfinite(mean).all():
+        raise UserError("the network's output is not finite: its training diverged; give another run")
+    return mean

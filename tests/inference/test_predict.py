@@ -188,6 +188,22 @@ def test_nothing_readable_at_all_is_a_table_too(table_of: Predict, tmp_path: Pat
     assert found["prediction"].tolist() == [""] * 3 and (found["error"] != "").all()
 
 
+def test_the_only_image_may_be_unreadable(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"<svg>")
+    out = tmp_path / "table.jsonl"
+    with pytest.raises(UserError, match=r"x\.jpg is an SVG drawing"):
+        predict(settings(run=str(finished), input=str(tmp_path / "x.jpg"), out=str(out)))
+    assert "is an SVG drawing" in json.loads(out.read_text())["error"]
+
+
+def test_a_network_that_diverged_says_so(finished: Path) -> None:
+    network = open_trained(str(finished))
+    with torch.no_grad():
+        next(network.network.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="is not finite"):
+        predicted(network, np.zeros((2, 3, 64, 64), np.uint8), tta="none")
+
+
 def test_a_single_image_is_shown(
     table_of: Predict, test_images: pd.DataFrame, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -202,9 +218,6 @@ def test_a_single_image_is_shown(
         "conformal sets at 0.8, fitted by class on validation images: akiec" in said
         and "in every set, for fewer" in said
     )
-    (tmp_path / "x.jpg").write_bytes(b"<svg>")
-    with pytest.raises(UserError, match=r"x\.jpg is an SVG drawing"):
-        predict(settings(run=str(finished), input=str(tmp_path / "x.jpg")))
 
 
 def test_the_report_on_the_test_part(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
