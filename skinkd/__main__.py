@@ -7,6 +7,7 @@ from skinkd import __version__
 
 VERBS = {
     "train": "train.py",
+    "predict": "predict.py",
     "evaluate": "evaluate.py",
     "export": "export.py",
     "compare": "compare.py",

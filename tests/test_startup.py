@@ -55,7 +55,7 @@ def test_the_program_sees_what_is_imported() -> None:
     assert slow_imports("torch.version", [], code=0) == ["torch"]
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "export", "compare", "tune", "app", "data"])
+@pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "export", "compare", "tune", "app", "data"])
 def test_help_imports_nothing_slow(verb: str) -> None:
     assert slow_imports(f"skinkd.{verb}", ["--help"], code=0) == []
 
@@ -64,9 +64,15 @@ def test_the_list_of_verbs_imports_nothing_slow() -> None:
     assert slow_imports("skinkd", [], code=0) == []
 
 
-@pytest.mark.parametrize("words", [["method=swskdd"], ["method.temperture=1"], ["data.image_size=big"], ["seed"]])
-def test_a_wrong_word_imports_nothing_slow(words: list[str]) -> None:
-    assert slow_imports("skinkd.train", words, code=2) == []
+@pytest.mark.parametrize(
+    ("verb", "word"),
+    [
+        *(("train", word) for word in ("method=swskdd", "method.temperture=1", "data.image_size=big", "seed")),
+        *(("predict", word) for word in ("confromal=0.9", "calibrate=yes", "-m")),
+    ],
+)
+def test_a_wrong_word_imports_nothing_slow(verb: str, word: str) -> None:
+    assert slow_imports(f"skinkd.{verb}", [word], code=2) == []
 
 
 def test_a_finished_run_and_a_finished_sweep_import_nothing_slow(finished: Path, tiny: list[str]) -> None:

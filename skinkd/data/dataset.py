@@ -1,6 +1,7 @@
 """One sample: an image that is read, augmented by the sample's own seed, and turned into tensors."""
 
 import albumentations as A
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -95,3 +96,8 @@ class ImageNumbers(Dataset[Batch]):
 def whole_batch(batch: Batch) -> Batch:
     """Collate what is a batch already."""
     return batch
+
+
+def start_worker(worker: int) -> None:
+    """Limit a loading process to one thread: OpenCV would start a thread for each core in every such process."""
+    cv2.setNumThreads(0)
