@@ -1,1 +1,1 @@
-"""From a trained run to files that run without us: export, quantization, scores before and after."""
+"""What is handed to whoever uses a trained network without this project: exported files, and what they are."""
