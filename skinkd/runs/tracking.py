@@ -112,8 +112,15 @@ class WandbTracker(Tracker):
         self._wandb = wandb
         self._folder = folder
         self._settings = settings
-        self.offline = _must_be_offline()
-        self.run = self._init(info, resume=_stored_id(folder))
+        self.run, self.offline = _open_run(
+            settings,
+            folder,
+            name=info.name,
+            group=info.group,
+            job_type=info.job_type,
+            tags=info.tags,
+            config=info.config,
+        )
         folder.write_text("wandb_run_id", f"{self.run.id}\n")
         if self.offline:
             say(f"W&B logs offline; to upload: {self.sync_command}")
@@ -125,36 +132,10 @@ class WandbTracker(Tracker):
         for name in ("loss", "ece", "brier"):
             self.run.define_metric(f"val/{name}", step_metric="trainer/global_step", summary="min")
 
-    def _init(self, info: RunInfo, resume: str | None) -> Any:
-        def start(mode: str) -> Any:
-            return self._wandb.init(
-                project=self._settings["project"],
-                entity=self._settings["entity"],
-                name=info.name,
-                id=resume,
-                resume="allow" if resume and mode == "online" else None,
-                group=info.group,
-                job_type=info.job_type,
-                tags=info.tags,
-                config=info.config,
-                dir=self._folder.path,
-                mode=mode,
-                reinit="finish_previous",
-                settings=self._wandb.Settings(silent=True, console="off", init_timeout=60),
-            )
-
-        if not self.offline:
-            try:
-                return start("online")
-            except self._wandb.errors.Error as error:
-                self.offline = True
-                say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
-        return start("offline")
-
     @property
     def sync_command(self) -> str:
         """The command that uploads an offline run."""
-        return f"wandb sync {os.path.dirname(self.run.dir)}"
+        return _sync_command(self.run)
 
     def report(self, report: Report) -> None:
         """Log test metrics, the part's confusion matrix, table by class and examples, and with ``log_checkpoint`` best.ckpt."""
@@ -182,6 +163,48 @@ class WandbTracker(Tracker):
     def finish(self, *, failed: bool) -> None:
         """Close the run. Otherwise the next run of this process would log into it."""
         self._wandb.finish(exit_code=1 if failed else 0)
+
+
+def add_to_run(settings: dict[str, Any], folder: RunFolder, numbers: dict[str, float]) -> None:
+    """Add numbers to the summary of a run folder's W&B run, if it has one; offline, in a further folder with the same id."""
+    if settings["kind"] != "wandb" or _stored_id(folder) is None:
+        return
+    run, offline = _open_run(settings, folder)
+    run.summary.update(numbers)
+    run.finish()
+    if offline:
+        say(f"W&B logs offline; to upload: {_sync_command(run)}")
+
+
+def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tuple[Any, bool]:
+    """Return the folder's W&B run, or a new one, and whether it is offline; ``about`` are arguments of wandb.init."""
+    import wandb
+
+    known = _stored_id(folder)
+
+    def start(mode: str) -> Any:
+        return wandb.init(
+            project=settings["project"],
+            entity=settings["entity"],
+            id=known,
+            resume="allow" if known and mode == "online" else None,
+            dir=folder.path,
+            mode=mode,
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            **about,
+        )
+
+    if not _must_be_offline():
+        try:
+            return start("online"), False
+        except wandb.errors.Error as error:
+            say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
+    return start("offline"), True
+
+
+def _sync_command(run: Any) -> str:
+    return f"wandb sync {os.path.dirname(run.dir)}"
 
 
 def _must_be_offline() -> bool:
