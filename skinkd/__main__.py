@@ -8,6 +8,7 @@ from skinkd import __version__
 VERBS = {
     "train": "train.py",
     "evaluate": "evaluate.py",
+    "explain": "explain.py",
     "compare": "compare.py",
     "tune": "tune.py",
     "data": "data/__main__.py",

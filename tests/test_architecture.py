@@ -49,6 +49,7 @@ LAYERS: dict[str, set[str]] = {
     # verbs, which may import everything but each other
     "train": {"*"},
     "evaluate": {"*"},
+    "explain": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "data.__main__": {"*"},
@@ -72,9 +73,27 @@ ONLY_IN = {
     "wandb": {"runs.tracking", "analysis.wandb_report"},
     "wandb_workspaces": {"analysis.wandb_report"},
     "hydra": VERBS
-    | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
+    | {
+        "config",
+        "build",
+        "training",
+        "jobs.launcher",
+        "scoring.other_data",
+        "search.plan",
+        "data.verbs",
+        "explanation.run",
+    },
     "omegaconf": VERBS
-    | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
+    | {
+        "config",
+        "build",
+        "training",
+        "jobs.launcher",
+        "scoring.other_data",
+        "search.plan",
+        "data.verbs",
+        "explanation.run",
+    },
     "timm": {"models"},
     "albumentations": {"data"},
     "optuna": {"search"},

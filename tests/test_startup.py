@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-SLOW = ("torch", "lightning", "timm", "albumentations", "wandb", "optuna", "scipy", "matplotlib", "pandas")
+SLOW = (
+    "torch",
+    "lightning",
+    "timm",
+    "albumentations",
+    "wandb",
+    "optuna",
+    "scipy",
+    "matplotlib",
+    "pandas",
+    "captum",
+    "skimage",
+)
 
 PROGRAM = """
 import json, runpy, sys
@@ -37,7 +49,7 @@ def test_the_program_sees_what_is_imported() -> None:
     assert slow_imports("torch.version", [], code=0) == ["torch"]
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "tune", "data"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "explain", "compare", "tune", "data"])
 def test_help_imports_nothing_slow(verb: str) -> None:
     assert slow_imports(f"skinkd.{verb}", ["--help"], code=0) == []
 
