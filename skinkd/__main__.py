@@ -10,6 +10,7 @@ VERBS = {
     "predict": "predict.py",
     "evaluate": "evaluate.py",
     "export": "export.py",
+    "explain": "explain.py",
     "compare": "compare.py",
     "tune": "tune.py",
     "app": "app.py",

@@ -53,6 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "evaluate": {"*"},
     "export": {"*"},
     "predict": {"*"},
+    "explain": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "app": {"*"},
@@ -73,13 +74,16 @@ LIBRARIES: dict[str, set[str]] = {
     "batch": {"torch"},
 }
 """Third-party packages of a layer, where these are limited."""
+CONFIGURED = {
+    *("config", "build", "training", "jobs.launcher", "search.plan", "data.verbs"),
+    *("inference.other_data", "explanation.run"),
+}
+"""Layers and modules, next to the verbs, that know Hydra's configuration."""
 ONLY_IN = {
     "wandb": {"runs.tracking", "analysis.wandb_report"},
     "wandb_workspaces": {"analysis.wandb_report"},
-    "hydra": VERBS
-    | {"config", "build", "training", "jobs.launcher", "inference.other_data", "search.plan", "data.verbs"},
-    "omegaconf": VERBS
-    | {"config", "build", "training", "jobs.launcher", "inference.other_data", "search.plan", "data.verbs"},
+    "hydra": VERBS | CONFIGURED,
+    "omegaconf": VERBS | CONFIGURED,
     "timm": {"models"},
     "albumentations": {"data"},
     "onnx": {"deployment"},

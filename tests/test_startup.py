@@ -11,7 +11,7 @@ import pytest
 
 SLOW = (
     *("torch", "lightning", "timm", "albumentations", "wandb", "optuna", "scipy", "matplotlib", "pandas"),
-    *("captum", "starlette", "uvicorn"),
+    *("captum", "skimage", "starlette", "uvicorn", "onnx", "onnxruntime"),
 )
 
 PROGRAM = """
@@ -55,7 +55,10 @@ def test_the_program_sees_what_is_imported() -> None:
     assert slow_imports("torch.version", [], code=0) == ["torch"]
 
 
-@pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "export", "compare", "tune", "app", "data"])
+VERBS = ["train", "predict", "evaluate", "export", "explain", "compare", "tune", "app", "data"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_imports_nothing_slow(verb: str) -> None:
     assert slow_imports(f"skinkd.{verb}", ["--help"], code=0) == []
 
