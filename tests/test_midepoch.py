@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -160,3 +161,30 @@ def test_the_setting_is_no_part_of_a_runs_name(whole: Path) -> None:
     without = {name: value for name, value in config.items() if name != "checkpoint"}
     assert identity(config | {"checkpoint": {"every_minutes": 1}}) == identity(config) == identity(without)
     assert whole.name.endswith(identity(without))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_and_go_on_together(tiny: list[str], tmp_path: Path) -> None:
+    """One of them is asked to stop, later one is killed. Each process has its own images, sums and generators."""
+    program = str(Path(__file__).parent / "signal_at_step.py")
+    overrides = [
+        *(*tiny, "strategy=ddp_cpu", "data.batch_size=8", "method=swskd", "backbone.drop_rate=0.2", "ema.decay=0.9"),
+        *(ALWAYS, "data.num_workers=1"),
+    ]
+
+    def run(output: str, step: int, number: int) -> int:
+        command = [sys.executable, program, *overrides, f"paths.output_dir={tmp_path / output}"]
+        env = os.environ | {"STEP": str(step), "SIGNAL": str(number), "OMP_NUM_THREADS": "1"}
+        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
+        print(ended.stdout[-2000:], ended.stderr[-2000:])
+        return ended.returncode
+
+    assert run("whole", 999, signal.SIGTERM) == 0
+    assert run("outputs", 2, signal.SIGTERM) == 128 + signal.SIGTERM
+    folder = only_run(tmp_path / "outputs")
+    assert last(folder)["global_step"] == 2
+    assert run("outputs", 6, signal.SIGKILL) == -signal.SIGKILL
+    assert last(folder)["global_step"] == 7
+    assert len(last(folder)["processes"]) == 2
+    assert run("outputs", 999, signal.SIGTERM) == 0
+    check_same(folder, only_run(tmp_path / "whole"))
