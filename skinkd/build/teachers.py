@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
 from skinkd.config.identity import run_path
+from skinkd.config.quoting import hydra_value
 from skinkd.config.resolve import teacher_config
 from skinkd.errors import UserError
 from skinkd.jobs.sweep import stage_of
@@ -92,7 +93,9 @@ def _train(config: dict[str, Any]) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="skinkd-teacher-") as file:
         yaml.safe_dump(config, file, sort_keys=False)
         file.flush()
-        command = [sys.executable, "-m", "skinkd.train", f"config='{file.name}'"]
+        # a stored configuration writes below the command's folders, so they are given
+        folders = [f"paths.{name}={hydra_value(str(path))}" for name, path in config["paths"].items()]
+        command = [sys.executable, "-m", "skinkd.train", f"config={hydra_value(file.name)}", *folders]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
         code = subprocess.run(command, env=environment, preexec_fn=_end_with_parent, check=False).returncode
     if code:

@@ -4,9 +4,12 @@ The run folder is complete without a tracker, and every report is built from the
 """
 
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from skinkd.errors import UserError, check_choice
 from skinkd.runs.console import is_main_process, say
 from skinkd.runs.folder import RunFolder
+
+_TAG, _NAME, _PROJECT = 64, 128, 128  # characters that W&B takes
+_OF_HOME = {
+    "WANDB_DATA_DIR": ("~/.local/share/wandb", "data"),
+    "WANDB_CACHE_DIR": ("~/.cache/wandb", "cache"),
+    "WANDB_CONFIG_DIR": ("~/.config/wandb", "config"),
+}
+"""W&B's variable for a folder -> where in the home it is, and its name in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +81,45 @@ class Tracker:
 
 
 def check_tracker(settings: dict[str, Any]) -> None:
-    """Raise UserError if ``logger.kind`` is not a tracker, or its package is not installed. Open nothing."""
+    """Raise UserError if ``logger.kind`` is not a tracker, its package is absent, or it refuses a name. Open nothing."""
     kind = check_choice("logger.kind", settings["kind"], ("wandb", "csv", "tensorboard", "none"))
     if kind == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'")
+    if kind == "wandb":
+        for name in ("project", "entity"):
+            _check_name(f"logger.{name}", settings[name])
+
+
+def _check_name(setting: str, name: Any) -> None:
+    """Refuse a name of a project or an entity that W&B refuses."""
+    if name is None:
+        return
+    text = str(name)
+    if not text or len(text) > _PROJECT or re.search(r"[/\\#?%:]", text):
+        raise UserError(
+            f"{setting}={text} is refused by W&B; give 1 to {_PROJECT} characters, and none of / \\ # ? % :"
+        )
+
+
+def _fitting(name: str, longest: int) -> str:
+    """Return a name that is not longer than W&B takes."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def _is_disabled() -> bool:
+    """Return whether the environment forbids W&B, by its own variables."""
+    mode, disabled = (os.environ.get(name, "").lower() for name in ("WANDB_MODE", "WANDB_DISABLED"))
+    return mode == "disabled" or disabled in ("true", "1", "yes", "on")
+
+
+def _give_a_home(folder: Path) -> None:
+    """Let W&B keep its files in the run folder where the user's home cannot be written, as in some containers."""
+    for variable, (usual, own) in _OF_HOME.items():
+        place = Path(os.path.expanduser(usual))
+        there = next(path for path in (place, *place.parents) if path.exists())
+        if variable not in os.environ and not os.access(there, os.W_OK):
+            (folder / "wandb" / own).mkdir(parents=True, exist_ok=True)
+            os.environ[variable] = str(folder / "wandb" / own)
 
 
 def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
@@ -85,6 +131,10 @@ def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> 
         return Tracker(CSVLogger(save_dir=folder.path, name="", version="csv"))
     if kind == "tensorboard":
         return Tracker(TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard"))
+    if _is_disabled():
+        say("W&B is disabled by WANDB_MODE or WANDB_DISABLED; nothing is logged there")
+        return Tracker()
+    _give_a_home(folder.path.absolute())
     return WandbTracker(settings, info, folder)
 
 
@@ -119,12 +169,12 @@ class WandbTracker(Tracker):
             return self._wandb.init(
                 project=self._settings["project"],
                 entity=self._settings["entity"],
-                name=info.name,
+                name=_fitting(info.name, _NAME),
                 id=resume,
                 resume="allow" if resume and mode == "online" else None,
-                group=info.group,
+                group=_fitting(info.group, _NAME) if info.group else None,
                 job_type=info.job_type,
-                tags=info.tags,
+                tags=[_fitting(tag, _TAG) for tag in info.tags],
                 config=info.config,
                 dir=self._folder.path,
                 mode=mode,
@@ -143,7 +193,7 @@ class WandbTracker(Tracker):
     @property
     def sync_command(self) -> str:
         """The command that uploads an offline run."""
-        return f"wandb sync {os.path.dirname(self.run.dir)}"
+        return f"wandb sync {shlex.quote(os.path.dirname(self.run.dir))}"
 
     def report(self, report: Report) -> None:
         """Log test metrics, the part's confusion matrix, table by class and examples, and with ``log_checkpoint`` best.ckpt."""
