@@ -6,6 +6,7 @@ The run folder is complete without a tracker, and every report is built from the
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -115,11 +116,18 @@ def _is_disabled() -> bool:
 def _give_a_home(folder: Path) -> None:
     """Let W&B keep its files in the run folder where the user's home cannot be written, as in some containers."""
     for variable, (usual, own) in _OF_HOME.items():
-        place = Path(os.path.expanduser(usual))
-        there = next(path for path in (place, *place.parents) if path.exists())
-        if variable not in os.environ and not os.access(there, os.W_OK):
-            (folder / "wandb" / own).mkdir(parents=True, exist_ok=True)
-            os.environ[variable] = str(folder / "wandb" / own)
+        if variable in os.environ:
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=_made(Path(os.path.expanduser(usual)))):
+                pass  # asking for permission is not enough: root has it everywhere
+        except OSError:
+            os.environ[variable] = str(_made(folder / "wandb" / own))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
