@@ -44,7 +44,15 @@ def _sentence(error: BaseException) -> str | None:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing:
             return f"{missing[1]} has no value and needs one; give {missing[1]}=<value>"
-        return f"the configuration cannot be resolved: {first_line(error)}"
+        return (
+            f"the configuration cannot be resolved: {first_line(error)}; ${{name}} stands for another setting: for a variable "
+            "of the shell leave out the single quotes, and a name on the disk must not hold it"
+        )
+    if isinstance(error, RuntimeError) and re.search(r"shared memory|\bshm\b|/torch_|Bus error", str(error)):
+        return (
+            f"the shared memory of the loading processes is full ({first_line(error)[:120]}); set data.num_workers=0, or give "
+            "/dev/shm more, in Docker with --shm-size=8g"
+        )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return _disk_full(error.filename)
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (

@@ -179,7 +179,7 @@ def match_classes(
             raise UserError(
                 f"class {name!r} of the data is not a class of the run{nearest(name, run)}; map it, as in "
                 f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, "
-                f"{''.join(f'give class_map={table}, ' for table in stored)}or leave_out=[{name}]"
+                f"{''.join(f'give class_map={table}, ' for table in stored)}or 'leave_out=[{_quoted(name)}]'"
             )
     return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -21,7 +22,7 @@ def describe_environment() -> str:
         f"processor cores {os.cpu_count()}",
         f"torch threads {torch.get_num_threads()}",
         f"commit {_commit()}",
-        f"command {' '.join(['python', *sys.orig_argv[1:]])}",
+        f"command {shlex.join(['python', *sys.orig_argv[1:]])}",
     ]
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
     return "\n".join([*lines, "", *_packages()]) + "\n"

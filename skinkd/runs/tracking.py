@@ -4,10 +4,14 @@ The run folder is complete without a tracker, and every report is built from the
 """
 
 import os
+import re
+import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from skinkd.errors import UserError, check_choice
 from skinkd.runs.console import is_main_process, say
 from skinkd.runs.folder import RunFolder
+
+_TAG, _NAME, _PROJECT = 64, 128, 128  # characters that W&B takes
+_OF_HOME = {
+    "WANDB_DATA_DIR": ("~/.local/share/wandb", "data"),
+    "WANDB_CACHE_DIR": ("~/.cache/wandb", "cache"),
+    "WANDB_CONFIG_DIR": ("~/.config/wandb", "config"),
+}
+"""W&B's variable for a folder -> where in the home it is, and its name in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +93,52 @@ def failure_is_a_warning() -> Iterator[None]:
 
 
 def check_tracker(settings: dict[str, Any]) -> None:
-    """Raise UserError if ``logger.kind`` is not a tracker, or its package is not installed. Open nothing."""
+    """Raise UserError if ``logger.kind`` is not a tracker, its package is absent, or it refuses a name. Open nothing."""
     kind = check_choice("logger.kind", settings["kind"], ("wandb", "csv", "tensorboard", "none"))
     if kind == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'")
+    if kind == "wandb":
+        for name in ("project", "entity"):
+            _check_name(f"logger.{name}", settings[name])
+
+
+def _check_name(setting: str, name: Any) -> None:
+    """Refuse a name of a project or an entity that W&B refuses."""
+    if name is None:
+        return
+    text = str(name)
+    if not text or len(text) > _PROJECT or re.search(r"[/\\#?%:]", text):
+        raise UserError(
+            f"{setting}={text} is refused by W&B; give 1 to {_PROJECT} characters, and none of / \\ # ? % :"
+        )
+
+
+def _fitting(name: str, longest: int) -> str:
+    """Return a name that is not longer than W&B takes."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def _is_disabled() -> bool:
+    """Return whether the environment forbids W&B, by its own variables."""
+    mode, disabled = (os.environ.get(name, "").lower() for name in ("WANDB_MODE", "WANDB_DISABLED"))
+    return mode == "disabled" or disabled in ("true", "1", "yes", "on")
+
+
+def _give_a_home(folder: Path) -> None:
+    """Let W&B keep its files in the run folder where the user's home cannot be written, as in some containers."""
+    for variable, (usual, own) in _OF_HOME.items():
+        if variable in os.environ:
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=_made(Path(os.path.expanduser(usual)))):
+                pass  # asking for permission is not enough: root has it everywhere
+        except OSError:
+            os.environ[variable] = str(_made(folder / "wandb" / own))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
@@ -96,6 +150,10 @@ def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> 
         return Tracker(CSVLogger(save_dir=folder.path, name="", version="csv"))
     if kind == "tensorboard":
         return Tracker(TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard"))
+    if _is_disabled():
+        say("W&B is disabled by WANDB_MODE or WANDB_DISABLED; nothing is logged there")
+        return Tracker()
+    _give_a_home(folder.path.absolute())
     return WandbTracker(settings, info, folder)
 
 
@@ -115,10 +173,10 @@ class WandbTracker(Tracker):
         self.run, self.offline = _open_run(
             settings,
             folder,
-            name=info.name,
-            group=info.group,
+            name=_fitting(info.name, _NAME),
+            group=_fitting(info.group, _NAME) if info.group else None,
             job_type=info.job_type,
-            tags=info.tags,
+            tags=[_fitting(tag, _TAG) for tag in info.tags],
             config=info.config,
         )
         folder.write_text("wandb_run_id", f"{self.run.id}\n")
@@ -204,7 +262,7 @@ def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tupl
 
 
 def _sync_command(run: Any) -> str:
-    return f"wandb sync {os.path.dirname(run.dir)}"
+    return f"wandb sync {shlex.quote(os.path.dirname(run.dir))}"
 
 
 def _must_be_offline() -> bool:
