@@ -74,7 +74,7 @@ def _of_run(trained: Trained, *, level: float, cells: int) -> Network:
     return Network(
         predictor=trained,
         output=outputs_of(trained.network, image_size=trained.image_size, cells=cells)[0],
-        card=card_facts(trained, paths=None, export=None),
+        card=card_facts(trained, paths=None, export=None, export_notes=()),
         sets=sets,
         coverage=coverage,
     )
