@@ -33,8 +33,8 @@ function address(base64, type) {
 async function start() {
   about = await (await fetch("/about.json")).json();
   texts = about.texts;
-  at("network").textContent = networkInWords();
-  document.title = `${texts.page.title} ${at("network").textContent}`;
+  at("network").append(networkInWords());
+  if (about.card) at("network").append(document.createElement("br"), say("run", about.card));
   at("kinds").textContent = fill(texts.page.kinds, { megabytes: about.megabytes });
   at("summary").replaceChildren(element("p", say("nothing_yet"), { class: "quiet" }));
   for (const name of about.examples) {
@@ -49,8 +49,9 @@ async function start() {
 
 function networkInWords() {
   if (!about.card) return say("network_alone", about);
-  const { name, model, data } = about.card;
-  return say("network", { name, method: model.method ?? "", network: model.network, size: about.size, data: data?.title ?? say("unknown_data") });
+  const { model, data } = about.card;
+  const words = { network: model.network, size: about.size, method: model.method ?? say("unknown_method"), data: data?.title ?? say("unknown_data") };
+  return say("network", words);
 }
 
 // The newest image wins: the answer on an earlier image is not shown any more.
@@ -89,7 +90,7 @@ function show(answer, remark) {
   for (const old of addresses.splice(0)) URL.revokeObjectURL(old);
   const best = answer.classes[0];
   const lines = [say("summary", { class: title(best.name), percent: percent(best.probability) })];
-  const inside = answer.classes.filter((one) => one.in_set).map((one) => one.name);
+  const inside = answer.classes.filter((one) => one.in_set && !always(one.name)).map((one) => one.name);
   if (about.set) lines.push(setInWords(inside));
   if (remark) lines.push(remark);
   at("summary").replaceChildren(...lines.map((line, k) => element("p", line, k ? {} : { class: "first" })));
@@ -111,6 +112,9 @@ function show(answer, remark) {
   at("card").replaceChildren(...card([best.name, ...inside.filter((name) => name !== best.name)]));
 }
 
+// Of these classes the validation part had too few images, so they are in every set.
+const always = (name) => about.set?.always.includes(name);
+
 function setInWords(inside) {
   const words = { level: level(about.set.level), count: inside.length, classes: inside.map(title).join(", ") };
   return say(["set_none", "set_one"][inside.length] ?? "set_many", words);
@@ -118,10 +122,10 @@ function setInWords(inside) {
 
 function setNote(best) {
   if (!about.set) return say("set_absent");
-  const { always, coverage } = about.set;
+  const { coverage } = about.set;
   const notes = [say("set_note", { level: level(about.set.level) })];
   if (best in coverage) notes.push(say("set_coverage", { all: percent(coverage.all), class: title(best), own: percent(coverage[best]) }));
-  if (always.length) notes.push(say("set_always", { classes: always.join(", ") }));
+  if (about.set.always.length) notes.push(say("set_always", { classes: about.set.always.join(", ") }));
   return notes.join(" ");
 }
 
@@ -130,8 +134,8 @@ const tested = (name) => about.card?.results.classes?.find((one) => one.class ==
 function row(one) {
   const line = document.createElement("tr"), name = element("th", title(one.name), { scope: "row" });
   if (one.in_set) {
-    line.className = "in-set";
-    name.append(element("span", say("in_set"), { class: "mark" }));
+    if (!always(one.name)) line.className = "in-set";
+    name.append(element("span", say(always(one.name) ? "always" : "in_set"), { class: "mark" }));
   }
   const probability = element("td", percent(one.probability)), bar = element("span", "", { class: "bar" });
   bar.append(document.createElement("span"));
