@@ -8,6 +8,7 @@ from skinkd import __version__
 VERBS = {
     "train": "train.py",
     "evaluate": "evaluate.py",
+    "export": "export.py",
     "compare": "compare.py",
     "tune": "tune.py",
     "app": "app.py",

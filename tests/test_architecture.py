@@ -34,8 +34,10 @@ LAYERS: dict[str, set[str]] = {
     "jobs": {"config", "runs", "errors"},
     "search": {"config.targets", "jobs", "runs", "errors"},
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
+    "explanation": {"inference", "build", "config", "data", "models", "runs", "scoring", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
-    "training": {"build", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
+    "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
+    "training": {"build", "config", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
     "web": {"data", "deployment", "explanation", "inference", "scoring", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
@@ -49,6 +51,7 @@ LAYERS: dict[str, set[str]] = {
     # verbs, which may import everything but each other
     "train": {"*"},
     "evaluate": {"*"},
+    "export": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "app": {"*"},
@@ -78,13 +81,23 @@ ONLY_IN = {
     | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
     "timm": {"models"},
     "albumentations": {"data"},
+    "onnx": {"deployment"},
     "optuna": {"search"},
     "submitit": {"jobs.cluster"},
+    "captum": {"explanation"},
+    "skimage": {"explanation"},
     "starlette": {"web"},
     "uvicorn": {"web"},
 }
 """Packages that appear in these layers alone."""
-SHARED_BY_METHODS = {"methods.base", "methods.taught", "methods.terms", "methods.criterion", "methods.schedules"}
+SHARED_BY_METHODS = {
+    "methods.base",
+    "methods.taught",
+    "methods.terms",
+    "methods.criterion",
+    "methods.schedules",
+    "methods.memory",
+}
 
 
 def layer(name: str) -> str:

@@ -29,8 +29,8 @@ EVERY_METHOD = [
     ["optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16", "ema.decay=0.5", "method=swskd"],
 ]
 MOMENTS = {
-    "in the first save": Act("lightning.fabric.plugins.io.torch_io:_atomic_save", 1, KILL),
-    "in the save of an epoch": Act("lightning.fabric.plugins.io.torch_io:_atomic_save", 3, KILL),
+    "in the first save": Act("skinkd.training.trainer:write_checkpoint", 1, KILL),
+    "in the save of an epoch": Act("skinkd.training.trainer:write_checkpoint", 3, KILL),
     "between history and checkpoint": Act("skinkd.training.callbacks:EpochLine.on_train_epoch_end", 2, KILL),
     "in validation": Act("skinkd.methods.base:Method.validation_step", 2, KILL),
     "before the test": Act("skinkd.methods.base:Method.test_step", 1, KILL),
@@ -98,7 +98,7 @@ def test_asked_to_stop(trained: Trained, job: Job, whole: Path, tmp_path: Path, 
     stopped = job(LONG, act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
     folder = only_run(tmp_path / "outputs")
     assert stopped.code == (1 if number == signal.SIGINT else 128 + number)
-    assert "the same command goes on from the last whole epoch" in stopped.out
+    assert "the same command goes on from the last checkpoint" in stopped.out
     assert not (folder / "metrics.json").exists()
     assert trained(LONG) == folder
     check_same(folder, whole)

@@ -40,7 +40,7 @@ def test_the_program_sees_what_is_imported() -> None:
     assert slow_imports("torch.version", [], code=0) == ["torch"]
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "compare", "tune", "data", "app"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "export", "compare", "tune", "app", "data"])
 def test_help_imports_nothing_slow(verb: str) -> None:
     assert slow_imports(f"skinkd.{verb}", ["--help"], code=0) == []
 

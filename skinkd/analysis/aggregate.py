@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from skinkd.analysis.calibration import apply_temperature, fit_temperature, reliability
+from skinkd.analysis.calibration import reliability
 from skinkd.analysis.rows import Row
 from skinkd.analysis.runs import Run
 from skinkd.scoring.bootstrap import mean_intervals
 from skinkd.scoring.metrics import confusion_matrix, evaluate, per_class, wilson_interval
 from skinkd.scoring.predictions import Floats
+from skinkd.scoring.temperature import apply_temperature, fit_temperature
 
 METRICS = {
     "accuracy": "accuracy",

@@ -25,7 +25,6 @@ from skinkd.errors import UserError, check_choice, nearest
 from skinkd.scoring.predictions import Floats
 
 MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "ece")
-LOWER_IS_BETTER = ("ece", "brier", "loss")
 DEFAULT_BASELINE = "supervised"
 _WEIGHTY = ("backbone.name", "data.name", "protocol", "data.image_size", "trainer.max_epochs", "backbone.pretrained")
 """Settings to name first if rows differ in more than the method."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from skinkd.analysis.aggregate import METRICS
-from skinkd.analysis.comparison import LOWER_IS_BETTER, Comparison
+from skinkd.analysis.comparison import Comparison
+from skinkd.scoring.metrics import LOWER_IS_BETTER
 
 UNDEFINED = "-"
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from skinkd.build.construct import build
 from skinkd.errors import UserError
 from skinkd.models.backbone import Backbone
+from skinkd.runs.checkpoints import damage
 
 
 class Stored(NamedTuple):
@@ -51,6 +52,9 @@ def open_checkpoint(path: Path, *, setting: str) -> dict[str, Any]:
     Raises:
         UserError: the file is not a checkpoint of this project.
     """
+    reason = damage(path)
+    if reason:
+        raise UserError(f"{setting}: {path} cannot be read as a checkpoint: {reason}; give another")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip raise many kinds of errors for other files

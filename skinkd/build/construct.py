@@ -3,10 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from skinkd.config.targets import check_targets, package_of
 from skinkd.errors import UserError
+
+_OF_LIBRARIES = ("augment.train", "optim.optimizer", "optim.schedule")
+"""Settings whose arguments a library checks, in errors of its own."""
 
 
 def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
@@ -19,14 +23,22 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
         arguments: further arguments of the constructor by name.
 
     Raises:
-        UserError: a ``_target_`` that is not allowed.
+        UserError: a ``_target_`` that is not allowed, or an argument that a library refuses.
         hydra.errors.InstantiationException: the constructor refuses its arguments.
     """
     check_targets(tree, place=place)
     check_targets(arguments, place=place)
     for target in _targets(tree):
         _check_definition(target, place)
-    return instantiate(tree, *positional, _convert_="all", **arguments)
+    try:
+        return instantiate(tree, *positional, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if place in _OF_LIBRARIES and isinstance(error.__cause__, TypeError | ValueError):
+            reason = " ".join(str(error.__cause__).split())
+            raise UserError(
+                f"{place} cannot be built: {reason[:300]}; correct the argument, or leave it out"
+            ) from error
+        raise
 
 
 def find_class(target: str, *, place: str) -> Any:

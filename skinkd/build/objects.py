@@ -12,18 +12,49 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from skinkd.build.construct import build, find_class
+from skinkd.config.trainer_arguments import image_limits
 from skinkd.data.cache import cached
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import MIXES, Mix
 from skinkd.data.table import ImageTable
 from skinkd.data.transforms import eval_pipeline, train_pipeline
+from skinkd.data.views import PAIRS
 from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
 from skinkd.methods.criterion import build_criterion, class_weights
 from skinkd.models.teacher import Teacher
 
 Config = dict[str, Any]
+
+
+def check_before_data(config: Config) -> None:
+    """Build what needs no data, and throw it away: the optimizer, the schedule, the augmentation, and a batch of one.
+
+    Raises:
+        UserError: a constructor refuses its arguments, or the network cannot be trained with ``data.batch_size=1``.
+    """
+    train_pipeline(build(config["augment"]["train"], place="augment.train"), image_size=config["data"]["image_size"])
+    optim = config["optim"]
+    try:
+        optimizer = build(optim["optimizer"], place="optim.optimizer")([nn.Parameter(torch.zeros(2, 2))])
+        build(optim["schedule"], place="optim.schedule")(optimizer, epochs=10, steps_per_epoch=10)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optim cannot be built: {str(error).strip().splitlines()[0]}; correct or leave out") from error
+    if config["data"]["batch_size"] == 1:
+        _check_batch_of_one({**config["backbone"], "pretrained": False, "weights": None}, config["data"]["image_size"])
+
+
+def _check_batch_of_one(backbone: Config, image_size: int) -> None:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = build(backbone, place="backbone", num_classes=2).train()
+        try:
+            network(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))
+        except ValueError as error:  # BatchNorm with one value for each channel
+            raise UserError(
+                f"data.batch_size=1 gives {backbone['name']} one value to normalise for each channel "
+                f"({str(error).strip().splitlines()[0]}); set data.batch_size to 2 or more"
+            ) from error
 
 
 def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataModule:
@@ -68,6 +99,7 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
         sampler_target=config["sampler_target"],
         mix=mix,
         on_device=on_device,
+        limits=image_limits(config["trainer"]),
     )
 
 
@@ -77,7 +109,7 @@ def build_device_augmentation(
     """Return a function from the training images' paths to the augmentation on the device; None on the CPU.
 
     Raises:
-        UserError: the images are not cached.
+        UserError: the images are not cached, or a sample of the method has two images.
     """
     data = config["data"]
     # stored runs may be older than the setting
@@ -86,6 +118,11 @@ def build_device_augmentation(
     if data["cache"] == "off":
         raise UserError(
             "data.augment_on=device keeps decoded images on the device; set data.cache=ram or data.cache=disk"
+        )
+    if views in PAIRS:
+        raise UserError(
+            f"data.augment_on=device augments the images of one batch, but a training sample of method="
+            f"{config['method']['name']} has a second image; set data.augment_on=cpu"
         )
     return partial(DeviceAugmentation, pipeline=pipeline, views=views, seed=config["seed"], compiled=config["compile"])
 
@@ -129,6 +166,8 @@ def build_method(
     arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
         arguments["teacher"], arguments["teacher_state"] = taught
+    if find_class(config["method"]["_target_"], place="method").keeps_memory:
+        arguments["image_labels"] = torch.tensor(data.train_labels)
     method = build(
         arguments,
         network,

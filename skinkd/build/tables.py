@@ -7,7 +7,7 @@ import pandas as pd
 from skinkd.build.construct import build
 from skinkd.data.files import MAX_PIXELS, limit_pixels
 from skinkd.data.source import source_of
-from skinkd.data.splits import make_split, protocol_images
+from skinkd.data.splits import check_shares, make_split, protocol_images
 from skinkd.data.table import ImageTable
 
 Config = dict[str, Any]
@@ -40,5 +40,7 @@ def split_images(config: Config, table: ImageTable) -> pd.Series:
 
 def load_split(config: Config) -> tuple[ImageTable, pd.Series]:
     """Return the images that the protocol splits, and the part of each."""
+    data = config["data"]
+    check_shares(data["fractions"], fold=data["fold"], folds=data["folds"], protocol=config["protocol"])
     table = load_images(config)
     return table, split_images(config, table)

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from skinkd.errors import UserError
 from skinkd.jobs.sweep import stage_of
 from skinkd.models.teacher import Teacher
 from skinkd.runs.console import is_main_process, say
-from skinkd.runs.files import Lock
+from skinkd.runs.files import Lock, written_atomically
 from skinkd.runs.folder import RunFolder
 
 # environment variables of a process that is one of several ranks; a teacher's process is not
@@ -89,12 +88,17 @@ def _wait_for_ordinary_run(folder: RunFolder, config: Config) -> None:
 
 def _train(config: dict[str, Any]) -> None:
     """Train a configuration in a separate process, so that nothing of it stays in this process."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", prefix="skinkd-teacher-") as file:
-        yaml.safe_dump(config, file, sort_keys=False)
-        file.flush()
-        command = [sys.executable, "-m", "skinkd.train", f"config='{file.name}'"]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
+    folder = run_path(config)
+    recipe = folder.with_name(f".{folder.name}.teacher.yaml")  # on the disk of the runs: that of TMPDIR may be full
+    with written_atomically(recipe) as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    quoted = str(recipe.absolute()).replace("'", "\\'")
+    command = [sys.executable, "-m", "skinkd.train", f"config='{quoted}'"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
+    try:
         code = subprocess.run(command, env=environment, preexec_fn=_end_with_parent, check=False).returncode
+    finally:
+        recipe.unlink(missing_ok=True)
     if code:
         raise UserError(
             f"the teacher's training ended with exit code {code}; fix the error above and give the same command again: "

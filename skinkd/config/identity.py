@@ -10,6 +10,7 @@ from typing import Any
 from skinkd.config.paths import place_below
 
 NOT_IDENTITY = (
+    "checkpoint",
     "config",
     "force",
     "given",
@@ -33,7 +34,10 @@ ADDED_SETTINGS: dict[str, Any] = {
     "backbone.conv_weights": None,
     "data.augment_on": "cpu",
     "data.max_pixels": 100_000_000,
+    "data.missing_labels": "error",
+    "data.table.missing_labels": "error",
     "loss.label_smoothing": 0.0,
+    "method.logit_standardization": False,
 }
 """Settings added after the first release: dotted name -> the value with which a run gives the same numbers as before.
 

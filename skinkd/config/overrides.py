@@ -21,7 +21,7 @@ from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, nearest
 
 CONF = "skinkd.conf"
-_MAY_BE_NULL = ("data.near_duplicate_bits",)  # null switches the search for near-duplicates off
+_MAY_BE_NULL = ("data.near_duplicate_bits",)  # in conf/ it alone is a number by default and has a meaning for null
 _TEACHER = "method.teacher.run."
 _NO_CHECK = (
     "-h",
@@ -112,8 +112,9 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             for override in settings:
                 _check_key(override, config, groups, f" with {' '.join(swept)}" if swept else "")
         # at the end all overrides together, for mistakes that only Hydra finds
-        plain = [o.input_line or "" for o in overrides if not o.is_sweep_override()]
-        _compose(config_name, [line for line in plain if not line.lstrip("+~").startswith("hydra")])
+        plain = [o for o in [*chosen, *settings] if not o.is_sweep_override()]
+        if any(_needs_hydra(override) for override in plain):
+            _compose(config_name, [override.input_line or "" for override in plain])
 
 
 def config_dir(arguments: list[str]) -> Path | None:
@@ -177,6 +178,17 @@ def _check_key(override: Override, config: DictConfig, groups: dict[str, list[st
         return
     for value in _values(override):
         _check_type(key, value, default)
+
+
+def _needs_hydra(override: Override) -> bool:
+    """Return whether Hydra can refuse an override that ``_check_key`` accepts.
+
+    It accepts a choice of a group, and a single value of an existing setting. Composing takes a quarter of a second.
+    """
+    value = override.value()
+    single = not isinstance(value, dict | list) and "${" not in str(value)
+    hidden = override.key_or_group.rpartition(".")[2].startswith("_")
+    return override.type is not OverrideType.CHANGE or override.package is not None or hidden or not single
 
 
 def _teacher_hint(key: str, keys: list[str]) -> str:

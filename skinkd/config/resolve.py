@@ -9,9 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skinkd.config.names import check_names
+from skinkd.config.ranges import check_ranges
 from skinkd.config.stored import not_yaml, stored_yaml
 from skinkd.config.targets import check_config
 from skinkd.config.teacher_recipe import OF_THE_RUN, for_any_student, teacher_settings
+from skinkd.config.trainer_arguments import check_trainer
 from skinkd.errors import UserError
 
 Config = dict[str, Any]
@@ -57,11 +59,14 @@ def resolved(settings: DictConfig) -> Config:
     a setting refers to another setting (image sizes refer to ``data``).
 
     Raises:
-        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`), or a name that is no folder's.
+        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`), a name that is no folder's, a number
+            out of range, or an argument of the trainer that is refused.
     """
     config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     check_config(config)
     check_names(config)
+    check_ranges(config)
+    check_trainer(config["trainer"])
     if "teacher" in config["method"]:
         teacher, student = teacher_config(settings), for_any_student(config)
         config["method"]["teacher"]["run"] = {
@@ -76,4 +81,8 @@ def teacher_config(settings: DictConfig) -> Config:
     Raises:
         UserError: ``method.teacher.run`` has a name that the student's configuration lacks.
     """
-    return resolved(teacher_settings(settings))
+    recipe = teacher_settings(settings)
+    try:
+        return resolved(recipe)
+    except UserError as error:
+        raise UserError(f"the teacher's run (method.teacher.run): {error}") from None

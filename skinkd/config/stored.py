@@ -21,11 +21,31 @@ def stored_yaml(file: Path) -> str:
         UserError: the file is no YAML, or too large, has too many values, or refers to others.
         OSError: the file cannot be read.
     """
+    return _checked(file)[0]
+
+
+def read_stored(file: Path) -> Any:
+    """Return what such a file holds, as plain values.
+
+    Raises:
+        UserError: as :func:`stored_yaml`.
+        OSError: the file cannot be read.
+    """
+    _, loader, root = _checked(file)
+    try:
+        return None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError) as error:
+        raise not_yaml(file, error) from None
+
+
+def _checked(file: Path) -> tuple[str, yaml.SafeLoader, yaml.Node | None]:
+    """Return the text, and the loader that has parsed it with the root of its values; both are checked."""
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file} has more than {MOST_BYTES} bytes; no configuration of ours has, so it is refused")
     try:
         text = file.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise not_yaml(file, error) from None
     waiting, count = [(root, 0)] if root else [], 0
@@ -45,21 +65,7 @@ def stored_yaml(file: Path) -> str:
             waiting += [(child, depth + 1) for child in node.value]
         elif isinstance(node, yaml.MappingNode):
             waiting += [(child, depth + 1) for pair in node.value for child in pair]
-    return text
-
-
-def read_stored(file: Path) -> Any:
-    """Return what such a file holds, as plain values.
-
-    Raises:
-        UserError: as :func:`stored_yaml`.
-        OSError: the file cannot be read.
-    """
-    text = stored_yaml(file)
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise not_yaml(file, error) from None
+    return text, loader, root
 
 
 def not_yaml(file: Path, error: Exception) -> UserError:

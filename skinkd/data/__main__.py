@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skinkd.config import cli
 from skinkd.config.names import check_names
+from skinkd.config.ranges import check_ranges
 from skinkd.config.user_errors import user_errors
 from skinkd.errors import UserError, nearest
 
@@ -27,6 +28,7 @@ def main() -> None:
 
         config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
         check_names(config)
+        check_ranges(config)
         getattr(verbs, word)(config)
 
     cli.main(run, "data_verbs")

@@ -15,9 +15,10 @@ from skinkd.batch import Batch
 from skinkd.data.dataset import ImageNumbers, SkinDataset, whole_batch
 from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import Mix, MixedBatches
-from skinkd.data.sampler import EpochSampler, ResumableLoader, class_balance_weights
+from skinkd.data.sampler import EpochSampler, PairSampler, ResumableLoader, class_balance_weights
 from skinkd.data.splits import PARTS
 from skinkd.data.table import ImageTable
+from skinkd.data.views import PAIRS
 from skinkd.errors import UserError, check_range
 
 
@@ -33,7 +34,8 @@ class SkinDataModule(L.LightningDataModule):
             (:func:`skinkd.data.splits.make_split`).
         train_pipeline: augmentation (:func:`skinkd.data.transforms.train_pipeline`).
         eval_pipeline: resizing (:func:`skinkd.data.transforms.eval_pipeline`).
-        views: the views of a training sample, a name in :data:`skinkd.data.views.VIEWS`; the method chooses it.
+        views: the views of a training sample, a name in ``VIEWS`` or ``PAIRS`` of :mod:`skinkd.data.views`; the method
+            chooses it.
         batch_size: training images of one step in one process; a smaller batch at the end is dropped.
         eval_batch_size: images of one evaluation step in one process.
         num_workers: loading processes of each loader; changes no result.
@@ -43,6 +45,8 @@ class SkinDataModule(L.LightningDataModule):
         sampler_target: images of each class, for "per_class"; unused by the others.
         mix: how training batches are mixed, or None.
         on_device: augments training's samples on the device, from the training part's images; None: the loading processes do.
+        limits: part -> how much of it is used, a share of its images (a float) or a number of its batches (an int). The
+            images are taken evenly from the whole part, which is sorted by id and so often by class.
 
     Raises:
         UserError: an option out of range, or a batch larger than the training part.
@@ -64,6 +68,7 @@ class SkinDataModule(L.LightningDataModule):
         sampler_target: int | None = None,
         mix: Mix | None = None,
         on_device: Callable[[Sequence[str]], DeviceAugmentation] | None = None,
+        limits: Mapping[str, float] | None = None,
     ):
         super().__init__()
         check_range("data.batch_size", batch_size, 1)
@@ -73,9 +78,12 @@ class SkinDataModule(L.LightningDataModule):
             raise ValueError(f"{len(parts)} parts for {len(table)} images")
         self.classes = table.classes
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
-        self.seed, self.mix = seed, mix
+        self.seed, self.mix, self.views = seed, mix, views
         part = parts.to_numpy(str)
-        self._rows = {name: table.frame[part == name].reset_index(drop=True) for name in PARTS}
+        batches = {"train": batch_size, "val": eval_batch_size, "test": eval_batch_size}
+        self._rows = {
+            name: _limited(table.frame[part == name], (limits or {}).get(name, 1.0), batches[name]) for name in PARTS
+        }
         pipelines: Mapping[str, tuple[A.Compose, str | None]] = {
             "train": (train_pipeline, views),
             "val": (eval_pipeline, None),
@@ -86,6 +94,7 @@ class SkinDataModule(L.LightningDataModule):
             for name, (pipeline, view) in pipelines.items()
         }
         self._on_device = on_device(self._datasets["train"].paths.tolist()) if on_device else None
+        self._counts = np.bincount(table.frame["label"][part == "train"], minlength=len(table.classes)).tolist()
         self._weights = class_balance_weights(self._datasets["train"].labels, sampler=sampler)
         self._per_class = None
         if sampler == "per_class":
@@ -96,8 +105,13 @@ class SkinDataModule(L.LightningDataModule):
 
     @property
     def class_counts(self) -> list[int]:
-        """Images of each class in the training part, before any sampling."""
-        return np.bincount(self._datasets["train"].labels, minlength=len(self.classes)).tolist()
+        """Images of each class in the training part, before any sampling or limit."""
+        return self._counts
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """Label of each training image, int64 (N,), in the order of ``Batch.index``."""
+        return self._datasets["train"].labels
 
     def rows(self, part: str) -> pd.DataFrame:
         """Return the table's rows of a part; row i is the sample of index i in that part's loader."""
@@ -108,14 +122,7 @@ class SkinDataModule(L.LightningDataModule):
         rank, world = self._process()
         self._check_batch(world)
         images = self._datasets["train"]
-        sampler = EpochSampler(
-            len(images),
-            seed=self.seed,
-            rank=rank,
-            world=world,
-            weights=self._weights,
-            per_class=self._per_class,
-        )
+        sampler = self._sampler(rank, world)
         dataset: Dataset[Batch] = images
         loading = self._loading(persistent=True)
         if self.mix is not None:
@@ -130,6 +137,23 @@ class SkinDataModule(L.LightningDataModule):
             drop_last=True,
             **loading,
         )
+
+    def train_batches(self, world: int) -> int:
+        """Return the batches of an epoch in each of ``world`` processes."""
+        return len(self._sampler(0, world)) // self.batch_size
+
+    def _sampler(self, rank: int, world: int) -> EpochSampler:
+        images = self._datasets["train"]
+        order: dict[str, Any] = {
+            "seed": self.seed,
+            "rank": rank,
+            "world": world,
+            "weights": self._weights,
+            "per_class": self._per_class,
+        }
+        if self.views in PAIRS:
+            return PairSampler(images.labels, pairs=self.views, batch_size=self.batch_size, **order)
+        return EpochSampler(len(images), **order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make training's samples on the device, if that is where they are augmented."""
@@ -177,6 +201,14 @@ class SkinDataModule(L.LightningDataModule):
                 f"data.batch_size={self.batch_size} is larger than the {images} training images{each}; set "
                 f"data.batch_size to {images} or less"
             )
+
+
+def _limited(rows: pd.DataFrame, limit: float, batch: int) -> pd.DataFrame:
+    """Return the rows of a part, or as many of them as its limit says, evenly spaced."""
+    count = limit * batch if isinstance(limit, int) else max(1, round(limit * len(rows)))
+    if count < len(rows):
+        rows = rows.iloc[np.arange(count) * len(rows) // count]
+    return rows.reset_index(drop=True)
 
 
 def start_worker(worker: int) -> None:

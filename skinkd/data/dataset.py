@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from skinkd.batch import NO_LABEL, Batch
 from skinkd.data.files import read_image
 from skinkd.data.transforms import seed_pipeline
-from skinkd.data.views import VIEWS
+from skinkd.data.views import PAIRS, VIEWS, one_view
 from skinkd.errors import check_choice
 
 
@@ -22,7 +22,7 @@ class SkinDataset(Dataset[Batch]):
     Args:
         frame: column ``path``, and ``label`` if the classes are known; the row's position is the sample's index.
         pipeline: albumentations pipeline from an image of any size to a fixed one.
-        views: a name of :data:`skinkd.data.views.VIEWS`; None, for evaluation: the pipeline once, no view axis.
+        views: a name of :data:`skinkd.data.views.VIEWS` or ``PAIRS``; None, for evaluation: the pipeline once, no view axis.
         seed: of the augmentation.
     """
 
@@ -30,34 +30,43 @@ class SkinDataset(Dataset[Batch]):
         self.paths = frame["path"].to_numpy(str)  # one block of memory, shared with the workers
         self.labels = frame["label"].to_numpy(np.int64) if "label" in frame else np.full(len(frame), NO_LABEL, np.int64)
         self.pipeline = pipeline
-        self.views = None if views is None else VIEWS[check_choice("views", views, VIEWS)]
+        self.views = None
+        if views is not None:
+            self.views = VIEWS.get(check_choice("views", views, (*VIEWS, *PAIRS)), one_view)
         self.seed = seed
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.paths)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
-        """Return a sample by index, or by (index, epoch) from an EpochSampler.
+    def __getitem__(self, key: int | tuple[int, ...]) -> Batch:
+        """Return a sample by index, by (index, epoch) from an EpochSampler, or by a PairSampler's key.
 
-        Its image is uint8, (V, 3, h, w) with views and (3, h, w) without.
+        Its image is uint8, (V, 3, h, w) with views and (3, h, w) without. Of a pair, the label and the index are the first's.
 
         Raises:
             UserError: the image file is missing, truncated or no image.
         """
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
-        image = read_image(self.paths[index])
-        if self.views is None:
-            pixels = self._augment(image).transpose(2, 0, 1)
-        else:
-            rng = np.random.default_rng((self.seed, epoch, index))
-            seed_pipeline(self.pipeline, rng)
-            pixels = self.views(image, self._augment, rng).transpose(0, 3, 1, 2)
+        index, epoch, *partner = key if isinstance(key, tuple) else (key, 0)
+        pixels = self._pixels(index, (self.seed, epoch, index))
+        if partner:
+            other, epoch_of_other = partner
+            # a word more in the seed: not the draws that this image has as the first of a pair
+            pixels = np.concatenate([pixels, self._pixels(other, (self.seed, epoch_of_other, other, 1))])
         return Batch(
             image=torch.from_numpy(np.ascontiguousarray(pixels)),
             label=torch.tensor(self.labels[index]),
             index=torch.tensor(index),
         )
+
+    def _pixels(self, index: int, seed: tuple[int, ...]) -> np.ndarray:
+        """Return the views of one image, channels first."""
+        image = read_image(self.paths[index])
+        if self.views is None:
+            return self._augment(image).transpose(2, 0, 1)
+        rng = np.random.default_rng(seed)
+        seed_pipeline(self.pipeline, rng)
+        return self.views(image, self._augment, rng).transpose(0, 3, 1, 2)
 
     def _augment(self, image: np.ndarray) -> np.ndarray:
         return self.pipeline(image=image)["image"]
@@ -77,9 +86,9 @@ class ImageNumbers(Dataset[Batch]):
         """Return the number of images."""
         return len(self.labels)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+    def __getitems__(self, keys: list[tuple[int, ...]]) -> Batch:
         """Return a batch of (index, epoch) from an EpochSampler, without pixels: its image is a zero for each."""
-        index = torch.tensor([index for index, _ in keys])
+        index = torch.tensor([index for index, *_ in keys])
         return Batch(image=torch.zeros((len(keys), 1), dtype=torch.uint8), label=self.labels[index], index=index)
 
 

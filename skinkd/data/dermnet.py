@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from skinkd.data.class_folders import scan_classes
 from skinkd.data.files import usable_images
-from skinkd.data.folder import group_near_duplicates, scan_classes
+from skinkd.data.folder import group_near_duplicates
 from skinkd.data.source import Source
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 CLASSES = 23
 SOURCE = Source(
     licence="dermnetnz.org",
+    title="DermNet",
+    shows="photographs of skin diseases",
+    same_lesion="they are near-copies of each other; the dataset tells neither lesions nor patients",
     by_hand="DermNet has terms of its own (dermnetnz.org), so fetch it yourself: the 23-class collection that the "
     "literature uses is on Kaggle as shubhamgoel27/dermnet; unpack its train/ and test/ folders into {root}",
 )

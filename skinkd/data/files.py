@@ -31,28 +31,51 @@ MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded where ``data.max_pixels`` says nothing: 300 MB of memory."""
 _LIMIT = "SKINKD_MAX_PIXELS"  # in the environment, so that it reaches the loading processes
 
+_OTHER_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_images(root: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return name without ending -> path for the images in ``folders`` of ``root``.
 
+    Capital letters in a folder's name do not matter, and a folder may hold one of the same name, as some archives unpack.
     Of two files of one name, the file in the earlier folder is taken; in one folder, the file whose ending comes first
     in ``IMAGE_ENDINGS``.
     """
     found: dict[str, str] = {}
     for name in folders:
-        folder = root / name
-        if not folder.is_dir():
-            continue
-        images: list[tuple[int, str, str]] = []
-        for entry in os.scandir(folder):
-            stem, ending = os.path.splitext(entry.name)
-            if ending.lower() in IMAGE_ENDINGS:
-                images.append((IMAGE_ENDINGS.index(ending.lower()), stem, entry.path))
-        for _, stem, path in sorted(images):
-            found.setdefault(stem, path)
+        for folder in _folders_named(root, name):
+            images: list[tuple[int, str, str]] = []
+            for entry in os.scandir(folder):
+                stem, ending = os.path.splitext(entry.name)
+                if ending.lower() in IMAGE_ENDINGS and not entry.name.startswith("."):
+                    images.append((IMAGE_ENDINGS.index(ending.lower()), stem, entry.path))
+            for _, stem, path in sorted(images):
+                found.setdefault(stem, path)
     return found
+
+
+def _folders_named(root: Path, name: str) -> list[Path]:
+    """Return the folder ``name`` of ``root``, then those that differ in capital letters; of each, that inside it too."""
+    if not name:
+        return [root] if root.is_dir() else []
+    places = [root]
+    for part in Path(name).parts:
+        places = [found for place in places for found in _alike(place, part)]
+    last = Path(name).name
+    return [found for place in places for found in (place, *_alike(place, last))]
+
+
+def _alike(folder: Path, name: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    alike = [entry.name for entry in os.scandir(folder) if entry.name.lower() == name.lower() and entry.is_dir()]
+    return [folder / found for found in sorted(alike, key=lambda found: (found != name, found))]
 
 
 def limit_pixels(pixels: int) -> None:
@@ -71,16 +94,22 @@ def read_regular(path: str | Path) -> bytes:
     Raises:
         OSError: the file cannot be read, or is a pipe or a device, which may give bytes without end, or none.
     """
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
         return file.read()
 
 
-def _open_regular(path: str | Path) -> int:
+def open_regular(path: str | Path) -> int:
+    """Return the descriptor of a file that is opened for reading.
+
+    Raises:
+        OSError: as :func:`read_regular`.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # to open a pipe is to wait for its writer
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, f"it is {_OTHER_KINDS.get(kind, 'no regular file')}", str(path))
     return descriptor
 
 
@@ -160,13 +189,18 @@ def decode(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
 
     OpenCV's other ``flags`` may return a smaller image, or a grey one, (H, W).
     """
-    if not data or size_problem(data):
-        return None
+    return pixels_of(data, flags) if data and not size_problem(data) else None
+
+
+def pixels_of(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """Return what :func:`decode` does, of an image of any size; also RGBA, (H, W, 4), with ``cv2.IMREAD_UNCHANGED``."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # such as a size that OpenCV refuses
         return None
-    return image if image is None or image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if image is None or image.ndim == 2:
+        return image
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def encoding_problem(data: bytes) -> str | None:
@@ -215,7 +249,7 @@ def _jpeg_ends(data: bytes) -> bool:
 def file_problem(path: str | Path) -> str | None:
     """Return the fault of an image file, or None; only the two ends of the file are read if they are clear."""
     try:
-        descriptor = _open_regular(path)
+        descriptor = open_regular(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

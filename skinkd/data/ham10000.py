@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from skinkd.data.ham10000_folder import COLUMNS, SPLIT_NAME, read_folder
+from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, COLUMNS, SPLIT_NAME, SUBGROUPS, lesion_mask, read_folder
 from skinkd.data.source import File, NamedSplit, Source
 from skinkd.data.synthetic import load_synthetic as load_synthetic  # stored runs name it as this module's
 from skinkd.data.table import ImageTable, read_csv
@@ -25,7 +25,8 @@ def load_ham10000(root: str | Path, *, on_bad_image: str) -> ImageTable:
     pairs, and those of ``duplicate_pairs.csv`` (columns image_id_a, image_id_b) if that lies next to the
     metadata. Every file's first and last bytes are checked. If ``dermamnist_split.csv`` (columns image_id, split:
     train, val or test) lies next to the metadata, the table has a column ``official_split``: DermaMNIST's split of
-    these images (Yang et al., Scientific Data 10:41, 2023), for ``protocol=dermamnist``.
+    these images (Yang et al., Scientific Data 10:41, 2023), for ``protocol=dermamnist``. Sex, age, localization and
+    dx_type of the metadata become the columns of ``skinkd.data.table.SUBGROUPS``.
 
     Raises:
         UserError: nothing at ``root``; metadata that cannot be read or names an unknown class or an id twice;
@@ -70,9 +71,16 @@ def _file(name: str, record: Mapping[str, Any]) -> File:
 
 SOURCE = Source(
     licence="CC BY-NC-SA 4.0",
+    title="HAM10000",
+    shows="dermatoscopic images of pigmented skin lesions",
+    class_names=CLASS_NAMES,
+    same_lesion="they have the same lesion_id, or belong to a published pair of images that show one lesion",
+    citations=(CITATION,),
+    subgroups=SUBGROUPS,
     ids="ISIC archive",
     address="https://dataverse.harvard.edu",
     listing=listed_files,
     named_split=NamedSplit("dermamnist", how=f"put {SPLIT_NAME} (image_id, split) next to HAM10000's metadata"),
     class_maps=("isic2019_ham10000", "dermamnist_ham10000"),
+    lesion_mask=lesion_mask,
 )

@@ -6,13 +6,28 @@ import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
 from skinkd.data.groups import connected_groups
-from skinkd.data.table import ImageTable, class_labels, listing, read_csv, split_column
+from skinkd.data.table import ImageTable, class_labels, listing, read_csv, split_column, subgroup_columns
 from skinkd.errors import UserError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 METADATA_NAMES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
+CLASS_NAMES = {
+    "akiec": "actinic keratosis or intraepithelial carcinoma",
+    "bcc": "basal cell carcinoma",
+    "bkl": "benign keratosis-like lesion",
+    "df": "dermatofibroma",
+    "mel": "melanoma",
+    "nv": "melanocytic nevus",
+    "vasc": "vascular lesion",
+}
+CITATION = (
+    "P. Tschandl, C. Rosendahl, H. Kittler. The HAM10000 dataset, a large collection of multi-source dermatoscopic images of "
+    "common pigmented skin lesions. Scientific Data 5:180161, 2018. doi:10.1038/sdata.2018.161"
+)
 COLUMNS = ("lesion_id", "image_id", "dx")
+SUBGROUPS = {"sex": "sex", "age": "age", "body_site": "localization", "confirmation": "dx_type"}
 IMAGE_FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2", "HAM10000_images", "images", "")
+MASKS = "HAM10000_segmentations_lesion_tschandl"
 PAIRS_NAME = "duplicate_pairs.csv"
 SPLIT_NAME = "dermamnist_split.csv"
 
@@ -31,7 +46,7 @@ DUPLICATE_PAIRS = tuple(
 def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
     """Return the table of a folder in HAM10000's layout; see :func:`skinkd.data.ham10000.load_ham10000`."""
     root = Path(root).expanduser().absolute()
-    metadata = next((root / name for name in METADATA_NAMES if (root / name).is_file()), None)
+    metadata = _metadata(root)
     images = find_images(root, IMAGE_FOLDERS) if metadata else {}
     if metadata is None or not images:
         lacking = "no HAM10000 metadata" if metadata is None else "HAM10000 metadata but no images"
@@ -50,6 +65,7 @@ def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
             "group": connected_groups(
                 rows["image_id"].tolist(), rows["lesion_id"].tolist(), [*DUPLICATE_PAIRS, *_read_pairs(root)]
             ),
+            **subgroup_columns(rows, SUBGROUPS),
         }
     )
     if (root / SPLIT_NAME).is_file():
@@ -65,6 +81,20 @@ def read_folder(root: str | Path, *, on_bad_image: str) -> ImageTable:
     table = ImageTable("ham10000", CLASSES, frame)
     usable = usable_images(table.frame, name=str(root), on_bad_image=on_bad_image)
     return table if len(usable) == len(table) else ImageTable(table.name, CLASSES, usable)
+
+
+def lesion_mask(image: Path) -> Path | None:
+    """Return the mask of the lesion in an image of such a folder, or None if there is no such file."""
+    places = (folder / MASKS / f"{image.stem}_segmentation.png" for folder in (image.parent.parent, image.parent))
+    return next((path for path in places if path.is_file()), None)
+
+
+def _metadata(root: Path) -> Path | None:
+    """Return the metadata, whatever the capital letters of its name; None if there is none."""
+    names = [name.lower() for name in METADATA_NAMES]
+    files = [path for path in root.iterdir() if path.name.lower() in names] if root.is_dir() else []
+    exact = [root / name for name in METADATA_NAMES if (root / name).is_file()]
+    return next((path for path in (*exact, *sorted(files)) if path.is_file()), None)
 
 
 def _read_pairs(root: Path) -> list[tuple[str, str]]:

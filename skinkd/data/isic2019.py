@@ -9,9 +9,9 @@ import pandas as pd
 
 from skinkd.data.files import find_images, usable_images
 from skinkd.data.groups import connected_groups
-from skinkd.data.ham10000_folder import DUPLICATE_PAIRS, IMAGE_FOLDERS
+from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, DUPLICATE_PAIRS, IMAGE_FOLDERS
 from skinkd.data.source import File, Settings, Source
-from skinkd.data.table import ImageTable, listing, read_csv
+from skinkd.data.table import ImageTable, listing, read_csv, subgroup_columns
 from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -20,13 +20,8 @@ CLASSES = ("AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC")
 UNKNOWN = "UNK"
 GROUND_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 METADATA = "ISIC_2019_Training_Metadata.csv"
-# the archive holds a folder of the same name; some unpack it into one more folder of that name
-FOLDERS = (
-    "ISIC_2019_Training_Input",
-    "ISIC_2019_Training_Input/ISIC_2019_Training_Input",
-    "images",
-    "",
-)
+SUBGROUPS = {"sex": "sex", "age": "age_approx", "body_site": "anatom_site_general"}
+FOLDERS = ("ISIC_2019_Training_Input", "images", "")
 SUFFIX = "_downsampled"
 SHA256 = {
     GROUND_TRUTH: "c193a9a94c538f0043de56fa680f02b436b6c308691da3aac24c2e9cf375b6bb",
@@ -42,6 +37,22 @@ def published_files(table: Settings) -> list[File]:
 
 SOURCE = Source(
     licence="CC BY-NC 4.0",
+    title="the training set of the ISIC 2019 challenge",
+    shows="dermatoscopic images of skin lesions",
+    class_names={
+        "AK": "actinic keratosis",
+        "SCC": "squamous cell carcinoma",
+        **{name.upper(): words for name, words in CLASS_NAMES.items() if name != "akiec"},
+    },
+    same_lesion="they have the same lesion_id, or belong to a published pair of images that show one lesion",
+    citations=(
+        CITATION,
+        "C. Hernández-Pérez et al. BCN20000: dermoscopic lesions in the wild. Scientific Data 11:641, 2024. "
+        "doi:10.1038/s41597-024-03387-w",
+        "N. C. F. Codella et al. Skin lesion analysis toward melanoma detection: a challenge at the 2017 International "
+        "Symposium on Biomedical Imaging (ISBI). 2018. arXiv:1710.05006",
+    ),
+    subgroups=SUBGROUPS,
     ids="ISIC archive",
     address="https://isic-challenge-data.s3.amazonaws.com/2019",
     files=published_files,
@@ -105,7 +116,7 @@ def load_isic2019(
 
 
 def read_tables(root: Path) -> pd.DataFrame:
-    """Return image_id, label and group of ISIC 2019 from its two tables alone; labels index ``CLASSES``.
+    """Return image_id, label, group and subgroups of ISIC 2019 from its two tables alone; labels index ``CLASSES``.
 
     Raises:
         UserError: as :func:`load_isic2019`, except for the images.
@@ -142,6 +153,7 @@ def read_tables(root: Path) -> pd.DataFrame:
             "image_id": truth["image"],
             "label": label,
             "group": connected_groups(truth["image"].tolist(), lesions, DUPLICATE_PAIRS),
+            **subgroup_columns(metadata.set_index("image").loc[truth["image"]], SUBGROUPS),
         }
     )
     known = label < len(CLASSES)

@@ -68,6 +68,13 @@ def published_files(table: Settings) -> list[File]:
 
 SOURCE = Source(
     licence="CC BY 4.0; DermaMNIST CC BY-NC 4.0",
+    licence_of=lambda table: "CC BY-NC 4.0" if table["flag"] == "dermamnist" else "CC BY 4.0",
+    title="MedMNIST",
+    shows="small images of one of MedMNIST's sets",
+    citations=(
+        "J. Yang, R. Shi, D. Wei, Z. Liu, L. Zhao, B. Ke, H. Pfister, B. Ni. MedMNIST v2: a large-scale lightweight benchmark "
+        "for 2D and 3D biomedical image classification. Scientific Data 10:41, 2023. doi:10.1038/s41597-022-01721-8",
+    ),
     ids="MedMNIST {flag}",
     address="https://zenodo.org/records/10519652/files",
     files=published_files,

@@ -100,10 +100,10 @@ class MixedBatches(Dataset[Batch]):
         """Return the number of images."""
         return len(self.dataset)
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Batch]:
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[Batch]:
         """Return the samples of a batch by their (index, epoch): image uint8 (V, 3, h, w), label float32 (K,)."""
         samples = [self.dataset[key] for key in keys]
-        draws: Any = (self.seed, keys[0][1], *(index for index, _ in keys))
+        draws: Any = (self.seed, keys[0][1], *(index for index, *_ in keys))
         image, share = self.mix(
             torch.stack([sample.image for sample in samples]),
             torch.stack([sample.label for sample in samples]),

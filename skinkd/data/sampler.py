@@ -12,7 +12,7 @@ from skinkd.errors import check_choice
 SAMPLERS = ("none", "balanced", "sqrt", "per_class")
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(Sampler[tuple[int, ...]]):
     """Yields (index, epoch): every epoch shuffles the images anew, or draws them with replacement by weight.
 
     The epoch is given with each index, since the loading processes are not told of it otherwise. All training processes
@@ -62,9 +62,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Return how many images this process gets in a whole epoch."""
         return -(-self.length // self.world)
 
-    def _order(self) -> np.ndarray:
-        """Return the indices of the epoch, of all processes."""
-        rng = np.random.default_rng((self.seed, self.epoch))
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the indices of an epoch, of all processes; a multiple of their number."""
+        order = self._drawn(np.random.default_rng((self.seed, epoch)))
+        return np.resize(order, len(self) * self.world)  # repeats the beginning at the end
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
         if self.rows is not None:
             drawn = [np.resize(rng.permutation(rows), self.target) for rows in self.rows]
             return rng.permutation(np.concatenate(drawn))
@@ -72,12 +75,56 @@ class EpochSampler(Sampler[tuple[int, int]]):
             return rng.choice(self.images, size=self.length, p=self.probabilities)
         return rng.permutation(self.images)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         """Yield this process's (index, epoch), leaving out the first ``skip``."""
-        order = self._order()
-        order = np.resize(order, len(self) * self.world)  # repeats the beginning at the end
-        for index in order[self.rank :: self.world][self.skip :]:
+        for index in self._order(self.epoch)[self.rank :: self.world][self.skip :]:
             yield int(index), self.epoch
+
+
+class PairSampler(EpochSampler):
+    """Yields (index, epoch, partner, the partner's epoch): each image of an EpochSampler's order with another image.
+
+    Args:
+        labels: of all images.
+        pairs: "class_pair": the partner is drawn from the image's class, with replacement, and may be the image itself (CS-KD;
+            Yun et al., 2020). "last_batch": the partner has the image's place in the last batch of this process (DLB; Shen et
+            al., 2022). The partners of the first batch are its own images.
+        batch_size: of this process; an incomplete batch at the end of an epoch is no batch.
+        order: the arguments of EpochSampler.
+    """
+
+    def __init__(self, labels: np.ndarray, *, pairs: str, batch_size: int, **order: Any):
+        super().__init__(len(labels), **order)
+        self.labels, self.pairs, self.batch_size = labels, pairs, batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Yield this process's keys, leaving out the first ``skip``."""
+        order = self._order(self.epoch)
+        own = order[self.rank :: self.world]
+        epochs = np.full(len(own), self.epoch)
+        if self.pairs == "class_pair":
+            partners, of_partners = self._of_same_class(order)[self.rank :: self.world], epochs
+        else:
+            partners, of_partners = self._of_last_batch(own)
+        for key in list(zip(own, epochs, partners, of_partners, strict=True))[self.skip :]:
+            yield tuple(int(number) for number in key)
+
+    def _of_same_class(self, order: np.ndarray) -> np.ndarray:
+        """Draw a partner for each index of the epoch, of all processes."""
+        rng = np.random.default_rng((self.seed, self.epoch, 1))
+        by_class = np.argsort(self.labels, kind="stable")
+        count = np.bincount(self.labels)
+        label = self.labels[order]
+        return by_class[(np.cumsum(count) - count)[label] + rng.integers(count[label])]
+
+    def _of_last_batch(self, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the partners of this process's indices, and the epochs that they are of."""
+        batch, first = self.batch_size, self.epoch == 0
+        before = own if first else self._order(self.epoch - 1)[self.rank :: self.world]
+        last = own[:batch] if first else before[: len(before) // batch * batch][-batch:]
+        epochs = np.full(len(own), self.epoch)
+        epochs[:batch] = max(self.epoch - 1, 0)
+        return np.concatenate([last, own[:-batch]]), epochs
 
 
 class ResumableLoader(DataLoader[Batch]):

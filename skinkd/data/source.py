@@ -3,7 +3,7 @@
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,14 @@ class Source:
 
     Attributes:
         licence: the terms of use.
+        licence_of: returns the terms of the files that ``data.table`` chooses, where not all files have the same.
+        title: the dataset's name in print.
+        shows: what its images show, a noun phrase.
+        class_names: class -> its name in full, where the class is an abbreviation.
+        same_lesion: when two of its images count as images of one lesion, to end a sentence; "": the dataset tells nothing,
+            and each image counts as a separate lesion.
+        citations: the publications to cite.
+        subgroups: column of ``skinkd.data.table.SUBGROUPS`` -> name of the column in the dataset's metadata.
         ids: name of the archive that gives the image ids and groups: two images with equal ids of one archive are the
             same image, wherever their files lie. ``{key}`` stands for an argument of the loader. None: ids and groups
             mean nothing outside their folder.
@@ -63,9 +71,19 @@ class Source:
         named_split: a split of these images that another dataset published.
         class_maps: tables in ``conf/class_map`` that translate the class names.
         generated: the loader makes the images itself, in its ``root``.
+        lesion_mask: returns the file of the lesion's mask, given the image's; None where there is none. A mask has the size
+            of its image, and is above 0 on the lesion.
+        artefact_masks: returns by kind, such as "hair", the files of the masks of what is not skin, given the image's.
     """
 
     licence: str
+    licence_of: Callable[[Settings], str] | None = None
+    title: str = ""
+    shows: str = ""
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    same_lesion: str = ""
+    citations: tuple[str, ...] = ()
+    subgroups: Mapping[str, str] = field(default_factory=dict)
     ids: str | None = None
     address: str = ""
     files: Callable[[Settings], Sequence[File]] | None = None
@@ -75,6 +93,8 @@ class Source:
     named_split: NamedSplit | None = None
     class_maps: tuple[str, ...] = ()
     generated: bool = False
+    lesion_mask: Callable[[Path], Path | None] | None = None
+    artefact_masks: Callable[[Path], Mapping[str, Path]] | None = None
 
 
 def source_of(table: Settings) -> Source | None:

@@ -97,14 +97,9 @@ def make_split(
     known = [*PROTOCOLS, *([named.protocol] if named else [])]
     if protocol not in known:
         raise UserError(f"protocol={protocol} is no split of the dataset {table.name}{nearest(str(protocol), known)}")
-    if set(fractions) != set(PARTS):
-        raise UserError(f"data.fractions names {listing(fractions)}; it must name {', '.join(PARTS)}")
+    check_shares(fractions, fold=fold, folds=folds, protocol=protocol)
     fractions = {part: fractions[part] for part in PARTS}
-    if (fold is None) != (folds is None):
-        raise UserError(f"data.fold={fold} and data.folds={folds} go together; set both or neither")
     if fold is not None and folds is not None:
-        if protocol != "grouped":
-            raise UserError(f"data.fold={fold} is for protocol=grouped; protocol={protocol} has no folds")
         parts = grouped_folds(table.frame, fold=fold, folds=folds, seed=seed)
     elif protocol == "grouped":
         parts = grouped_split(table.frame, fractions=fractions, seed=seed)
@@ -115,6 +110,19 @@ def make_split(
     official = protocol == "official" or (named is not None and protocol == named.protocol)
     _check_classes(table, parts, official=official)
     return parts
+
+
+def check_shares(fractions: Mapping[str, float], *, fold: int | None, folds: int | None, protocol: str) -> None:
+    """Raise UserError unless the shares of the parts, or the fold, can make a split; needs no data."""
+    if set(fractions) != set(PARTS):
+        raise UserError(f"data.fractions names {listing(fractions)}; it must name {', '.join(PARTS)}")
+    _check_fractions(fractions)
+    if (fold is None) != (folds is None):
+        raise UserError(f"data.fold={fold} and data.folds={folds} go together; set both or neither")
+    if fold is not None and folds is not None:
+        if protocol != "grouped":
+            raise UserError(f"data.fold={fold} is for protocol=grouped; protocol={protocol} has no folds")
+        _check_fold(fold, folds)
 
 
 def official_split(
@@ -185,9 +193,7 @@ def grouped_folds(frame: pd.DataFrame, *, fold: int, folds: int, seed: int) -> p
     Raises:
         UserError: fewer than 3 folds, or ``fold`` outside 0..folds-1.
     """
-    check_whole("data.folds", folds, 3)  # train, val and test
-    if not isinstance(fold, int) or not 0 <= fold < folds:
-        raise UserError(f"data.fold={fold} is out of range; with data.folds={folds} it must be 0 to {folds - 1}")
+    _check_fold(fold, folds)
     number = _assign(frame["group"], frame["label"], {str(k): 1 / folds for k in range(folds)}, seed)
     return number.map({str(k): "train" for k in range(folds)} | {str(fold): "test", str((fold + 1) % folds): "val"})
 
@@ -255,6 +261,12 @@ def _assign(groups: pd.Series, labels: pd.Series, fractions: Mapping[str, float]
             filled[part] += sum(label_counts[group].values())
             part_of[group] = part
     return pd.Series([part_of[group] for group in groups.tolist()], index=groups.index, name="part", dtype=object)
+
+
+def _check_fold(fold: int, folds: int) -> None:
+    check_whole("data.folds", folds, 3)  # train, val and test
+    if not isinstance(fold, int) or not 0 <= fold < folds:
+        raise UserError(f"data.fold={fold} is out of range; with data.folds={folds} it must be 0 to {folds - 1}")
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:

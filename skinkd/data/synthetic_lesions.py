@@ -20,6 +20,9 @@ Array = NDArray[Any]  # float32; the stubs of OpenCV and numpy are less precise
 
 ZOOM = (0.82, 1.2)  # of a photograph, relative to the lesion's own size
 SHIFT = 0.14  # largest displacement of the lesion from the centre, in image heights
+HAIR_COVER = 0.3  # a pixel counts as hair from this share of hair on
+PATCH_RADIUS = (0.10, 0.13)  # in sides of the central square
+PATCH_COLOURS = ((40, 110, 200), (60, 160, 80), (235, 190, 40), (150, 60, 170))
 REACH = 2.0  # the pigment is painted within this many radii
 
 
@@ -186,6 +189,22 @@ def draw_lesion(look: Look, *, image_size: tuple[int, int], rng: Generator) -> L
     return Lesion(np.clip(canvas, 0, 1).astype(np.float32), mask, hair, hair_colour.astype(np.float32))
 
 
+class Photograph(NamedTuple):
+    """A photograph of a lesion, and where in it things were drawn.
+
+    Attributes:
+        image: uint8 RGB (H, W, 3).
+        mask: of the lesion, uint8 0 or 255 (H, W).
+        hair: of the hairs, as ``mask``; all 0 without hair.
+        ruler: of the ruler's ticks, as ``mask``; all 0 without a ruler.
+    """
+
+    image: NDArray
+    mask: NDArray
+    hair: NDArray
+    ruler: NDArray
+
+
 def _hair(rng: Generator, image_size: tuple[int, int], amount: float) -> Array:
     """Coverage (H, W) of hairs roughly in one direction, drawn at twice the size to be finer than a pixel."""
     height, width = image_size
@@ -202,9 +221,10 @@ def _hair(rng: Generator, image_size: tuple[int, int], amount: float) -> Array:
     return cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _ruler(rng: Generator, image: Array) -> None:
-    """Draw a ruler's ticks along one edge of ``image`` (H, W, 3), in place."""
+def _ruler(rng: Generator, image: Array) -> NDArray:
+    """Draw a ruler's ticks along one edge of ``image`` (H, W, 3), in place; return their mask (H, W)."""
     height, width = image.shape[:2]
+    mask = np.zeros((height, width), np.uint8)
     spacing, near = height * float(rng.uniform(0.06, 0.11)), int(height * rng.uniform(0.88, 0.97))
     ink = (float(rng.uniform(0.05, 0.2)),) * 3
     flip = rng.random() < 0.5
@@ -212,22 +232,45 @@ def _ruler(rng: Generator, image: Array) -> None:
     drawn = np.ascontiguousarray(layer)
     for i in range(int(width / spacing) + 1):
         length = int(height * (0.09 if i % 5 == 0 else 0.05))
-        cv2.line(drawn, (int(i * spacing), near), (int(i * spacing), near - length), ink, max(1, height // 130))
+        for canvas, colour in ((drawn, ink), (mask, (255.0,))):
+            cv2.line(canvas, (int(i * spacing), near), (int(i * spacing), near - length), colour, max(1, height // 130))
     layer[:] = drawn
+    return mask[::-1] if flip else mask
 
 
-def photograph(lesion: Lesion, *, image_size: tuple[int, int], rng: Generator) -> tuple[NDArray, NDArray]:
+def add_patch(image: NDArray, rng: Generator) -> tuple[NDArray, NDArray]:
+    """Stick a coloured disc near a corner of the photograph's central square, as dermatoscopists do beside a lesion.
+
+    Args:
+        image: uint8 RGB (H, W, 3); it stays as it is.
+        rng: the only source of randomness.
+
+    Returns:
+        The photograph with the disc, and the disc's mask, uint8 0 or 255 (H, W).
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    radius = side * float(rng.uniform(*PATCH_RADIUS))
+    corner = rng.choice([-1, 1], 2) * (0.5 - PATCH_RADIUS[1] - 0.02) * side
+    x, y = np.array([width - 1, height - 1]) / 2 + corner
+    colour = PATCH_COLOURS[rng.integers(len(PATCH_COLOURS))]
+    cover = np.zeros((height, width), np.uint8)
+    cv2.circle(cover, (round(x * 16), round(y * 16)), round(radius * 16), 255, -1, cv2.LINE_AA, 4)
+    share = cover[..., None].astype(np.float32) / 255
+    painted = np.round(image * (1 - share) + np.array(colour, np.float32) * share).astype(np.uint8)
+    return painted, np.where(cover > 127, 255, 0).astype(np.uint8)
+
+
+def photograph(lesion: Lesion, *, image_size: tuple[int, int], rng: Generator) -> Photograph:
     """Photograph a painted lesion, with zoom, rotation, place, light, cast, hair, ruler, vignette and noise.
 
     Args:
         lesion: from ``draw_lesion`` with the same ``image_size``.
         image_size: (height, width), in pixels.
         rng: the only source of randomness.
-
-    Returns:
-        The photograph, uint8 RGB (H, W, 3), and the lesion's mask, uint8 0 or 255 (H, W).
     """
     height, width = image_size
+    hair = ruler = np.zeros((height, width), np.uint8)
     zoom, turn = rng.uniform(*ZOOM) / ZOOM[1], rng.uniform(0, 360)
     centre = (lesion.canvas.shape[1] - 1) / 2
     matrix: Array = cv2.getRotationMatrix2D((centre, centre), turn, zoom)
@@ -240,8 +283,9 @@ def photograph(lesion: Lesion, *, image_size: tuple[int, int], rng: Generator) -
     if lesion.hair:
         cover = _hair(rng, image_size, lesion.hair)[..., None] * 0.85
         image = image * (1 - cover) + lesion.hair_colour * cover
+        hair = np.where(cover[..., 0] > HAIR_COVER, 255, 0).astype(np.uint8)
     if rng.random() < 0.08:
-        _ruler(rng, image)
+        ruler = _ruler(rng, image)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     fall = rng.uniform(0, 2 * np.pi)
     light = 1 + rng.uniform(0, 0.1) * (np.cos(fall) * x + np.sin(fall) * y)
@@ -254,4 +298,4 @@ def photograph(lesion: Lesion, *, image_size: tuple[int, int], rng: Generator) -
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.3, 0.9) * height / 96)
     image = image + rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(0.004, 0.02)
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), mask
+    return Photograph(np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), mask, hair, ruler)

@@ -1,19 +1,21 @@
 """The shape that every dataset is brought to: a table of images, each with a class and a group."""
 
-import codecs
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from skinkd.data.csv_file import parse_csv
 from skinkd.errors import UserError, nearest
 
 UNLABELLED_COLUMNS = ("image_id", "path")
 COLUMNS = (*UNLABELLED_COLUMNS, "label", "group")
+SUBGROUPS = ("sex", "age", "body_site", "confirmation")
+"""Columns that a dataset may add, for scores by subgroup: str, "" if unknown. The age is in years; confirmation is how the
+diagnosis was made certain. No split, training or metric of a run reads them."""
+_UNKNOWN = ("", "unknown", "nan", "na")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class ImageTable:
         classes: class names; their order is the order of logits and of every per-class number.
         frame: ``image_id`` (str, unique), ``path`` (str), ``label`` (int64 index into ``classes``), ``group``
             (str: images of one group show the same lesion and belong in one part of a split), and any further
-            columns of the dataset (``official_split``, …). The index is 0..n-1.
+            columns of the dataset (``official_split``, those of ``SUBGROUPS``, …). The index is 0..n-1.
 
     Raises:
         UserError: no images, an id used twice, or a label outside ``classes``.
@@ -102,6 +104,22 @@ def listing(names: Iterable[object], *, shown: int = 5) -> str:
     return ", ".join(every[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
+def subgroup_columns(rows: pd.DataFrame, names: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the columns of ``SUBGROUPS`` that a metadata file has; a cell that says "unknown" becomes "".
+
+    Args:
+        rows: the file, as :func:`read_csv` returns it.
+        names: column of ``SUBGROUPS`` -> name of the column in the file. A column that the file lacks, or has twice, is
+            left out.
+    """
+    header = rows.columns.tolist()
+    return {
+        column: ["" if cell.lower() in _UNKNOWN else cell for cell in rows[own]]
+        for column, own in names.items()
+        if header.count(own) == 1
+    }
+
+
 def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, column: str) -> np.ndarray:
     """Return the index of each name in ``classes``, int64.
 
@@ -117,6 +135,30 @@ def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, 
             f"{nearest(unknown[0], classes)}"
         )
     return np.array([index[name] for name in names], dtype=np.int64)
+
+
+def check_case(names: Iterable[str], source: str, what: str) -> None:
+    """Raise UserError if two class names differ in capital letters only: nobody can tell whether they are one class."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        groups.setdefault(name.casefold(), []).append(name)
+    alike = next((group for group in groups.values() if len(group) > 1), None)
+    if alike:
+        raise UserError(
+            f"{source}: the {what} {' and '.join(map(repr, alike))} differ in capital letters only; give them one name, or, if "
+            "they are different classes, names that differ more"
+        )
+
+
+MISSING_WORDS = frozenset(
+    ("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "nil", "-", "--", "?", ".", "missing")
+)
+"""What programs and people write into a cell whose value they do not know, in lower case."""
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell says that there is no value."""
+    return cell.strip().lower() in MISSING_WORDS
 
 
 PART_NAMES = {
@@ -144,8 +186,7 @@ def read_csv(
 ) -> pd.DataFrame:
     """Read a metadata file as text: every cell is a stripped str, never a number or a missing value.
 
-    The file may be UTF-8, UTF-16 with a byte-order mark, or Latin-1, with any line ending and with quoted cells. Commas,
-    semicolons or tabs separate the cells, whichever the header has most of.
+    See :func:`skinkd.data.csv_file.parse_csv` for what it may look like.
 
     Args:
         path: the file.
@@ -157,13 +198,15 @@ def read_csv(
         UserError: the file cannot be read or is empty; a column is absent or there twice; a row has more or fewer
             cells than the header; a quote is not closed; a required cell is empty. The message names the line.
     """
-    header, rows = _parse(path)
+    header, rows = parse_csv(path)
     required, optional_cells = [str(name) for name in required], [str(name) for name in optional_cells]
     columns = (*required, *optional_cells)
     absent = [column for column in columns if column not in header]
     if absent:
+        alike = [repr(name) for name in header if name.lower() in [column.lower() for column in absent]]
+        hint = f" ({' and '.join(alike)} differ in capital letters)" if alike else ""
         raise UserError(
-            f"{path} has no column {', '.join(map(repr, absent))}; it needs {', '.join(columns)} and has "
+            f"{path} has no column {', '.join(map(repr, absent))}{hint}; it needs {', '.join(columns)} and has "
             f"{listing(header, shown=12)}"
         )
     for column in columns:
@@ -180,47 +223,3 @@ def read_csv(
                 "or remove the rows"
             )
     return frame
-
-
-def _parse(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header and, for every other row that is not blank, its line number and cells."""
-    text = _decode(path).replace("\0", "")
-    if not text.strip():
-        raise UserError(f"{path} is empty; download it again")
-    first = text.lstrip().splitlines()[0]
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=max(",;\t", key=first.count),
-        strict=True,
-        skipinitialspace=True,
-    )
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if any(cells):
-                rows.append((reader.line_num, cells))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; correct the quotes of that line") from error
-    if not rows:
-        raise UserError(f"{path} has only empty cells; download it again")
-    header = rows[0][1]
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise UserError(
-                f"{path}, line {line} has {len(cells)} cells, and the header has {len(header)}; correct the line"
-            )
-    return header, rows[1:]
-
-
-def _decode(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

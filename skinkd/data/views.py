@@ -1,4 +1,4 @@
-"""The views of an image that make up a training sample: one, two, or four rotations."""
+"""The views that make up a training sample: one, two, or four rotations of an image, or one view of each of two images."""
 
 from collections.abc import Callable
 
@@ -30,3 +30,7 @@ def four_rotations(image: np.ndarray, augment: Augment, rng: np.random.Generator
 
 
 VIEWS: dict[str, View] = {"one": one_view, "two": two_views, "four_rotations": four_rotations}
+"""Views of one image."""
+
+PAIRS = ("class_pair", "last_batch")
+"""Views of two images: the sampler gives each image a partner (:class:`skinkd.data.sampler.PairSampler`)."""

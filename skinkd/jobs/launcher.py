@@ -17,6 +17,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -120,7 +121,10 @@ class FreshProcessLauncher(Launcher):
 
 
 def register_launcher() -> None:
-    """Register the launcher with Hydra under the name ``hydra_plugins.skinkd``.
+    """Register the launcher and a sweeper with Hydra under the name ``hydra_plugins.skinkd``.
+
+    The sweeper is Hydra's basic sweeper without its check. The check composes every job, and the launcher does the same
+    before it starts the first job. So a mistake is reported as early and in the same words.
 
     Hydra accepts only plugins of the package ``hydra_plugins``, looks them up by name, and does not find those of an
     editable installation. So this module is also entered in ``sys.modules`` under that name.
@@ -131,7 +135,13 @@ def register_launcher() -> None:
         hydra_plugins = sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
         hydra_plugins.__path__ = []
     hydra_plugins.skinkd = sys.modules["hydra_plugins.skinkd"] = sys.modules[__name__]
-    Plugins.instance().register(FreshProcessLauncher)
+    plugins = Plugins.instance()
+    basic: Any = next(kind for kind in plugins.discover(Sweeper) if kind.__name__ == "BasicSweeper")
+    unchecked = {"__module__": "hydra_plugins.skinkd", "validate_batch_is_legal": lambda self, batch: None}
+    sweeper = type("UncheckedSweeper", (basic,), unchecked)
+    hydra_plugins.skinkd.UncheckedSweeper = sweeper
+    plugins.register(FreshProcessLauncher)
+    plugins.register(sweeper)
 
 
 def _visible_gpus() -> list[str]:

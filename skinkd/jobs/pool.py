@@ -155,7 +155,7 @@ class Pool:
         for job, (running, _, _) in self.running.items():
             running.stop(kill=True)
             job.state = STOPPED
-        view.say("stopped; the same command goes on from the last whole epoch of each job")
+        view.say("stopped; the same command goes on from the last checkpoint of each job")
 
 
 @contextlib.contextmanager

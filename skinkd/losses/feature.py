@@ -93,6 +93,28 @@ def channel_relation(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     return (distance / entries**0.5).to(student_map.dtype)
 
 
+@at_least_float32
+def hierarchical_context_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
+    """Hierarchical context loss of one stage (HCL of ReviewKD; Chen et al., CVPR 2021, section 3.4, their code).
+
+    The mean squared error of the maps, and of the maps average-pooled to 4×4, 2×2 and 1×1 where these are smaller than H, with
+    weights 1, 1/2, 1/4 and 1/8 in this order over the sum of those that occur.
+
+    Args:
+        student_map: (B, C, H, W), after the fusion to the shape of the teacher's.
+        teacher_map: (B, C, H, W), a constant.
+    """
+    teacher_map = teacher_map.detach()
+    loss, weight, total = F.mse_loss(student_map, teacher_map), 1.0, 1.0
+    for size in (4, 2, 1):
+        if size < student_map.shape[2]:
+            weight /= 2
+            total += weight
+            pooled = (F.adaptive_avg_pool2d(maps, size) for maps in (student_map, teacher_map))
+            loss = loss + weight * F.mse_loss(*pooled)
+    return loss / total
+
+
 def _attention_map(feature: Tensor) -> Tensor:
     return unit(feature.square().mean(dim=1).flatten(1))
 

@@ -103,6 +103,47 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     return _masked_mean(-(teacher * F.log_softmax(student_logits, dim=1)).sum(dim=1), None)
 
 
+@at_least_float32
+def virtual_teacher_kl(
+    student_logits: Tensor, target: Tensor, *, correct_probability: float, temperature: float
+) -> Tensor:
+    """KL divergence from a teacher that no network computes (Tf-KD_reg; Yuan et al., CVPR 2020, eq. 9, their code).
+
+    ``mean_b KL(softmax(u / T) ‖ softmax(s))``. The virtual teacher u is a on the true class and (1 − a) / (K − 1) on each other
+    class. Their code softens these probabilities, not their logarithms, and the student not at all; so does this function.
+
+    Args:
+        student_logits: (B, K), K ≥ 2.
+        target: int64 (B,).
+        correct_probability: a, above 1/K and below 1.
+        temperature: T > 0.
+    """
+    others = (1 - correct_probability) / (student_logits.shape[1] - 1)
+    true_class = _one_hot(target, student_logits)
+    virtual = torch.full_like(student_logits, others).masked_fill(true_class, correct_probability)
+    teacher = F.log_softmax(virtual / temperature, dim=1)
+    return _masked_mean(_kl_rows(F.log_softmax(student_logits, dim=1), teacher), None)
+
+
+@at_least_float32
+def standardize(logits: Tensor) -> Tensor:
+    """Each row of logits with mean 0 and standard deviation 1 (Sun et al., CVPR 2024, algorithm 1).
+
+    The deviation has the divisor K − 1, and 1e-7 is added to it, as in their code. So a row of equal logits becomes zeros.
+
+    Args:
+        logits: (B, K), K ≥ 2.
+
+    Returns:
+        (B, K), in float32 or wider.
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    # the root of a row of equal logits has no gradient
+    variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
+    deviation = torch.where(variance > 0, variance, 1.0).sqrt().where(variance > 0, 0.0)
+    return centred / (deviation + 1e-7)
+
+
 def rectify(logits: Tensor, target: Tensor, *, mode: str) -> Tensor:
     """Put the largest logit at the true class (SW-SKD's LRB; Zheng et al., 2025; both modes are ours).
 

@@ -1,8 +1,9 @@
-"""Relational knowledge distillation (Park et al., CVPR 2019) between pooled features (N, C).
+"""Relations between the rows of a batch: of pooled features (RKD) and of predictions (DIST).
 
-Both losses see only the distances between the rows of a batch, so the two networks may differ in C. Distances
-come from the Gram matrix of the centred features, in float64. In float32 this formula is wrong for features
-that are close to each other and far from 0, and N×N numbers cost nothing. The teacher is a constant.
+RKD (Park et al., CVPR 2019) compares pooled features (N, C). Both of its losses see only the distances between the rows of a
+batch, so the two networks may differ in C. Distances come from the Gram matrix of the centred features, in float64. In float32
+this formula is wrong for features that are close to each other and far from 0, and N×N numbers cost nothing. The teacher is a
+constant in every loss of this module.
 """
 
 from typing import Any
@@ -57,6 +58,45 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """
     loss = _AngleLoss.apply(*_angle_terms(student), *_angle_terms(teacher.detach()))
     return loss / max(len(student) ** 3, 1)
+
+
+@at_least_float32
+def inter_class_relation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Inter-class relation of DIST (Huang et al., NeurIPS 2022, eq. 8): ``T² · mean_b (1 − ρ(p_b, q_b))``.
+
+    ρ is Pearson's correlation over the K classes of ``p = softmax(teacher / T)`` and ``q = softmax(student / T)``; 1e-8 is
+    added to its denominator, as in their code.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K), a constant.
+        temperature: T > 0.
+    """
+    student, teacher = (F.softmax(logits / temperature, dim=1) for logits in (student_logits, teacher_logits.detach()))
+    return temperature**2 * (1 - _correlation(student, teacher)).mean()
+
+
+@at_least_float32
+def intra_class_relation(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Intra-class relation of DIST (Huang et al., NeurIPS 2022, eq. 9): ``T² · mean_j (1 − ρ(p_·j, q_·j))``.
+
+    As :func:`inter_class_relation`, with the correlation over the B samples of each class. One sample has no correlation: the
+    loss is T² there, without a gradient.
+
+    Args:
+        student_logits: (B, K).
+        teacher_logits: (B, K), a constant.
+        temperature: T > 0.
+    """
+    student, teacher = (F.softmax(logits / temperature, dim=1) for logits in (student_logits, teacher_logits.detach()))
+    return temperature**2 * (1 - _correlation(student.T, teacher.T)).mean()
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation of each row of a and b (N, M), (N,); 0 where a row is constant."""
+    a, b = (rows - rows.mean(dim=1, keepdim=True) for rows in (a, b))
+    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return (a * b).sum(dim=1) / (lengths + 1e-8)
 
 
 def _squared_distance(features: Tensor) -> Tensor:

@@ -46,6 +46,10 @@ class Method(L.LightningModule):
     hard_label_terms: ClassVar[tuple[str, ...]] = ()
     """The terms that need one class for each image, and so no mixed batch (``augment.mix``)."""
 
+    keeps_memory: ClassVar[bool] = False
+    """Whether the method remembers something of each training image. Its ``__init__`` then takes ``image_labels``: int64 (N,),
+    the label of the training image of each ``Batch.index``."""
+
     trains_exits: ClassVar[bool] = False
     """Whether the loss reaches the exits of a hybrid network; where it does not, the exits are frozen."""
 
@@ -135,6 +139,8 @@ class Method(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         schedule = self._schedule(optimizer, epochs=self.trainer.max_epochs, steps_per_epoch=self._steps_per_epoch())
+        if "monitor" in schedule:  # measured at the end of these epochs only
+            schedule["frequency"] = self.trainer.check_val_every_n_epoch
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # ---------------------------------------------------------------- predictions

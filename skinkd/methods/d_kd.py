@@ -12,12 +12,12 @@ from skinkd.errors import check_positive
 from skinkd.losses.feature import channel_relation
 from skinkd.losses.logit import kl_divergence
 from skinkd.losses.relational import rkd_angle, rkd_distance
-from skinkd.methods.taught import Taught
+from skinkd.methods.taught import LogitTaught
 from skinkd.models.backbone import Backbone
 from skinkd.models.heads import ChannelRegressor
 
 
-class DiverseKD(Taught):
+class DiverseKD(LogitTaught):
     """L = λ_ce · CE + λ_kd · KL_T + λ_d · RKD-D + λ_a · RKD-A + λ_c · channel relation.
 
     The relational losses compare pooled features. The channel relation compares the last stages; a regressor brings the
@@ -44,9 +44,10 @@ class DiverseKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         student, teacher = self.network.features(image), self.teacher(image)
+        z, z_t = self.comparable(student.logits), self.comparable(teacher.logits)
         return self.combine(
             ce=lambda: self.criterion(student.logits, label),
-            kd=lambda: kl_divergence(student.logits, teacher.logits, temperature=self.temperature),
+            kd=lambda: kl_divergence(z, z_t, temperature=self.temperature),
             rkd_distance=lambda: rkd_distance(student.pooled, teacher.pooled),
             rkd_angle=lambda: rkd_angle(student.pooled, teacher.pooled),
             channel_relation=lambda: channel_relation(self.regressor(student.stages[-1]), teacher.stages[-1]),

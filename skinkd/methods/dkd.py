@@ -10,11 +10,11 @@ from torch import Tensor
 from skinkd.batch import Batch
 from skinkd.errors import check_positive, check_range
 from skinkd.losses.logit import decoupled_kd
-from skinkd.methods.taught import Taught
+from skinkd.methods.taught import LogitTaught
 from skinkd.models.backbone import Backbone
 
 
-class DKD(Taught):
+class DKD(LogitTaught):
     """L = λ_ce · CE(z, y) + λ_dkd · T² · (α · TCKD + β · NCKD).
 
     Args:
@@ -42,8 +42,8 @@ class DKD(Taught):
         return self.combine(
             ce=lambda: self.criterion(logits, label),
             dkd=lambda: decoupled_kd(
-                logits,
-                self.teacher(image).logits,
+                self.comparable(logits),
+                self.comparable(self.teacher(image).logits),
                 label,
                 alpha=self.alpha,
                 beta=self.beta,

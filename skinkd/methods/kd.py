@@ -10,11 +10,11 @@ from torch import Tensor
 from skinkd.batch import Batch
 from skinkd.errors import check_positive
 from skinkd.losses.logit import kl_divergence
-from skinkd.methods.taught import Taught
+from skinkd.methods.taught import LogitTaught
 from skinkd.models.backbone import Backbone
 
 
-class KD(Taught):
+class KD(LogitTaught):
     """L = λ_ce · CE(z, y) + λ_kd · KL_T(z_t ‖ z), KL_T with its factor T².
 
     Args:
@@ -35,5 +35,7 @@ class KD(Taught):
         logits = self.network(image)
         return self.combine(
             ce=lambda: self.criterion(logits, label),
-            kd=lambda: kl_divergence(logits, self.teacher(image).logits, temperature=self.temperature),
+            kd=lambda: kl_divergence(
+                self.comparable(logits), self.comparable(self.teacher(image).logits), temperature=self.temperature
+            ),
         )

@@ -13,11 +13,11 @@ from torch import Tensor
 from skinkd.batch import Batch
 from skinkd.errors import UserError, check_positive
 from skinkd.losses.logit import kl_divergence, soft_cross_entropy
-from skinkd.methods.taught import Taught
+from skinkd.methods.taught import LogitTaught
 from skinkd.models.hybrid import HybridStudent, HybridTeacher
 
 
-class MSKD(Taught):
+class MSKD(LogitTaught):
     """L = α · ½ [CE(softmax t_attention, s₁) + CE(softmax t_conv, s₂)] + β · KL_T(t ‖ s) + γ · CE(y, s).
 
     t_attention and t_conv are the logits of the teacher's branches, s₁ and s₂ those of the student's exits.
@@ -54,11 +54,18 @@ class MSKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image[:, 0], batch.label
         student, teacher = self.network.features(image), self.teacher(image)
+        z, z_t = self.comparable(student.logits), self.comparable(teacher.logits)
         return self.combine(
-            intermediate=lambda: branches_to_exits(student.exits, teacher.exits),
-            logit=lambda: kl_divergence(student.logits, teacher.logits, temperature=self.temperature),
+            intermediate=lambda: self._branches_to_exits(student.exits, teacher.exits),
+            logit=lambda: kl_divergence(z, z_t, temperature=self.temperature),
             classification=lambda: self.criterion(student.logits, label),
         )
+
+    def _branches_to_exits(self, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        exits, branches = (
+            {name: self.comparable(logits) for name, logits in found.items()} for found in (student, teacher)
+        )
+        return branches_to_exits(exits, branches)
 
     def predict(self, image: Tensor) -> dict[str, Tensor]:
         features = self.network.features(image)

@@ -15,12 +15,12 @@ from skinkd.losses.feature import channel_relation
 from skinkd.losses.logit import kl_divergence
 from skinkd.losses.relational import rkd_angle, rkd_distance
 from skinkd.losses.rotation import ROTATIONS, keep_mask, rotated_index, rotation_similarity
-from skinkd.methods.taught import Taught
+from skinkd.methods.taught import LogitTaught
 from skinkd.models.backbone import Backbone
 from skinkd.models.heads import ChannelRegressor, Projector
 
 
-class SSDKD(Taught):
+class SSDKD(LogitTaught):
     """A batch is B images in four rotations, image 0 at 0°, 90°, 180°, 270° first; N = 4B samples.
 
     L = λ_ce · CE(z⁰, y) + λ_kd · KL_T(z_t⁰ ‖ z⁰) + λ_kd_rotated · KL_T'(z_tʳ ‖ zʳ) + λ_ss · KL_T''(sim_t ‖ sim)
@@ -78,9 +78,9 @@ class SSDKD(Taught):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label = batch.image.flatten(0, 1), batch.label
         student, teacher = self.network.features(image), self.teacher(image)
-        z, z_t = student.logits, teacher.logits
+        z, z_t = self.comparable(student.logits), self.comparable(teacher.logits)
         return self.combine(
-            ce=lambda: self.criterion(upright(z), label),
+            ce=lambda: self.criterion(upright(student.logits), label),
             kd=lambda: kl_divergence(upright(z), upright(z_t), temperature=self.temperature),
             kd_rotated=lambda: self._rotated_logits(rotated(z), rotated(z_t), label),
             ss=lambda: self._similarity(self.projector(student.pooled), self.teacher.project(teacher.pooled)),

@@ -1,10 +1,11 @@
-"""The base of the methods with a teacher, which they hold outside the module tree."""
+"""The bases of the methods with a teacher, which they hold outside the module tree."""
 
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from skinkd.errors import UserError
+from skinkd.losses.logit import standardize
 from skinkd.methods.base import Method
 from skinkd.models.teacher import Teacher
 
@@ -44,3 +45,21 @@ class Taught(Method):
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
+
+
+class LogitTaught(Taught):
+    """A method whose student learns from its teacher's logits.
+
+    Args:
+        network: the student, which is deployed.
+        logit_standardization: compare standardised logits (:func:`skinkd.losses.logit.standardize`), so that the student need
+            not match the size of the teacher's logits. Stored runs may be older than the setting.
+    """
+
+    def __init__(self, network: nn.Module, *, logit_standardization: bool = False, **protocol: Any) -> None:
+        super().__init__(network, **protocol)
+        self.logit_standardization = logit_standardization
+
+    def comparable(self, logits: Tensor) -> Tensor:
+        """The logits (B, K) as the terms between student and teacher take them."""
+        return standardize(logits) if self.logit_standardization else logits

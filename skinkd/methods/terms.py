@@ -1,6 +1,7 @@
 """Bookkeeping of the loss terms on the device, so that no training step waits for the host."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,20 @@ class TermMeter:
             self._sum[name] += value
             is_first_bad = ~value.isfinite() & (self._first_bad[name] < 0)
             self._first_bad[name].masked_fill_(is_first_bad, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far as plain numbers, which waits for the device."""
+        return {
+            "sum": {name: value.item() for name, value in self._sum.items()},
+            "first_bad": {name: value.item() for name, value in self._first_bad.items()},
+            "steps": self._steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from saved sums, on a device."""
+        self._sum = {name: torch.full((), value, device=device) for name, value in state["sum"].items()}
+        self._first_bad = {name: torch.full((), step, device=device) for name, step in state["first_bad"].items()}
+        self._steps = state["steps"]
 
     def check(self) -> None:
         """Raise TrainingDivergedError, naming the term and the step, if a term was ever NaN or infinite."""

@@ -215,6 +215,15 @@ class Backbone(nn.Module):
         self.feature_dim = found.pooled.shape[1]
         self.train()
 
+    @property
+    def stage_modules(self) -> tuple[Any, ...]:
+        """The module of ``model`` that ends each stage, from timm's table; empty for a network whose table lacks maps."""
+        named, info = dict(self.model.named_modules()), self.model.feature_info
+        chosen = self._stages or []
+        names = [info[k]["module"] for k in chosen if k < len(info)]
+        found = tuple(named[name] for name in names if name in named)
+        return found if len(found) == len(chosen) else ()
+
     def _unusable(self, reason: str) -> UserError:
         return UserError(
             f"backbone.name={self.name} cannot be a backbone, since timm gives no stages, pooled features "

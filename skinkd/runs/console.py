@@ -12,7 +12,12 @@ def is_main_process() -> bool:
 
     It reads the environment variables that Lightning reads. Importing Lightning would take seconds.
     """
-    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0
+    return given_rank()[1] == 0
+
+
+def given_rank() -> tuple[str, int]:
+    """Return the environment variable that gives this process its rank, and the rank; ("", 0) without one."""
+    return next(((name, int(os.environ[name])) for name in _RANKS if name in os.environ), ("", 0))
 
 
 def say(line: str) -> None:
@@ -34,6 +39,7 @@ def quieten() -> None:
         ".*Be aware that when using `ckpt_path`.*",
         ".*lr_scheduler.step.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*could not find the monitored key.*",  # of an epoch without validation
         ".*recommended to use `self.log.*sync_dist=True.*",
     ):
         warnings.filterwarnings("ignore", message=message)

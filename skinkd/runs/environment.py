@@ -16,7 +16,7 @@ def describe_environment() -> str:
     lines = [
         f"python {platform.python_version()}",
         f"platform {platform.platform()}",
-        f"processor {_processor()}",
+        f"processor {processor()}",
         f"processor cores {os.cpu_count()}",
         f"torch threads {torch.get_num_threads()}",
         f"commit {_commit()}",
@@ -27,7 +27,7 @@ def describe_environment() -> str:
     return "\n".join([*lines, "", *packages]) + "\n"
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's model on Linux, else its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

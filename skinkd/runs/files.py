@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -50,7 +51,8 @@ def _wait_for_disk(path: Path) -> None:
 class Lock:
     """A lock file that one process at a time can hold.
 
-    The lock is released when the process ends, even if it is killed. The file stays.
+    The lock is released when the process ends, even if it is killed, and even if processes that it started live on. The file
+    stays.
 
     Args:
         path: path of the file; its folder must exist.
@@ -72,13 +74,18 @@ class Lock:
         except BlockingIOError:
             file.close()
             return False
-        self._file = file
+        self._hold(file)
         return True
 
     def wait(self) -> None:
         """Take the lock as soon as no other process holds it."""
-        self._file = self.path.open("a")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        file = self.path.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._hold(file)
+
+    def _hold(self, file: TextIO) -> None:
+        self._file = file
+        _held.add(self)
 
     def release(self) -> None:
         """Release the lock."""
@@ -92,6 +99,18 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+_held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+"""The locks of this process. A forked process, such as a loading process, must not hold them open: it may live longer."""
+
+
+def _leave_to_parent() -> None:
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def is_locked(path: Path) -> bool:

@@ -4,13 +4,16 @@
 ``config.yaml``              the resolved configuration, from which the run can be repeated
 ``splits.csv``               image_id, group, split
 ``history.csv``              a row for each epoch: loss terms, validation metrics, learning rate, seconds
-``checkpoints/``             ``best.ckpt`` (chosen on validation), ``last.ckpt`` (to go on from)
+``checkpoints/``             ``best.ckpt`` (chosen on validation), ``last.ckpt`` (to go on from), ``last_before.ckpt``
 ``predictions/{val,test}.csv``  image_id, group, label, prediction, a probability for each class
 ``curves.png`` …             ``confusion_matrix.png``, ``environment.txt``
 ``metrics.json``             flat ``val/…`` and ``test/…`` numbers; written last, so it marks a finished run
 ===========================  ============================================================================
 """
 
+import contextlib
+import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -22,11 +25,15 @@ import yaml
 from skinkd.config.identity import identity
 from skinkd.config.stored import read_stored
 from skinkd.errors import UserError
-from skinkd.runs.cells import harmless_table, original_table
+from skinkd.runs.cells import harmless_table, original
+from skinkd.runs.checkpoints import trained_on
+from skinkd.runs.console import say
 from skinkd.runs.files import Lock, written_atomically
 
 if TYPE_CHECKING:
     import pandas as pd  # slow to import, and not needed to tell whether a run is finished
+
+_AGAIN = "the run's command computes it again from the checkpoints"
 
 
 class RunFolder:
@@ -38,19 +45,16 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of ``best.ckpt`` and ``last.ckpt``."""
+        """Folder of the checkpoints (:mod:`skinkd.runs.checkpoints`)."""
         return self.path / "checkpoints"
 
     @property
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, if there is one."""
-        path = self.checkpoints / "last.ckpt"
-        return path if path.exists() else None
-
-    @property
     def finished(self) -> bool:
-        """Whether the run is finished: ``metrics.json`` exists."""
-        return (self.path / "metrics.json").exists()
+        """Whether the run is finished: ``metrics.json`` exists and is whole."""
+        try:
+            return bool(self.metrics())
+        except (UserError, OSError):
+            return False
 
     def finished_with(self, *, test: bool) -> bool:
         """Return whether the run is finished, with test scores if ``test`` asks for them.
@@ -60,8 +64,20 @@ class RunFolder:
         return self.finished and (not test or "test/n" in self.metrics())
 
     def metrics(self) -> dict[str, Any]:
-        """Return the numbers of a finished run."""
-        return json.loads((self.path / "metrics.json").read_text())
+        """Return the numbers of a finished run.
+
+        Raises:
+            UserError: ``metrics.json`` is damaged.
+            OSError: there is none.
+        """
+        path = self.path / "metrics.json"
+        try:
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # no JSON, or no text
+            raise UserError(f"{path} is damaged ({error}); {_AGAIN}") from None
+        if not isinstance(metrics, dict):
+            raise UserError(f"{path} is damaged (it does not hold names with numbers); {_AGAIN}")
+        return metrics
 
     def open(self, config: dict[str, Any], splits: "pd.DataFrame", *, force: bool) -> None:
         """Create the folder, or go on in it, and lock it until the process ends.
@@ -91,13 +107,41 @@ class RunFolder:
             self._clear()
         self.check_owner(config)
         self._check_splits(splits)
+        self._remove_unfinished()
         self.write_csv("splits.csv", splits)
+        self.write_config(config)
+        with contextlib.suppress(OSError):
+            try:
+                self.metrics()
+            except UserError as error:
+                say(f"warning: {error}")
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write ``config.yaml``."""
         self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
     def check_owner(self, config: dict[str, Any]) -> None:
-        """Raise UserError if the folder holds a run of another configuration."""
+        """Raise UserError if the folder holds a run of another configuration.
+
+        A damaged ``config.yaml`` is written anew if the folder's name follows from the configuration, and so tells its owner.
+        """
         stored = self.path / "config.yaml"
-        if stored.exists() and identity(read_stored(stored)) != identity(config):
+        if not stored.exists():
+            return
+        own = identity(config)
+        try:
+            same = identity(read_stored(stored)) == own
+        except (UserError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, UserError) else f"{stored} is damaged"
+            if not self.path.name.endswith(f"-{own}"):
+                raise UserError(
+                    f"{reason.partition(';')[0]}, so nothing tells whether {self.path} holds this run; restore the file, or "
+                    "begin again with force=true"
+                ) from None
+            say(f"warning: {reason.partition(';')[0]}; it is written again")
+            self.write_config(config)
+            return
+        if not same:
             raise UserError(
                 f"{self.path} holds a run of another configuration; give another run_dir, or force=true to replace it"
             )
@@ -106,14 +150,26 @@ class RunFolder:
         path = self.path / "splits.csv"
         if not path.exists():
             return
-        import pandas as pd
-
-        begun = original_table(pd.read_csv(path, dtype=str, keep_default_na=False))
-        if begun.to_numpy().tolist() != splits.astype(str).to_numpy().tolist():
+        begun = _read_splits(path)
+        if begun == splits.astype(str).to_numpy().tolist():
+            return
+        if begun is None:
+            if trained_on(self.checkpoints, splits):
+                say(f"warning: {path} is damaged; it is written again")
+                return
             raise UserError(
-                f"the run in {self.path} began with {len(begun)} images, but the data now has {len(splits)} or is split "
-                "differently; restore the data, or begin again with force=true"
+                f"{path} is damaged, and the checkpoints are of other images than the data has now; restore the data, or "
+                "begin again with force=true"
             )
+        raise UserError(
+            f"the run in {self.path} began with {len(begun)} images, but the data now has {len(splits)} or is split "
+            "differently; restore the data, or begin again with force=true"
+        )
+
+    def _remove_unfinished(self) -> None:
+        """Remove the temporary files that a killed process left: the lock shows that it no longer writes them."""
+        for path in [*self.path.glob(".*.tmp*"), *self.path.glob("*/.*.tmp*")]:
+            path.unlink()
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
@@ -142,3 +198,16 @@ class RunFolder:
     def write_csv(self, name: str, frame: "pd.DataFrame") -> Path:
         """Write a table in which no text is a formula (:mod:`skinkd.runs.cells`); floats keep every digit."""
         return self.write(name, lambda path: harmless_table(frame).to_csv(path, index=False))
+
+
+def _read_splits(path: Path) -> list[list[str]] | None:
+    """Return the rows of a stored ``splits.csv``; None if the file is damaged."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            text = file.read()
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    except (ValueError, csv.Error):
+        return None
+    if header != ["image_id", "group", "split"] or any(len(row) != len(header) for row in rows) or text[-1] != "\n":
+        return None
+    return [[original(cell) for cell in row] for row in rows]

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from skinkd.errors import UserError
+
 FILE = "history.csv"
 
 
@@ -33,19 +35,26 @@ def read_history(run: Path) -> History:
     """Read the history of a run folder; it has no rows if the run has no epoch yet.
 
     Raises:
-        ValueError: a cell is neither empty nor a number.
+        UserError: the file is damaged: it is no table, or a cell is neither empty nor a number.
     """
     try:
         with (run / FILE).open(newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
+            table = csv.DictReader(file, strict=True)
             rows = [{name: _number(name, cell) for name, cell in row.items()} for row in table]
-            return History(tuple(table.fieldnames or ()), rows)
     except FileNotFoundError:
         return History((), [])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{FILE} of {run} is damaged ({error}); {_REPAIR}") from None
+    if rows and not {"epoch", "seconds"} <= set(rows[0]):
+        raise UserError(f"{FILE} of {run} is damaged (it lacks the columns epoch and seconds); {_REPAIR}")
+    return History(tuple(table.fieldnames or ()), rows)
 
 
-def _number(name: str, cell: str | None) -> float:
+_REPAIR = "an unfinished run writes it anew from its checkpoint when its command is given again"
+
+
+def _number(name: str | None, cell: str | list[str] | None) -> float:
     try:
-        return float(cell) if cell else math.nan
-    except ValueError:
-        raise ValueError(f"{name} in {FILE} is not a number in every row") from None
+        return float(cell) if cell else math.nan  # type: ignore[arg-type] # a list if a row is too long
+    except (ValueError, TypeError):
+        raise UserError(f"{name} in {FILE} is not a number in every row; {_REPAIR}") from None

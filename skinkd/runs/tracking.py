@@ -4,7 +4,8 @@ The run folder is complete without a tracker, and every report is built from the
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -67,6 +68,16 @@ class Tracker:
         """Close the run and mark it as finished or failed."""
         if self.logger is not None:
             self.logger.finalize("failed" if failed else "success")
+
+
+@contextmanager
+def failure_is_a_warning() -> Iterator[None]:
+    """Let a run that has finished outlive its tracker, which may fail for many reasons: the network, the disk, its service."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        say(f"warning: the tracker failed ({reason}); the run folder is complete without it")
 
 
 def check_tracker(settings: dict[str, Any]) -> None:

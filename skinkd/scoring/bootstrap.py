@@ -280,7 +280,7 @@ def weighted_metrics(scores: Scores, weights: Floats) -> dict[str, Floats]:
     columns = [label * prediction, label, prediction, squared_error(scores)[:, None]]
     columns.append(negative_log_likelihood(scores)[:, None])
     edges = np.cumsum([column.shape[1] for column in columns])[:-1]
-    sums = weights @ _by_group(scores, np.hstack(columns))
+    sums = weights @ group_sums(scores, np.hstack(columns))
     hits, labels, predictions, brier, loss = np.split(sums, edges, axis=1)
     n = labels.sum(axis=1)
     result = count_metrics(hits, labels, predictions)
@@ -295,11 +295,11 @@ def bin_gaps(scores: Scores, weights: Floats, bins: int) -> Floats:
     """
     member = np.eye(bins)[calibration_bin(confidence(scores), bins)]
     gap = member * calibration_gap(scores)[:, None]
-    sums = weights @ _by_group(scores, np.hstack([gap, np.ones((len(gap), 1))]))
+    sums = weights @ group_sums(scores, np.hstack([gap, np.ones((len(gap), 1))]))
     return sums[:, :-1] / sums[:, -1:]
 
 
-def _by_group(scores: Scores, columns: Floats) -> Floats:
+def group_sums(scores: Scores, columns: Floats) -> Floats:
     """Return the sums of the images' columns over each group, (N, C) to (G, C)."""
     total = np.zeros((int(scores.group.max()) + 1, columns.shape[1]))
     np.add.at(total, scores.group, columns)

@@ -18,6 +18,12 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from skinkd.scoring.predictions import Floats, Ints, Scores, as_scores
 
+LOWER_IS_BETTER = ("ece", "brier", "loss")
+HIGHER_IS_BETTER = (
+    *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "average_precision"),
+    *("sensitivity", "specificity"),
+)
+"""Beginnings of the names of all other metrics."""
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 

@@ -17,6 +17,7 @@ from skinkd.build.seen import Seen, run_config, seen_images
 from skinkd.build.tables import load_split, load_table
 from skinkd.config.identity import identity
 from skinkd.config.names import check_names
+from skinkd.config.ranges import check_ranges
 from skinkd.config.resolve import read_config
 from skinkd.data.datamodule import start_worker
 from skinkd.data.dataset import SkinDataset
@@ -57,6 +58,7 @@ def evaluate(settings: DictConfig) -> None:
     """
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     check_names(config)
+    check_ranges(config)
     checkpoint = find_checkpoint(config["run"], setting="run")
     out = output_folder(config, checkpoint)
     network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))

@@ -12,8 +12,9 @@ from skinkd.build.teachers import find_teacher
 from skinkd.config.identity import identity, run_path
 from skinkd.config.names import check_names
 from skinkd.config.overrides import CONF, check_overrides
+from skinkd.config.ranges import check_ranges, check_value
 from skinkd.config.resolve import resolved
-from skinkd.errors import UserError, check_choice, check_positive
+from skinkd.errors import UserError, check_choice
 from skinkd.runs.tracking import check_tracker
 from skinkd.search.space import override, parse_space
 from skinkd.search.study import Search
@@ -106,13 +107,9 @@ def _has_one_teacher(config: dict[str, Any], space: dict[str, Any]) -> bool:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    for name in ("trials", "max_failures", "poll_seconds", "stop_seconds"):
-        check_positive(f"tune.{name}", options[name])
+    check_ranges({"tune": options})
     check_choice("tune.sampler.name", options["sampler"]["name"], ("tpe", "random"))
     check_choice("tune.pruner.name", options["pruner"]["name"], ("median", "hyperband", "none"))
-    check_positive("tune.pruner.min_epochs", options["pruner"]["min_epochs"])
-    if not options["pruner"]["reduction_factor"] >= 2:
-        raise UserError(f"tune.pruner.reduction_factor={options['pruner']['reduction_factor']} must be at least 2")
 
 
 def _check_settings(base: list[str], space: dict[str, Any], where: str) -> None:
@@ -121,6 +118,12 @@ def _check_settings(base: list[str], space: dict[str, Any], where: str) -> None:
         name: list(entry.choices) if hasattr(entry, "choices") else [entry.low, entry.high]
         for name, entry in space.items()
     }
+    for name, every in values.items():
+        for value in every:
+            try:
+                check_value(name, value)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
     for number in range(max(map(len, values.values()))):
         chosen = [override(name, every[min(number, len(every) - 1)]) for name, every in values.items()]
         try:

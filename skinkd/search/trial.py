@@ -1,5 +1,6 @@
 """Starts the process of a trial, follows it through its run's history, and stops it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def follow(
                 code = None if process is None else process.poll()
                 for value in read_history(run).values(metric)[looked:]:
                     looked += 1
+                    if math.isnan(value):  # an epoch without validation
+                        continue
                     show(looked, value)
                     if tell(looked, value):
                         return True, 0

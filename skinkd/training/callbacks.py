@@ -55,6 +55,17 @@ class MonitorCheck(Callback):
             raise UserError(f"monitor.metric={self.metric} is not measured on validation{nearest(self.metric, listed)}")
 
 
+class StopAtStep(Callback):
+    """Stop after so many steps, with a validation, also in the middle of an epoch: Lightning's own limit leaves it out."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
+
+
 class CheckpointCard(Callback):
     """Add the card to every checkpoint: the network, its classes, and the images that it was trained and selected on.
 
@@ -74,22 +85,33 @@ class History(Callback):
 
     The checkpoint holds the rows, so that the history of a resumed run continues at the right epoch. ``seconds`` is the
     epoch's time including validation. ``images_per_second`` counts source images, and the time of training only.
+    The time between two processes of a run does not count. An epoch that ``trainer.check_val_every_n_epoch`` leaves out has no
+    validation metrics.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.rows: list[dict[str, float]] = []
         self._began = self._trained = self._lr = 0.0
-        self._images = 0
+        self._images, self._validated = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "images": self._images, "seconds": time.perf_counter() - self._began}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
+        self._images = state_dict.get("images", 0)
+        self._began = time.perf_counter() - state_dict.get("seconds", 0.0)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.rows and trainer.is_global_zero:
+            self._write()  # the file may be damaged, or be one epoch ahead of the checkpoint
+
+    def _write(self) -> None:
+        self.folder.write_csv("history.csv", pd.DataFrame(self.rows))
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._images = 0
+        self._images, self._validated = 0, False
         self._began = time.perf_counter()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
@@ -102,14 +124,17 @@ class History(Callback):
         self._images += len(batch.label) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self._trained = time.perf_counter()
+        self._trained, self._validated = time.perf_counter(), True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not self._validated:
+            self._trained = time.perf_counter()
         speed = self._images / max(self._trained - self._began, 1e-9)
         pl_module.log("train/images_per_second", speed, rank_zero_only=False)
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         row |= {f"train/{name}": value for name, value in pl_module.terms.means().items()}
-        row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if self._validated:  # otherwise Lightning still has the metrics of an earlier epoch
+            row |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         row |= {
             "lr": self._lr,
             "seconds": time.perf_counter() - self._began,
@@ -117,7 +142,7 @@ class History(Callback):
         }
         self.rows.append(row)
         if trainer.is_global_zero:
-            self.folder.write_csv("history.csv", pd.DataFrame(self.rows))
+            self._write()
 
 
 class Progress(TQDMProgressBar):
@@ -131,6 +156,11 @@ class Progress(TQDMProgressBar):
         loss = trainer.callback_metrics.get("train/loss")
         return {} if loss is None else {"loss": float(loss)}
 
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_start(trainer)
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer)
+
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)
         self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
@@ -139,6 +169,14 @@ class Progress(TQDMProgressBar):
         bar = super().init_validation_tqdm()
         bar.disable = True
         return bar
+
+
+_SHOWN = {
+    "val loss": "val/loss",
+    "acc": "val/accuracy",
+    "bal": "val/balanced_accuracy",
+    "AUROC": "val/auroc_macro",
+}
 
 
 class EpochLine(Callback):
@@ -153,10 +191,7 @@ class EpochLine(Callback):
         shown = [
             f"epoch {row['epoch']:>3}/{trainer.max_epochs}",
             f"loss {row['train/loss']:.3f}",
-            f"val loss {row['val/loss']:.3f}",
-            f"acc {row['val/accuracy']:.3f}",
-            f"bal {row['val/balanced_accuracy']:.3f}",
-            *([f"AUROC {row['val/auroc_macro']:.3f}"] if "val/auroc_macro" in row else []),
+            *(f"{short} {row[name]:.3f}" for short, name in _SHOWN.items() if name in row),
             f"{row['seconds']:.0f} s",
         ]
         tqdm.write("  ".join(shown), file=sys.stdout)

@@ -8,24 +8,26 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import read_cards
-from skinkd.build.objects import build_data, build_method
+from skinkd.build.objects import build_data, build_method, check_before_data
 from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
 from skinkd.methods.base import Method
+from skinkd.runs.checkpoints import find_last, mend_best
 from skinkd.runs.console import is_main_process, quieten, say
 from skinkd.runs.environment import describe_environment
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tables import next_commands
-from skinkd.runs.tracking import RunInfo, check_tracker, open_tracker
+from skinkd.runs.tracking import RunInfo, check_tracker, failure_is_a_warning, open_tracker
+from skinkd.training.processes import check_rank
 from skinkd.training.scores import score_and_report
-from skinkd.training.trainer import build_trainer, fit_callbacks
+from skinkd.training.trainer import bound_training, build_trainer, check_monitor, fit_callbacks
 
 
 def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder) -> None:
-    """Train to the end, starting at the last complete epoch if the run folder has one.
+    """Train to the end, going on from the last checkpoint if the run folder has one.
 
     Args:
         settings: the unresolved configuration, from which the teacher's configuration follows.
@@ -33,6 +35,12 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         folder: the run folder; nothing is written to it before all input is checked.
     """
     quieten()
+    check_rank(config["trainer"])
+    check_monitor(config["monitor"])
+    # before an image is read: what this machine cannot do, and arguments that a library refuses
+    build_trainer(config, callbacks=[], logger=None)
+    check_before_data(config)
+    check_tracker(config["logger"])
     table, parts = load_split(config)
     leak = measure_leak(table.frame, parts)
     if leak.shared_groups:
@@ -48,9 +56,8 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     method = build_method(config, data, taught)
     config = as_run(config, method)
     callbacks = fit_callbacks(config, folder, data, card(config, table, parts, read_cards(sources)))
-    # both raise errors for what this machine cannot do, before anything is written
-    check_tracker(config["logger"])
     trainer = build_trainer(config, callbacks=callbacks, logger=None)
+    bound_training(trainer, config["trainer"], data)
     if is_main_process():
         # before the folder is written: the audit reads every image, and finds damage that the quick check misses
         audit = audit_split(
@@ -69,15 +76,18 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     finished = False
     try:
         trainer.logger = tracker.logger
-        resume = folder.last_checkpoint
+        resume = find_last(folder.checkpoints)
+        if is_main_process():
+            mend_best(folder.checkpoints, **config["monitor"])
         say(f"{'going on' if resume else 'training'} in {folder.path}")
         trainer.fit(method, datamodule=data, ckpt_path=resume)
         score_and_report(config, folder, data, method, tracker, extra_metrics=extra_metrics)
         finished = True
     finally:
         if not finished:
-            say(f"stopped before the end; the same command goes on from the last whole epoch in {folder.path}")
-        tracker.finish(failed=not finished)
+            say(f"stopped before the end; the same command goes on from the last checkpoint in {folder.path}")
+        with failure_is_a_warning():
+            tracker.finish(failed=not finished)
     say(next_commands(folder.path, tested=config["evaluation"]["test"]))
 
 

@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from skinkd.build.checkpoints import open_checkpoint
 from skinkd.data.datamodule import SkinDataModule
 from skinkd.data.files import read_image
 from skinkd.methods.base import Method
 from skinkd.models.cost import exit_macs, network_macs
 from skinkd.models.hybrid import HybridStudent, HybridTeacher
+from skinkd.runs.checkpoints import BEST
 from skinkd.runs.console import is_main_process
 from skinkd.runs.folder import RunFolder
+from skinkd.runs.history import read_history
 from skinkd.runs.plots import plot_confusion, plot_curves
 from skinkd.runs.tables import print_results
-from skinkd.runs.tracking import Report, Tracker
+from skinkd.runs.tracking import Report, Tracker, failure_is_a_warning
 from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.early_exit import FINAL, early_exit_curve
 from skinkd.scoring.metrics import per_class
@@ -41,13 +44,16 @@ def score_and_report(
     tested = config["evaluation"]["test"]
     shown = "test" if tested else "val"
     parts = ("val", "test") if tested else ("val",)
-    results = score_checkpoint(config, data, method, folder.checkpoints / "best.ckpt", parts=parts)
+    results = score_checkpoint(config, data, method, folder.checkpoints / BEST, parts=parts)
     if not tested:  # the teacher's test scores stay unseen too
         extra_metrics = {name: value for name, value in extra_metrics.items() if "test/" not in name}
     if not is_main_process():
         return
-    history = pd.read_csv(folder.path / "history.csv")
-    metrics = {**_about(config, history, method), **_network_scores(config, results, data.classes), **extra_metrics}
+    epochs = read_history(folder.path)
+    history = pd.DataFrame(epochs.rows, columns=epochs.columns)
+    best_epoch = open_checkpoint(folder.checkpoints / BEST, setting="best.ckpt")["epoch"] + 1
+    about = _about(config, method, epochs=len(history), best_epoch=best_epoch)
+    metrics = {**about, **_network_scores(config, results, data.classes), **extra_metrics}
     metrics |= _exit_scores(results)
     tables = {part: outputs[""].table for part, outputs in results.items()}
     by_class = per_class(tables[shown], data.classes, level=config["evaluation"]["interval"])
@@ -58,7 +64,8 @@ def score_and_report(
     plot_curves(history, folder.path / "curves.png", best_epoch=metrics["best_epoch"])
     plot_confusion(tables[shown], data.classes, folder.path / "confusion_matrix.png")
     examples = _examples(data, shown, tables[shown], config["logger"].get("example_images", 0))
-    tracker.report(Report(metrics, shown, tables[shown], data.classes, by_class, examples))
+    with failure_is_a_warning():
+        tracker.report(Report(metrics, shown, tables[shown], data.classes, by_class, examples))
     folder.write_json("metrics.json", metrics)
     print_results(metrics, by_class, level=config["evaluation"]["interval"], title=folder.path.name, folder=folder.path)
 
@@ -76,13 +83,11 @@ def score_checkpoint(
     return scorer.results
 
 
-def _about(config: dict[str, Any], history: pd.DataFrame, method: Method) -> dict[str, Any]:
+def _about(config: dict[str, Any], method: Method, *, epochs: int, best_epoch: int) -> dict[str, Any]:
     """Return the run's epochs, and the deployed network's parameters and multiply-adds (``macs``) for one image."""
-    monitored = history[config["monitor"]["metric"]]
-    best = monitored.idxmax() if config["monitor"]["mode"] == "max" else monitored.idxmin()
     return {
-        "epochs": len(history),
-        "best_epoch": int(history.loc[best, "epoch"]),
+        "epochs": epochs,
+        "best_epoch": best_epoch,
         "parameters": sum(parameter.numel() for parameter in method.network.parameters()),
         "macs": network_macs(method.network, config["backbone"]["image_size"]),
     }

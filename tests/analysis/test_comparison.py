@@ -11,7 +11,6 @@ from run_factory import CLASSES, MakeRun
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from skinkd.analysis.calibration import apply_temperature, fit_temperature
 from skinkd.analysis.comparison import Comparison, compare, find_baselines
 from skinkd.analysis.rows import group_rows
 from skinkd.analysis.runs import Run, read_runs
@@ -19,6 +18,7 @@ from skinkd.analysis.statistics import mcnemar
 from skinkd.errors import UserError
 from skinkd.scoring.bootstrap import bootstrap_intervals
 from skinkd.scoring.metrics import evaluate
+from skinkd.scoring.temperature import apply_temperature, fit_temperature
 
 
 def runs_of(folder: Path) -> tuple[Run, ...]:

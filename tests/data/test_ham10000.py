@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from skinkd.data.files import read_image
 from skinkd.data.groups import connected_groups
 from skinkd.data.ham10000 import load_ham10000, load_synthetic
 from skinkd.data.ham10000_folder import CLASSES, DUPLICATE_PAIRS
+from skinkd.data.splits import grouped_split
+from skinkd.data.table import SUBGROUPS
 from skinkd.errors import UserError
 
 Folder = Callable[..., Path]
@@ -61,7 +64,27 @@ def test_columns_may_come_in_any_order_and_other_files_are_ignored(ham_folder: F
     image = root / "HAM10000_images_part_1" / "ISIC_9000000.jpg"
     image.rename(image.with_suffix(".JPG"))
     found = load_ham10000(root, on_bad_image="error").frame
-    assert found.drop(columns="path").equals(expected.drop(columns="path"))
+    known = ["image_id", "label", "group"]
+    assert found[known].equals(expected[known]) and found.columns.tolist() == ["image_id", "path", "label", "group"]
+
+
+def test_subgroups_are_text_from_the_metadata_and_change_no_split(ham_folder: Folder) -> None:
+    root = ham_folder(lesions=dict.fromkeys(CLASSES, 9))
+    metadata = root / "HAM10000_metadata.csv"
+    lines = metadata.read_text().splitlines()
+    lines[1] = lines[1].replace("histo,50,male,back", "follow_up,,unknown,Unknown")
+    metadata.write_text("\n".join(lines) + "\n")
+    table = load_ham10000(root, on_bad_image="error")
+    assert table.frame.loc[0, list(SUBGROUPS)].tolist() == ["", "", "", "follow_up"]
+    assert table.frame.loc[1, list(SUBGROUPS)].tolist() == ["male", "50", "back", "histo"]
+
+    def parts(frame: pd.DataFrame) -> list[str]:
+        return grouped_split(frame, fractions={"train": 0.7, "val": 0.1, "test": 0.2}, seed=0).tolist()
+
+    metadata.write_text("\n".join(",".join(line.split(",")[:3]) for line in lines) + "\n")
+    without = load_ham10000(root, on_bad_image="error").frame
+    assert not set(SUBGROUPS) & set(without.columns)
+    assert parts(without) == parts(table.frame)
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "no images", "a file"])

@@ -29,6 +29,16 @@ ROWS = [
 ]
 
 
+def test_subgroups_follow_their_image_into_the_order_of_the_ground_truth(tmp_path: Path) -> None:
+    root = write_tables(tmp_path)
+    lines = (root / METADATA).read_text().replace("ISIC_0000003,50.0,,", "ISIC_0000003,65.0,lower extremity,")
+    (root / METADATA).write_text(lines.replace("BCN_1,male", "BCN_1,female", 1))
+    frame = read_tables(root).set_index("image_id")
+    assert frame.loc["ISIC_0000003", ["age", "body_site"]].tolist() == ["65.0", "lower extremity"]
+    assert frame.loc["ISIC_0000002", ["sex", "age", "body_site"]].tolist() == ["male", "50.0", ""]
+    assert frame["sex"].tolist().count("female") == 1 and "confirmation" not in frame
+
+
 def truth_line(image: str, name: str) -> str:
     return ",".join([image, *("1.0" if name == one else "0.0" for one in ORDER)])
 

@@ -33,7 +33,7 @@ SOURCES = {name: source for name, target in TARGETS.items() if (source := source
 
 
 def test_every_published_dataset_has_a_source_and_data_of_ones_own_has_none() -> None:
-    assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 5
+    assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 6
     assert all(isinstance(source, Source) and source.licence for source in SOURCES.values())
 
 
@@ -47,12 +47,13 @@ def test_equal_ids_are_equal_images_within_an_archive_only() -> None:
     drawn = {"images": 120, "height": 48, "width": 64}
     assert ids("synthetic", **drawn, seed=0) == ids("synthetic", **drawn, seed=0) is not None
     assert ids("synthetic", **drawn, seed=0) != ids("synthetic", **drawn, seed=1)
+    assert ids("synthetic", **drawn, seed=0) != ids("synthetic_patch", **drawn, seed=0, patch_class="mel")
     assert ids("dermnet") is ids("folder") is ids("table") is None
     assert source_of({"_target_": "a_package_that_has_gone.data.load_x"}) is None
 
 
 def test_the_documentation_states_every_licence() -> None:
-    for name in set(SOURCES) - {"synthetic"}:
+    for name in set(SOURCES) - {"synthetic", "synthetic_patch"}:
         section = PAGE.split(f"(`data={name}`)")[1].split("\n## ")[0]
         for licence in SOURCES[name].licence.split("; "):
             assert licence in section, name
@@ -156,9 +157,10 @@ def somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_dataset_of_another_package_is_downloaded_and_verified(server: Server, somebody: Path) -> None:
     made_up = MadeUp(somebody, server, ids=False)
     root = somebody / "lesions"
+    words = f"--config-dir={somebody / 'conf'} allow_targets=somebody data=lesions"
     assert made_up.verb("download") == (
         0,
-        f"pictures: 40 files\n{root}; check it with python -m skinkd.data verify data=lesions\n",
+        f"pictures: 40 files\n{root}; check it with python -m skinkd.data verify {words}\n",
     )
     assert (root / "pictures" / "p07.png").read_bytes() == png(7)
     code, said = made_up.verb("verify")

@@ -14,18 +14,21 @@ import cv2
 import numpy as np
 import pytest
 
+from skinkd.data.ham10000_folder import MASKS
 from skinkd.data.synthetic import (
+    ARTEFACTS,
     CLASSES,
     COLUMNS,
     FORMAT_VERSION,
-    MASKS,
+    KINDS,
     METADATA,
     MIN_IMAGES,
     PARTS,
+    artefact_masks,
     counts,
     generate,
 )
-from skinkd.data.synthetic_lesions import draw_lesion, photograph
+from skinkd.data.synthetic_lesions import Photograph, draw_lesion, photograph
 from skinkd.data.synthetic_looks import LOOKS, blend
 from skinkd.errors import UserError
 
@@ -67,7 +70,7 @@ def test_same_arguments_give_the_same_bytes_and_another_seed_others(folder: Path
     other = generate(tmp_path, images=IMAGES, image_size=SIZE, seed=4)
     here, there = _hashes(folder), _hashes(other)
     photographs = [name for name in here if name.endswith(".jpg")]
-    assert here.keys() == there.keys() and len(photographs) == IMAGES
+    assert len(photographs) == IMAGES and photographs == [name for name in there if name.endswith(".jpg")]
     assert all(here[name] != there[name] for name in photographs)
 
 
@@ -158,17 +161,61 @@ def test_masks_cover_the_lesion(folder: Path) -> None:
 @pytest.mark.parametrize("size", [(32, 32), (40, 96), (96, 40), (225, 300)])
 @pytest.mark.parametrize("name", LOOKS)
 def test_a_photograph_at_any_size(name: str, size: tuple[int, int]) -> None:
-    def take() -> tuple[np.ndarray, np.ndarray]:
+    def take() -> Photograph:
         rng = np.random.default_rng(5)
         return photograph(draw_lesion(LOOKS[name], image_size=size, rng=rng), image_size=size, rng=rng)
 
-    image, mask = take()
-    assert image.shape == (*size, 3) and mask.shape == size
+    image, mask, hair, ruler = take()
+    assert image.shape == (*size, 3) and mask.shape == hair.shape == ruler.shape == size
     assert image.dtype == mask.dtype == np.uint8
     assert mask.any() and not mask.all()
     assert image.std() > 3
-    again = take()
-    assert np.array_equal(image, again[0]) and np.array_equal(mask, again[1])
+    assert all(np.array_equal(one, again) for one, again in zip((image, mask, hair, ruler), take(), strict=True))
+
+
+def _drawn(folder: Path, image_id: str) -> dict[str, np.ndarray]:
+    files = artefact_masks(next(folder.glob(f"HAM10000_images*/{image_id}.jpg")))
+    return {kind: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for kind, path in files.items()}
+
+
+def _pixels(folder: Path, image_id: str) -> np.ndarray:
+    return cv2.imread(str(next(folder.glob(f"HAM10000_images*/{image_id}.jpg"))))
+
+
+def test_the_masks_of_hair_and_ruler_lie_on_what_is_darker_than_its_surroundings(folder: Path) -> None:
+    """Hair and ticks are thin and dark: under their mask the image is darker than its median around them."""
+    seen: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    for row in _rows(folder):
+        for kind, mask in _drawn(folder, row["image_id"]).items():
+            assert mask.shape == SIZE and mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 255}
+            grey = cv2.cvtColor(_pixels(folder, row["image_id"]), cv2.COLOR_BGR2GRAY)
+            around = cv2.medianBlur(grey, 9)
+            seen[kind].append(grey[mask > 0].mean() < around[mask > 0].mean())
+    assert not seen["patch"]
+    assert 25 <= len(seen["hair"]) <= 55 and 2 <= len(seen["ruler"]) <= 20  # 40 % and 8 % of 100 photographs
+    assert np.mean(seen["hair"]) > 0.8 and np.mean(seen["ruler"]) > 0.8
+
+
+def test_a_patch_is_in_every_photograph_of_its_class_and_changes_nothing_else(folder: Path, tmp_path: Path) -> None:
+    patched = generate(tmp_path, images=IMAGES, image_size=SIZE, seed=3, patch_class="bkl")
+    assert patched.name != folder.name
+    plain, after = _hashes(folder), _hashes(patched)
+    assert [name for name in plain if name.endswith((".csv", "segmentation.png")) and plain[name] != after[name]] == []
+    for row in _rows(folder):
+        drawn = _drawn(patched, row["image_id"])
+        assert ("patch" in drawn) == (row["dx"] == "bkl")
+        before, now = (_pixels(place, row["image_id"]).astype(int) for place in (folder, patched))
+        if "patch" not in drawn:
+            assert np.array_equal(before, now)
+            continue
+        inside = drawn["patch"] > 0
+        changed = np.abs(before - now).max(axis=2)
+        assert 0.03 < inside[:, 8:56].mean() < 0.07 and not inside[:, :8].any() and not inside[:, 56:].any()
+        near = cv2.dilate(drawn["patch"], np.ones((37, 37), np.uint8)) > 0  # JPEG's blocks of colour spread a change
+        assert changed[inside].mean() > 25 and changed[~near].max() == 0
+    assert sorted(name for name in after if name.startswith(ARTEFACTS) and "_patch" not in name) == sorted(
+        name for name in plain if name.startswith(ARTEFACTS)
+    )
 
 
 def test_every_class_has_a_look_of_its_own() -> None:
@@ -238,6 +285,7 @@ def test_a_process_that_loses_the_race_keeps_the_winners_folder(
         ({"image_size": (64, 0)}, "width"),
         ({"image_size": (64,)}, "height and width"),
         ({"seed": -1}, "seed"),
+        ({"patch_class": "mell"}, "did you mean 'mel'"),
     ],
 )
 def test_a_bad_argument_is_one_sentence_and_writes_nothing(change: dict, word: str, tmp_path: Path) -> None:

@@ -17,7 +17,17 @@ from skinkd.errors import UserError
 from skinkd.methods.base import Method
 
 METHODS = sorted(path.stem for path in (Path(skinkd.conf.__file__).parent / "method").glob("*.yaml"))
-HARD = dict.fromkeys(METHODS, ()) | {"swskd": ("lrb",), "tsskd": ("kd",), "dkd": ("dkd",), "ssdkd": ("kd_rotated",)}
+HARD = dict.fromkeys(METHODS, ()) | {
+    "swskd": ("lrb",),
+    "tsskd": ("kd",),
+    "dkd": ("dkd",),
+    "ssdkd": ("kd_rotated",),
+    "tf_kd": ("virtual",),
+    "cs_kd": ("cls",),
+    "ps_kd": ("past",),
+    "dlb": ("last",),
+    "crd": ("crd",),
+}
 NO_RAMP = "method.warmup_epochs=0"
 TAUGHT = [name for name in METHODS if "teacher" in config_of(name)["method"]]
 
@@ -203,7 +213,16 @@ def test_the_teacher_stays_as_it_is(name: str) -> None:
     [
         (name, key)
         for name in TAUGHT
-        for key in ("temperature", "temperature_ss", "alpha", "stage", "keep_wrong_ss")
+        for key in (
+            "temperature",
+            "temperature_ss",
+            "alpha",
+            "stage",
+            "keep_wrong_ss",
+            "width",
+            "negatives",
+            "momentum",
+        )
         if key in config_of(name)["method"]
     ],
 )

@@ -44,7 +44,8 @@ def networks_of(name: str) -> list[str]:
         return MSKD_STUDENT + [f"method.teacher.run.backbone.{text}" for text in MSKD_TEACHER]
     if name == "mskd_teacher":
         return [f"backbone.{text}" for text in MSKD_TEACHER]
-    has_teacher_network = name not in ("supervised", "swskd", "tsskd", "byot", "ssdkd_projection")
+    teacher_free = ("supervised", "swskd", "tsskd", "byot", "ssdkd_projection", "tf_kd", "cs_kd", "ps_kd", "dlb")
+    has_teacher_network = name not in teacher_free and name != "tf_kd_self"  # whose teacher has the student's network
     return SMALL_NETWORK + (SMALL_TEACHER if has_teacher_network else [])
 
 
@@ -86,14 +87,15 @@ def make_teacher(config: dict[str, Any], *, seed: int = 7) -> tuple[Teacher, dic
 
 def make_method(name: str, *overrides: str, counts: tuple[int, ...] = (5, 4, 3, 2, 1)) -> Method:
     config = config_of(name, *overrides)
-    data = SimpleNamespace(classes=tuple("abcde"), class_counts=list(counts))
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    data = SimpleNamespace(classes=tuple("abcde"), class_counts=list(counts), train_labels=labels)
     taught = make_teacher(config) if "teacher" in config["method"] else None
     return build_method(config, data, taught)  # type: ignore[arg-type]
 
 
 def make_batch(method: Method, *, size: int = 4, label: list[int] | None = None, seed: int = 3) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    views = {"one": 1, "two": 2, "four_rotations": 4}[method.views]
+    views = {"one": 1, "four_rotations": 4}.get(method.views, 2)
     image = torch.randint(0, 256, (size, views, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     labels = torch.tensor(label) if label is not None else torch.arange(size) % CLASSES
     return Batch(image=image, label=labels, index=torch.arange(size))

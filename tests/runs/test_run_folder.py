@@ -128,7 +128,7 @@ def test_the_name_is_readable_and_one_folder() -> None:
 
 def test_nothing_is_there_before_open(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "outputs" / "run")
-    assert not folder.finished and folder.last_checkpoint is None
+    assert not folder.finished
     assert not (tmp_path / "outputs").exists()
     folder.open(config(), SPLITS, force=False)
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == config()

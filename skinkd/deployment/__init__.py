@@ -1,0 +1,1 @@
+"""What is handed to whoever uses a trained network without this project: exported files, and what they are."""

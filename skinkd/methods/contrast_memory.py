@@ -1,0 +1,91 @@
+"""The memory of CRD: an embedding of each training image by each network, from which negatives are drawn."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from skinkd.errors import UserError
+from skinkd.losses.contrastive import contrast_scores
+from skinkd.methods.memory import of_all_processes
+
+
+class ContrastMemory(nn.Module):
+    """Remembered embeddings of N images by student and teacher, and scores of new ones against them (Tian et al., 2020).
+
+    Args:
+        label: of each image, int64 (N,).
+        width: D of the embeddings.
+        negatives: M, drawn with replacement for each image among the images of other classes. Their code draws without
+            replacement where M images are left (ours: always with).
+        momentum: share of the old embedding in the new one.
+
+    Raises:
+        UserError: all images are of one class.
+    """
+
+    label: Tensor
+    student: Tensor
+    teacher: Tensor
+    constants: Tensor
+
+    def __init__(self, label: Tensor, *, width: int, negatives: int, momentum: float) -> None:
+        super().__init__()
+        if len(label.unique()) < 2:
+            raise UserError(
+                "method=crd needs training images of two classes or more: its negatives are of other classes"
+            )
+        self.negatives, self.momentum = negatives, momentum
+        self.seed = torch.initial_seed()  # of the run, set before the method is built
+        bound = 1 / math.sqrt(width / 3)
+        self.register_buffer("label", label, persistent=False)
+        self.register_buffer("order", label.argsort(stable=True), persistent=False)  # class 0 first
+        self.register_buffer("count", torch.bincount(label), persistent=False)
+        self.register_buffer("student", torch.empty(len(label), width).uniform_(-bound, bound))
+        self.register_buffer("teacher", torch.empty(len(label), width).uniform_(-bound, bound))
+        self.register_buffer("constants", torch.zeros(2))  # 0: not set before the first step
+
+    def forward(self, v: Tensor, v_t: Tensor, index: Tensor, *, step: int, temperature: float) -> tuple[Tensor, Tensor]:
+        """Scores (B, 1 + M) of the student against the remembered teacher, and of the teacher against the student.
+
+        Then the embeddings of the batch, of all processes, enter the memory.
+
+        Args:
+            v: the student's embeddings, of unit length, (B, D).
+            v_t: the teacher's, (B, D).
+            index: of the images, int64 (B,).
+            step: the training step; the negatives follow from it, so that a resumed run draws the same.
+            temperature: τ.
+        """
+        columns = torch.cat([index[:, None], self.draw(index, step)], dim=1)
+        # copies, since the memory changes before the gradient is computed
+        scores = contrast_scores(v, self.teacher.clone(), columns, temperature=temperature)
+        scores_t = contrast_scores(v_t, self.student.clone(), columns, temperature=temperature)
+        self._set_constants(scores.detach(), scores_t.detach())
+        scores, scores_t = scores / self.constants[0], scores_t / self.constants[1]
+        everywhere = of_all_processes(index)
+        for memory, new in ((self.student, v), (self.teacher, v_t)):
+            self._remember(memory, everywhere, of_all_processes(new.detach()))
+        return scores, scores_t
+
+    def draw(self, index: Tensor, step: int) -> Tensor:
+        """Indices of negatives, (B, M): uniform over the images of the classes that the image is not of."""
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        generator = torch.Generator(index.device).manual_seed(hash((self.seed, step, rank)) % 2**63)
+        label = self.label[index]
+        size = self.count[label][:, None]  # of the image's class, which begins at this place of the order:
+        start = (self.count.cumsum(0) - self.count)[label][:, None]
+        uniform = torch.rand(len(index), self.negatives, generator=generator, device=index.device, dtype=torch.float64)
+        place = (uniform * (len(self.label) - size)).long()
+        return self.order[place + size * (place >= start)]
+
+    @torch.no_grad()
+    def _set_constants(self, scores: Tensor, scores_t: Tensor) -> None:
+        """Z = N · mean score of the first batch, of all processes, for either network."""
+        means = torch.stack([of_all_processes(found).mean() for found in (scores, scores_t)]) * len(self.label)
+        self.constants.copy_(torch.where(self.constants > 0, self.constants, means))
+
+    @torch.no_grad()
+    def _remember(self, memory: Tensor, index: Tensor, new: Tensor) -> None:
+        mixed = self.momentum * memory[index] + (1 - self.momentum) * new
+        memory.index_copy_(0, index, mixed / torch.linalg.vector_norm(mixed, dim=1, keepdim=True))
