@@ -47,10 +47,8 @@ def open_for_page(given: str, *, file: str, level: float, cells: int) -> Network
         cells: as in :func:`skinkd.explanation.outputs.choose_layer`.
 
     Raises:
-        UserError: it is none of these, a file of it is damaged, or the level is out of range.
+        UserError: it is none of these, or a file of it is damaged.
     """
-    if not 0 < level < 1:
-        raise UserError(f"set_level={level} is out of range; it must be above 0 and below 1, such as 0.9")
     network = open_predictor(given, file=file)
     if isinstance(network, Exported):
         stored = network.card.get("conformal")

@@ -14,7 +14,6 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.errors import UserError
 from skinkd.scoring.predictions import read_predictions
 from skinkd.web.answer import Answers
 from skinkd.web.examples import IMAGE_SIZE, draw_examples
@@ -89,12 +88,6 @@ def test_a_checkpoint_alone_has_neither_set_nor_results(finished: Path, tmp_path
     assert about["set"] is None
     assert about["card"]["results"]["reason"]
     assert not any(one["in_set"] for one in alone.answer(draw_examples()["mel"])["classes"])
-
-
-@pytest.mark.parametrize("level", [0, 1, 1.5])
-def test_a_level_out_of_range_is_one_sentence(finished: Path, level: float) -> None:
-    with pytest.raises(UserError, match=f"^set_level={level} is out of range"):
-        Answers(settings(finished, f"set_level={level}"))
 
 
 # ------------------------------------------------------------- pictures

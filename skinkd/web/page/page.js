@@ -91,7 +91,7 @@ function show(answer, remark) {
   const best = answer.classes[0];
   const lines = [say("summary", { class: title(best.name), percent: percent(best.probability) })];
   const inside = answer.classes.filter((one) => one.in_set && !always(one.name)).map((one) => one.name);
-  if (about.set) lines.push(setInWords(inside));
+  if (about.set) lines.push(answer.classes.every((one) => always(one.name)) ? say("set_of_all") : setInWords(inside));
   if (remark) lines.push(remark);
   at("summary").replaceChildren(...lines.map((line, k) => element("p", line, k ? {} : { class: "first" })));
 
