@@ -74,7 +74,7 @@ async function send(read, pressed = null, remark = "") {
       problem = answer.error;
     }
   } catch {
-    problem = say("unreachable");
+    problem = at("problem").dataset.unreachable;
   }
   if (mine !== request) return;
   at("summary").className = "";
@@ -192,4 +192,4 @@ document.addEventListener("drop", (event) => {
 });
 at("show-map").addEventListener("change", () => (at("map").style.visibility = at("show-map").checked ? "visible" : "hidden"));
 at("opacity").addEventListener("input", () => (at("map").style.opacity = at("opacity").value / 100));
-start().catch(() => (at("problem").textContent = "The server does not answer."));
+start().catch(() => (at("problem").textContent = at("problem").dataset.unreachable));
