@@ -52,6 +52,7 @@ class Answers:
                 "always": [name for name, most in zip(classes, sets.threshold, strict=True) if not np.isfinite(most)],
                 "coverage": self.network.coverage,
             },
+            "learned": self.network.learned.get(self.method),
             "examples": [{"name": name, "jpeg": _text(jpeg)} for name, jpeg in draw_examples().items()],
         }
 

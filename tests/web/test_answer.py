@@ -90,6 +90,19 @@ def test_a_checkpoint_alone_has_neither_set_nor_results(finished: Path, tmp_path
     assert not any(one["in_set"] for one in alone.answer(draw_examples()["mel"])["classes"])
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_page_repeats_the_verdict_on_its_explanations(finished: Path, tmp_path: Path, learned: bool) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "explanations").mkdir()
+    scores = {"final/gradcam/depends": learned, "final/gradcam/off-centre/auc": 0.7, "final/ig/depends": not learned}
+    (run / "explanations" / "scores.json").write_text(json.dumps(scores))
+    assert Answers(settings(run)).about()["learned"] is learned
+
+
+def test_the_page_gives_no_verdict_that_nobody_found(answers: Answers) -> None:
+    assert answers.about()["learned"] is None
+
+
 # ------------------------------------------------------------- pictures
 
 

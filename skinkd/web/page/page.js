@@ -104,7 +104,10 @@ function show(answer, remark) {
     at("map").src = address(map.picture, "image/png");
     at("map").alt = say("map");
     const words = { method: texts.methods[map.method], class: title(best.name), cells: map.cells?.join("×") };
-    at("map-note").textContent = say("map_made", words) + (map.cells ? ` ${say("map_cells", words)}` : "");
+    const notes = [say("map_made", words)];
+    if (map.cells) notes.push(say("map_cells", words));
+    if (about.learned !== true) notes.push(say(about.learned === false ? "map_not_learned" : "map_not_checked"));
+    at("map-note").textContent = notes.join(" ");
   } else at("map-note").textContent = say("map_absent", { class: title(best.name) });
 
   at("classes").replaceChildren(...answer.classes.map((one) => row(one)));
