@@ -27,7 +27,10 @@ REFUSED = "document.querySelector('#problem').innerText"
 
 @pytest.fixture(scope="module")
 def server(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The verb on a finished run; its few validation images are enough for sets at 0.5 alone. Temporary files, if there were any, would lie in its own folder."""
+    """The verb on a finished run, whose few validation images are enough for sets at 0.5 alone.
+
+    Temporary files, if there were any, would lie in the server's own folder.
+    """
     folder = tmp_path_factory.mktemp("app")
     run = shutil.copytree(finished, tmp_path_factory.mktemp("run") / "run")
     command = [sys.executable, "-m", "skinkd.app", f"run={run}", "port=0", "set_level=0.5"]
