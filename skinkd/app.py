@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from skinkd.config import cli
+from skinkd.config.ranges import check_ranges
 from skinkd.config.user_errors import user_errors
 from skinkd.errors import UserError
 
@@ -18,8 +19,9 @@ def app(settings: DictConfig) -> None:
     """Serve the page until Ctrl-C."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise UserError(f"python -m skinkd.app needs the package {missing[0]}; run pip install 'skinkd[app,explain]'")
+        raise UserError(f"python -m skinkd.app needs the package {missing[0]}; run pip install 'skinkd[app]'")
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    check_ranges(config)
     from skinkd.web.opening import open_network
     from skinkd.web.serve import serve
     from skinkd.web.server import Limits

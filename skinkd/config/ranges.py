@@ -232,6 +232,19 @@ RANGES: dict[str, Range] = {
     "tune.pruner.startup_trials": WHOLE_FROM_0,
     "tune.pruner.min_epochs": COUNT,
     "tune.pruner.reduction_factor": Range(2, whole=True),
+    "port": Range(0, 65535, whole=True),
+    "max_pixels": COUNT,
+    "set_level": INSIDE_0_AND_1,
+    "limits.megabytes": POSITIVE,
+    "limits.upload_seconds": POSITIVE,
+    "limits.seconds": POSITIVE,
+    "limits.memory_mb": COUNT,
+    "limits.waiting": COUNT,
+    "explanation.cells": COUNT,
+    "explanation.occlusion.window": Range(0, 1, above=True),
+    "explanation.occlusion.stride": Range(0, 1, above=True),
+    "explanation.occlusion.blur": POSITIVE,
+    "explanation.occlusion.batch": COUNT,
 }
 """Dotted name -> range; ``*`` stands for one name. The constructor that takes a setting may be stricter."""
 

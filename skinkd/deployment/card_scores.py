@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skinkd.analysis.calibration import apply_temperature, fit_temperature
 from skinkd.build.seen import own_images
 from skinkd.data.source import Source
 from skinkd.data.table import SUBGROUPS
@@ -15,6 +14,7 @@ from skinkd.deployment.card_run import StoredRun
 from skinkd.inference.trained import Trained
 from skinkd.scoring.metrics import evaluate, per_class
 from skinkd.scoring.subgroups import age_bands, subgroup_scores, subgroup_sensitivity
+from skinkd.scoring.temperature import apply_temperature, fit_temperature
 
 LEAST_LESIONS = 20
 """A subgroup, or a class within it, with fewer lesions has no score: at 20 lesions Wilson's 95 % interval of a sensitivity

@@ -11,7 +11,6 @@ from skinkd.data.decode import decode_image
 from skinkd.data.transforms import eval_pipeline
 from skinkd.explanation.maps import make_maps, methods_for
 from skinkd.scoring.conformal import prediction_sets
-from skinkd.web.examples import draw_examples
 from skinkd.web.networks import open_for_page
 from skinkd.web.pictures import central_square, coloured_map
 
@@ -52,7 +51,7 @@ class Answers:
                 "always": [name for name, most in zip(classes, sets.threshold, strict=True) if not np.isfinite(most)],
                 "coverage": self.network.coverage,
             },
-            "examples": [{"name": name, "jpeg": _text(jpeg)} for name, jpeg in draw_examples().items()],
+            "learned": self.network.learned.get(self.method),
         }
 
     def answer(self, image: bytes) -> dict[str, Any]:
@@ -78,7 +77,7 @@ class Answers:
                 }
                 for k in order
             ],
-            "picture": _text(central_square(pixels)),
+            "picture": in_base64(central_square(pixels)),
             "map": self._map(seen, int(order[0])),
         }
 
@@ -89,8 +88,9 @@ class Answers:
         if picture is None:
             return None
         cells = list(output.layer.cells) if self.method == "gradcam" and output.layer else None
-        return {"method": self.method, "cells": cells, "picture": _text(picture)}
+        return {"method": self.method, "cells": cells, "picture": in_base64(picture)}
 
 
-def _text(data: bytes) -> str:
+def in_base64(data: bytes) -> str:
+    """Return bytes in base64, as JSON holds them."""
     return b64encode(data).decode()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ class Network(NamedTuple):
         card: the facts of its model card (:func:`skinkd.deployment.card_facts.card_facts`); None: an export without a card.
         sets: its conformal sets; None: it has no validation predictions.
         coverage: share of the test images whose set holds the true class, by class, and "all"; empty if unknown.
+        learned: for each method of explanation, whether its maps depend on what the network learned, as ``python -m
+            skinkd.explain`` found; empty if that was not tried.
     """
 
     predictor: Predictor
@@ -35,6 +38,7 @@ class Network(NamedTuple):
     card: dict[str, Any] | None
     sets: Conformal | None
     coverage: dict[str, float]
+    learned: dict[str, bool]
 
 
 def open_for_page(given: str, *, file: str, level: float, cells: int) -> Network:
@@ -47,19 +51,18 @@ def open_for_page(given: str, *, file: str, level: float, cells: int) -> Network
         cells: as in :func:`skinkd.explanation.outputs.choose_layer`.
 
     Raises:
-        UserError: it is none of these, a file of it is damaged, or the level is out of range.
+        UserError: it is none of these, or a file of it is damaged.
     """
-    if not 0 < level < 1:
-        raise UserError(f"set_level={level} is out of range; it must be above 0 and below 1, such as 0.9")
     network = open_predictor(given, file=file)
     if isinstance(network, Exported):
         stored = network.card.get("conformal")
         return Network(
             predictor=network,
             output=Output("final", _ExportedLogits(network), None),
-            card=_card_of_export(network),
+            card=_read(network.folder / JSON, remedy="export the run again"),
             sets=from_plain(stored) if stored else None,
             coverage={},
+            learned={},
         )
     return _of_run(network, level=level, cells=cells)
 
@@ -74,9 +77,10 @@ def _of_run(trained: Trained, *, level: float, cells: int) -> Network:
     return Network(
         predictor=trained,
         output=outputs_of(trained.network, image_size=trained.image_size, cells=cells)[0],
-        card=card_facts(trained, paths=None, export=None),
+        card=card_facts(trained, paths=None, export=None, export_notes=()),
         sets=sets,
         coverage=coverage,
+        learned={} if trained.run is None else _learned(trained.run.path / "explanations" / "scores.json"),
     )
 
 
@@ -84,12 +88,18 @@ def _has(trained: Trained, part: str) -> bool:
     return trained.run is not None and (trained.run.path / "predictions" / f"{part}.csv").is_file()
 
 
-def _card_of_export(network: Exported) -> dict[str, Any] | None:
-    file = network.folder / JSON
+def _learned(scores: Path) -> dict[str, bool]:
+    """Return the verdicts in the scores of explanations, of the final classifier."""
+    found = _read(scores, remedy="explain the run again") or {}
+    names = ((name, name.split("/")) for name in found)
+    return {parts[1]: bool(found[name]) for name, parts in names if (parts[0], parts[2:]) == ("final", ["depends"])}
+
+
+def _read(file: Path, *, remedy: str) -> dict[str, Any] | None:
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except ValueError as error:
-        raise UserError(f"{file} cannot be read ({error}); export the run again") from None
+        raise UserError(f"{file} cannot be read ({error}); {remedy}") from None
 
 
 class _ExportedLogits(nn.Module):

@@ -17,7 +17,14 @@ def open_network(settings: dict[str, Any]) -> Opened:
     """
     # timm imports wandb where it finds it, which takes seconds and makes temporary folders
     sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
-    from skinkd.web.answer import Answers  # imports torch, which takes seconds
+    from skinkd.web.answer import Answers, in_base64  # imports torch, which takes seconds
+    from skinkd.web.examples import draw_examples
 
-    answers = Answers(settings)
-    return Opened(answers.about(), answers.answer)
+    answers, examples = Answers(settings), draw_examples()
+    # the first answer starts threads, whose memory must not count as that of an image
+    answers.answer(next(iter(examples.values())))
+    about = {
+        **answers.about(),
+        "examples": [{"name": name, "jpeg": in_base64(jpeg)} for name, jpeg in examples.items()],
+    }
+    return Opened(about, answers.answer)

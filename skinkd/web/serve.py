@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from skinkd.errors import UserError, check_range
+from skinkd.errors import UserError
 from skinkd.web.server import Limits, make_app, read_texts
 from skinkd.web.work import Opened, Task
 from skinkd.web.worker import Worker, WorkerError
@@ -84,7 +84,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on this machine alone.
 
     Raises:
-        UserError: the host is no loopback address, or the port is out of range, in use or reserved.
+        UserError: the host is no loopback address, or the port is in use or reserved.
     """
     try:
         address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
@@ -95,7 +95,6 @@ def listen(host: str, port: int) -> socket.socket:
             f"host={host} is no address of this machine alone, and the page has no login; give host=127.0.0.1, and reach it "
             f"from elsewhere with ssh -L {port}:127.0.0.1:{port}"
         )
-    check_range("port", port, low=0, high=65535)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         return socket.create_server((str(address), port), family=family)

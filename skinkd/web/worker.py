@@ -16,6 +16,11 @@ from skinkd.errors import UserError
 from skinkd.web.work import Task
 
 
+def _environment() -> dict[str, str]:
+    # the worker imports what the server can import; and its threads share two reserves of memory, which count as taken
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "MALLOC_ARENA_MAX": "2"}
+
+
 class WorkerError(Exception):
     """There is no answer; ``reason`` is "timeout", "crashed", "memory", "fault" or "stopped"."""
 
@@ -98,7 +103,7 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the terminal is for the server
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env=os.environ | _environment(),
             )
         self._connection, self._open = ours, False
         with contextlib.suppress(OSError):  # it has died already; whoever waits for it is told

@@ -27,10 +27,13 @@ REFUSED = "document.querySelector('#problem').innerText"
 
 @pytest.fixture(scope="module")
 def server(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The verb on a finished run. Temporary files, if there were any, would lie in its own folder."""
+    """The verb on a finished run, whose few validation images are enough for sets at 0.5 alone.
+
+    Temporary files, if there were any, would lie in the server's own folder.
+    """
     folder = tmp_path_factory.mktemp("app")
     run = shutil.copytree(finished, tmp_path_factory.mktemp("run") / "run")
-    command = [sys.executable, "-m", "skinkd.app", f"run={run}", "port=0"]
+    command = [sys.executable, "-m", "skinkd.app", f"run={run}", "port=0", "set_level=0.5"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -103,8 +106,10 @@ def test_an_image_is_chosen_by_a_click(page: Page, images: dict[str, Path]) -> N
     assert 98 < sum(probabilities.values()) < 102
     assert page.text("#summary").startswith(f"Most probable: {next(iter(probabilities))}")
     assert page.evaluate("document.querySelector('#picture').naturalWidth") > 0
-    assert "of the cases" in page.text("#set-note") or "no set" in page.text("#set-note")
-    assert "Test part of synthetic" in page.text("#card")
+    marked = page.evaluate("[...document.querySelectorAll('tr.in-set th')].map(e => e.firstChild.data)")
+    assert marked == [name for name in probabilities if name in page.text("#summary").partition("\n")[2]]
+    assert "for 50\u00a0% of the images of each class" in page.text("#set-note")
+    assert "Test part of the embedded dataset of skinkd: 23 images" in page.text("#card")
 
 
 def test_an_image_is_dropped_anywhere(page: Page, images: dict[str, Path]) -> None:

@@ -264,12 +264,3 @@ def test_an_address_that_others_reach_is_refused(host: str, tmp_path: Path) -> N
 
     with pytest.raises(UserError, match=f"^host={host} is no address of this machine alone"):
         listen(host, 0)
-
-
-@pytest.mark.parametrize("port", [-1, 65536])
-def test_a_port_out_of_range_is_one_sentence(port: int) -> None:
-    from skinkd.errors import UserError
-    from skinkd.web.serve import listen
-
-    with pytest.raises(UserError, match=f"^port={port} is out of range"):
-        listen("127.0.0.1", port)

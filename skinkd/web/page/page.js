@@ -33,8 +33,8 @@ function address(base64, type) {
 async function start() {
   about = await (await fetch("/about.json")).json();
   texts = about.texts;
-  at("network").textContent = networkInWords();
-  document.title = `${texts.page.title} ${at("network").textContent}`;
+  at("network").append(networkInWords());
+  if (about.card) at("network").append(document.createElement("br"), say("run", about.card));
   at("kinds").textContent = fill(texts.page.kinds, { megabytes: about.megabytes });
   at("summary").replaceChildren(element("p", say("nothing_yet"), { class: "quiet" }));
   for (const name of about.examples) {
@@ -49,8 +49,9 @@ async function start() {
 
 function networkInWords() {
   if (!about.card) return say("network_alone", about);
-  const { name, model, data } = about.card;
-  return say("network", { name, method: model.method ?? "", network: model.network, size: about.size, data: data?.title ?? say("unknown_data") });
+  const { model, data } = about.card;
+  const words = { network: model.network, size: about.size, method: model.method ?? say("unknown_method"), data: data?.title ?? say("unknown_data") };
+  return say("network", words);
 }
 
 // The newest image wins: the answer on an earlier image is not shown any more.
@@ -73,7 +74,7 @@ async function send(read, pressed = null, remark = "") {
       problem = answer.error;
     }
   } catch {
-    problem = say("unreachable");
+    problem = at("problem").dataset.unreachable;
   }
   if (mine !== request) return;
   at("summary").className = "";
@@ -89,8 +90,8 @@ function show(answer, remark) {
   for (const old of addresses.splice(0)) URL.revokeObjectURL(old);
   const best = answer.classes[0];
   const lines = [say("summary", { class: title(best.name), percent: percent(best.probability) })];
-  const inside = answer.classes.filter((one) => one.in_set).map((one) => one.name);
-  if (about.set) lines.push(setInWords(inside));
+  const inside = answer.classes.filter((one) => one.in_set && !always(one.name)).map((one) => one.name);
+  if (about.set) lines.push(answer.classes.every((one) => always(one.name)) ? say("set_of_all") : setInWords(inside));
   if (remark) lines.push(remark);
   at("summary").replaceChildren(...lines.map((line, k) => element("p", line, k ? {} : { class: "first" })));
 
@@ -103,13 +104,19 @@ function show(answer, remark) {
     at("map").src = address(map.picture, "image/png");
     at("map").alt = say("map");
     const words = { method: texts.methods[map.method], class: title(best.name), cells: map.cells?.join("×") };
-    at("map-note").textContent = say("map_made", words) + (map.cells ? ` ${say("map_cells", words)}` : "");
+    const notes = [say("map_made", words)];
+    if (map.cells) notes.push(say("map_cells", words));
+    if (about.learned !== true) notes.push(say(about.learned === false ? "map_not_learned" : "map_not_checked"));
+    at("map-note").textContent = notes.join(" ");
   } else at("map-note").textContent = say("map_absent", { class: title(best.name) });
 
   at("classes").replaceChildren(...answer.classes.map((one) => row(one)));
   at("set-note").textContent = setNote(best.name);
   at("card").replaceChildren(...card([best.name, ...inside.filter((name) => name !== best.name)]));
 }
+
+// Of these classes the validation part had too few images, so they are in every set.
+const always = (name) => about.set?.always.includes(name);
 
 function setInWords(inside) {
   const words = { level: level(about.set.level), count: inside.length, classes: inside.map(title).join(", ") };
@@ -118,10 +125,10 @@ function setInWords(inside) {
 
 function setNote(best) {
   if (!about.set) return say("set_absent");
-  const { always, coverage } = about.set;
+  const { coverage } = about.set;
   const notes = [say("set_note", { level: level(about.set.level) })];
   if (best in coverage) notes.push(say("set_coverage", { all: percent(coverage.all), class: title(best), own: percent(coverage[best]) }));
-  if (always.length) notes.push(say("set_always", { classes: always.join(", ") }));
+  if (about.set.always.length) notes.push(say("set_always", { classes: about.set.always.join(", ") }));
   return notes.join(" ");
 }
 
@@ -130,8 +137,8 @@ const tested = (name) => about.card?.results.classes?.find((one) => one.class ==
 function row(one) {
   const line = document.createElement("tr"), name = element("th", title(one.name), { scope: "row" });
   if (one.in_set) {
-    line.className = "in-set";
-    name.append(element("span", say("in_set"), { class: "mark" }));
+    if (!always(one.name)) line.className = "in-set";
+    name.append(element("span", say(always(one.name) ? "always" : "in_set"), { class: "mark" }));
   }
   const probability = element("td", percent(one.probability)), bar = element("span", "", { class: "bar" });
   bar.append(document.createElement("span"));
@@ -188,4 +195,4 @@ document.addEventListener("drop", (event) => {
 });
 at("show-map").addEventListener("change", () => (at("map").style.visibility = at("show-map").checked ? "visible" : "hidden"));
 at("opacity").addEventListener("input", () => (at("map").style.opacity = at("opacity").value / 100));
-start().catch(() => (at("problem").textContent = "The server does not answer."));
+start().catch(() => (at("problem").textContent = at("problem").dataset.unreachable));
