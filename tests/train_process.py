@@ -97,6 +97,8 @@ def _main(
         os.close(file)
     os.chdir(folder)
     os.environ.update(env)
+    # as in a process of its own; the loading processes of a child of the forkserver would wait for the forkserver
+    multiprocessing.set_start_method("fork", force=True)
     if act is not None:
         _arm(act)
     sys.argv = [module, *arguments]
