@@ -1,4 +1,4 @@
-"""What W&B refuses is refused first or made to fit, its own variables switch it off, and a home that cannot be written works."""
+"""What W&B refuses is refused first or made to fit, its variables switch it off, and a home that cannot be written works."""
 
 import os
 import sys
