@@ -7,6 +7,7 @@ SHELL := bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+RUN_DIR ?= $(patsubst %/metrics.json,%,$(shell ls -t $(or $(SKINKD_OUTPUT_DIR),outputs)/*/metrics.json | head -n 1))
 export NO_ALBUMENTATIONS_UPDATE = 1
 
 # of pip's several hundred lines: files of a megabyte or more as they come, and how many packages there are
@@ -15,7 +16,7 @@ define PROGRESS
 /^Installing collected packages/ { print "  unpacking " NF - 3 " packages, about a minute"; fflush() }
 endef
 
-.PHONY: train test test-slow study docs lint types wheel-check clean
+.PHONY: train export test test-slow study docs lint types wheel-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): skinkd, the packages it needs and those of its tests and documentation, by constraints.txt"
@@ -28,8 +29,13 @@ train: $(VENV)/.installed
 	@echo "training SW-SKD on the embedded dataset: 15 epochs, about three minutes on two CPU cores"
 	$(RUN) -m skinkd.train experiment=quickstart
 
+# the newest finished run as ONNX in float32 and int8, both scored. RUN_DIR=outputs/<run> takes another run, and
+# EXPORT="accept_loss=true" gives settings
+export: $(VENV)/.installed
+	$(RUN) -m skinkd.export run='$(RUN_DIR)' $(EXPORT)
+
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -m slow --timeout 3600

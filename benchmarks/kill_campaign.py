@@ -45,6 +45,26 @@ MOST_KILLS = 5  # of one run
 SIGNALS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.15, signal.SIGINT: 0.05}
 IMAGES, HEIGHT, WIDTH = 120, 32, 40
 TIMES = ("seconds", "images_per_second")
+TINY = ["backbone=timm", "backbone.name=test_resnet.r160_in1k", "backbone.small_input=true"]
+NETWORKS = {
+    "kd": [
+        *TINY,
+        "method.teacher.run.backbone.name=test_resnet.r160_in1k",
+        "+method.teacher.run.backbone.small_input=true",
+    ],
+    "ssdkd": [
+        *TINY,
+        "method.teacher.run.backbone.name=test_resnet.r160_in1k",
+        "+method.teacher.run.backbone.small_input=true",
+    ],
+    "mskd": [
+        *("backbone=mskd_student", "backbone.conv_branch=test_efficientnet.r160_in1k"),
+        *("backbone.cnn_widths=[4,8]", "backbone.fusion_width=8", "method.teacher.run.backbone.fusion_width=8"),
+        "method.teacher.run.backbone.small_vit={patch_size:8,depth:2,embed_dim:16,num_heads:2,mlp_ratio:2,class_token:false,"
+        "global_pool:avg}",
+        "method.teacher.run.backbone.convmixer={patch_size:4,depth:2,dim:16,kernel_size:3}",
+    ],
+}
 FURTHER = {
     # each method with something that has a state: dropout, a moving average, a plateau schedule, mixed batches, warm-up
     "supervised": ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"],
@@ -143,23 +163,20 @@ def one_run(out: Path, method: str, workers: int, whole: Path, length: float, dr
 
 def overrides(method: str, workers: int, data: Path, output: Path) -> list[str]:
     """Return the command line of a run."""
-    network = (
-        ["backbone=mskd_student"] if method == "mskd" else ["backbone=timm", "backbone.name=test_resnet.r160_in1k"]
-    )
-    words = [
+    return [
         f"method={method}",
         *["data=synthetic", f"data.root={data}", f"data.table.images={IMAGES}", f"data.table.height={HEIGHT}"],
         *[f"data.table.width={WIDTH}", "data.image_size=32", "data.batch_size=8", f"data.num_workers={workers}"],
-        *[
-            *network,
-            "backbone.pretrained=false",
-            f"paths.output_dir={output}",
-            f"paths.cache_dir={data.parent / 'cache'}",
-        ],
+        *[*NETWORKS.get(method, TINY), "backbone.pretrained=false", f"paths.output_dir={output}"],
         *["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "checkpoint.every_minutes=0.005"],
-        *["evaluation.bootstrap_replicates=20", "strategy=cpu", "logger=none", *FURTHER[method]],
+        *[
+            "evaluation.bootstrap_replicates=20",
+            f"paths.cache_dir={data.parent / 'cache'}",
+            "strategy=cpu",
+            "logger=none",
+        ],
+        *FURTHER[method],
     ]
-    return words
 
 
 def settings_of(words: list[str]) -> Any:

@@ -7,8 +7,10 @@ from skinkd import __version__
 
 VERBS = {
     "train": "train.py",
+    "predict": "predict.py",
     "evaluate": "evaluate.py",
     "export": "export.py",
+    "explain": "explain.py",
     "compare": "compare.py",
     "tune": "tune.py",
     "app": "app.py",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skinkd.config.process import prepare_process
 from skinkd.config.user_errors import user_errors
 
 _EPILOG = """\
@@ -23,6 +24,7 @@ Runs that differ only in seed and fold form one row. See docs/compare.md.
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, compare, write, print."""
+    prepare_process()
     parser = argparse.ArgumentParser(
         prog="python -m skinkd.compare",
         description="Compare finished runs: metrics with intervals, paired tests, calibration, cost, and a page with plots.",
@@ -50,14 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metrics = None
     if options.metrics is not None:
         metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    runs = [run.expanduser() for run in options.runs]
     with user_errors():
         from skinkd.analysis.output import compare_runs  # imports pandas and matplotlib, which take seconds
 
         compare_runs(
-            options.runs,
-            output_dir=Path(os.environ.get("SKINKD_OUTPUT_DIR", "outputs")),
+            runs,
+            output_dir=Path(os.environ.get("SKINKD_OUTPUT_DIR", "outputs")).expanduser(),
             baseline=options.baseline,
-            out=options.out,
+            out=options.out.expanduser() if options.out else None,
             metrics=metrics,
             across_test_sets=options.across_test_sets,
             wandb=options.wandb,

@@ -7,7 +7,7 @@ from skinkd.config import cli
 
 def evaluate(settings: DictConfig) -> None:
     """Score the network of ``run`` on those images of ``data`` that the run has not seen."""
-    from skinkd.scoring import other_data  # imports torch, which takes seconds
+    from skinkd.inference import other_data  # imports torch, which takes seconds
 
     other_data.evaluate(settings)
 

@@ -11,6 +11,7 @@ from skinkd.runs.folder import RunFolder
 
 def train(settings: DictConfig) -> None:
     """Train a run, resume it, or say that it has finished."""
+    stored = settings.config is not None
     settings = stored_settings(settings)
     config = resolved(settings)
     folder = RunFolder(run_path(config))
@@ -18,8 +19,11 @@ def train(settings: DictConfig) -> None:
         folder.check_owner(config)
         say(f"this run has finished already; force=true runs it again\n{folder.path}")
         return
+    from skinkd.build.tables import check_stored_table
     from skinkd.training.run import run_training  # imports Lightning, which takes seconds
 
+    if stored:
+        check_stored_table(config)
     run_training(settings, config, folder)
 
 

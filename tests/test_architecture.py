@@ -44,7 +44,7 @@ LAYERS: dict[str, set[str]] = {
     "runs.cells": set(),
     "config.targets": {"errors"},
     # modules that may import more than their room
-    "scoring.other_data": {"build", "config", "data", "models", "runs", "scoring", "errors"},
+    "inference.other_data": {"build", "config", "data", "inference", "runs", "scoring", "errors"},
     "data.verbs": {"build", "config", "data", "runs.cells", "errors"},
     "search.plan": {"build", "config", "search", "runs", "errors"},
     "config.cli": {"config", "jobs", "errors"},
@@ -52,6 +52,8 @@ LAYERS: dict[str, set[str]] = {
     "train": {"*"},
     "evaluate": {"*"},
     "export": {"*"},
+    "predict": {"*"},
+    "explain": {"*"},
     "compare": {"*"},
     "tune": {"*"},
     "app": {"*"},
@@ -71,14 +73,17 @@ LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
     "batch": {"torch"},
 }
-"""Third-party packages of a layer, where these are limited; scoring.other_data is a verb's part, and not limited."""
+"""Third-party packages of a layer, where these are limited."""
+CONFIGURED = {
+    *("config", "build", "training", "jobs.launcher", "search.plan", "data.verbs"),
+    *("inference.other_data", "explanation.run"),
+}
+"""Layers and modules, next to the verbs, that know Hydra's configuration."""
 ONLY_IN = {
     "wandb": {"runs.tracking", "analysis.wandb_report"},
     "wandb_workspaces": {"analysis.wandb_report"},
-    "hydra": VERBS
-    | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
-    "omegaconf": VERBS
-    | {"config", "build", "training", "jobs.launcher", "scoring.other_data", "search.plan", "data.verbs"},
+    "hydra": VERBS | CONFIGURED,
+    "omegaconf": VERBS | CONFIGURED,
     "timm": {"models"},
     "albumentations": {"data"},
     "onnx": {"deployment"},
@@ -97,6 +102,7 @@ SHARED_BY_METHODS = {
     "methods.criterion",
     "methods.schedules",
     "methods.memory",
+    "methods.contrast_memory",
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import train_process
 import yaml
 from train_process import metrics_of, only_run
 
@@ -17,15 +18,12 @@ from skinkd.build.objects import build_data, build_method
 from skinkd.build.tables import load_split
 from skinkd.training.scores import score_checkpoint
 
-WATCHED = (str(Path(__file__).parent / "methods" / "watch_teacher.py"),)
+WATCHED = str(Path(__file__).parent / "methods" / "watch_teacher.py")
 
 
-def run(
-    overrides: list[str], folder: Path, program: tuple[str, ...] = ("-m", "skinkd.train")
-) -> subprocess.CompletedProcess[str]:
-    """Two ranks are two ordinary processes, started by Lightning with the same command line."""
-    command = [sys.executable, *program, *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+def run(overrides: list[str], folder: Path, program: str = "skinkd.train") -> train_process.Result:
+    """The first rank starts the second with the same command line, as Lightning does; both are forks."""
+    return train_process.run(overrides, folder=folder, module=program, fork_children=True, timeout=200)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,9 @@ def distributed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     output = tmp_path_factory.mktemp("distributed")
     # 23 test images: the processes have 12 and 11
     overrides = ["strategy=ddp_cpu", "method=swskd", "data.batch_size=8", "data.eval_batch_size=5"]
-    result = run([*tiny, f"paths.output_dir={output}", *overrides], output)
+    # as a user types it: nothing is forked
+    command = [sys.executable, "-m", "skinkd.train", *tiny, f"paths.output_dir={output}", *overrides]
+    result = subprocess.run(command, cwd=output, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("run folder:") == 1 and result.stdout.count("training in") == 1
     return only_run(output)
@@ -71,7 +71,7 @@ def test_one_process_scores_the_checkpoint_alike(distributed: Path) -> None:
 def test_the_teacher_is_frozen_in_every_process(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     overrides = ["strategy=ddp_cpu", "method=kd", f"method.teacher.ckpt={finished}", "trainer.max_epochs=1"]
     result = run([*tiny, f"paths.output_dir={tmp_path / 'outputs'}", *overrides], tmp_path, WATCHED)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     seen = [json.loads((tmp_path / f"teacher-{rank}.json").read_text()) for rank in (0, 1)]
     for rank in seen:
         assert rank["steps"] > 0
@@ -97,8 +97,8 @@ def test_a_failing_process_ends_the_other(tiny: list[str], synthetic_root: Path,
     overrides = ["strategy=ddp_cpu", "data=ham10000", f"data.root={root}", f"paths.output_dir={tmp_path / 'outputs'}"]
     keep = [text for text in tiny if not text.startswith(("data=", "data.root", "data.table"))]
     result = run([*keep, *overrides, "trainer.max_epochs=1"], tmp_path)
-    assert result.returncode != 0
-    assert f"{image} cannot be decoded, though its ends are whole; replace the file" in result.stderr
+    assert result.code != 0
+    assert f"{image} cannot be decoded, though its ends are whole; replace the file" in result.err
     assert time.monotonic() - began < 150
     assert not (only_run(tmp_path / "outputs") / "metrics.json").exists()
 

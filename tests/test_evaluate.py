@@ -25,7 +25,7 @@ from skinkd.data.isic2019 import CLASSES as ISIC
 from skinkd.data.medmnist_sets import SETS
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError
-from skinkd.scoring.other_data import evaluate, match_classes, stored_class_maps, unseen_rows
+from skinkd.inference.other_data import evaluate, match_classes, stored_class_maps, unseen_rows
 from skinkd.training.run import card as card_of
 from tests.data.conftest import make_ham_folder
 

@@ -32,7 +32,8 @@ def files_of_the_page() -> dict[str, str]:
 def python(*words: str, folder: Path, data: Path) -> str:
     """What ``python -m …`` prints in ``folder``, where it must succeed."""
     module, *arguments = words
-    done = train_process.run(arguments, folder=folder, module=module, env={"SKINKD_DATA_DIR": str(data)})
+    env = {"SKINKD_DATA_DIR": str(data)}
+    done = train_process.run(arguments, folder=folder, module=module, env=env, fork_children=True)
     assert done.code == 0, done.out + done.err
     return done.out
 

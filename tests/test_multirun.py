@@ -23,21 +23,32 @@ from skinkd.errors import UserError
 SECONDS = 900
 
 
-def start(overrides: list[str], folder: Path, **environment: str) -> "subprocess.Popen[str]":
+def start(overrides: list[str], folder: Path) -> train_process.Running:
+    """Start a sweep in ``folder``, in a session of its own; it and its jobs are forks."""
+    return train_process.start(["-m", *overrides], folder=folder, session=True, fork_children=True)
+
+
+def sweep(overrides: list[str], folder: Path) -> train_process.Result:
+    return start(overrides, folder).result(SECONDS)
+
+
+def cold_sweep(overrides: list[str], folder: Path, **environment: str) -> train_process.Result:
+    """As a user types it: nothing is forked."""
     command = [sys.executable, "-m", "skinkd.train", "-m", *overrides]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=os.environ | environment
-    )
-
-
-def sweep(overrides: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    with start(overrides, folder, **environment) as process:
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | environment,
+    ) as process:
         try:
             out, err = process.communicate(timeout=SECONDS)
         finally:
             process.kill()
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return train_process.Result(process.returncode, out, err)
 
 
 def runs(output: Path) -> dict[str, Path]:
@@ -56,18 +67,18 @@ def sweep_folder(output: Path) -> Path:
 def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     command = [*tiny, f"paths.output_dir={output}", "data.batch_size=999,16", "logger=wandb"]
-    result = sweep(command, tmp_path)
-    assert result.returncode == 1
-    assert "1 of 2 jobs finished" in result.stdout
-    assert "\x1b" not in result.stdout + result.stderr
+    result = sweep(command, tmp_path / "here")
+    assert result.code == 1
+    assert "1 of 2 jobs finished" in result.out
+    assert "\x1b" not in result.out + result.err
     says = "data.batch_size=999 is larger than the 81 training images; set data.batch_size to 81 or less"
-    assert f"failed: batch_size=999 (exit code 2)\n  {says}\n" in result.stdout
+    assert f"failed: batch_size=999 (exit code 2)\n  {says}\n" in result.out
 
     (folder,) = runs(output).values()
     # the folder and the numbers of the single command; Hydra leaves nothing in the working directory
     assert folder.name == finished.name
     assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"stdout.txt", "stderr.txt"}
     (run,) = (folder / "wandb").glob("offline-run-*")
     place = sweep_folder(output)
     assert group(folder) == place.name == WandbFile(run).run.run_group
@@ -76,32 +87,32 @@ def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, t
     assert stored["group"] == place.name and [one["name"] for one in stored["jobs"]][1] == folder.name
     assert {path.stem for path in (place / "logs").iterdir()} == {one["name"] for one in stored["jobs"]}
     assert f"run folder:\n{folder}" in (place / "logs" / f"{folder.name}.log").read_text()
-    assert result.stdout.rstrip().endswith(f"python -m skinkd.compare {place}")
+    assert result.out.rstrip().endswith(f"python -m skinkd.compare {place}")
 
 
 def kill_and_go_on(tiny: list[str], folder: Path, number: signal.Signals) -> None:
     """Stop a sweep of 2 methods by 2 seeds once two have finished and another has begun; give it again."""
     output = folder / "outputs"
     command = [*tiny, f"paths.output_dir={output}", "method=supervised,swskd", "seed=0,1", "sweep.devices=2"]
-    process = start(command, folder)
+    running = start(command, folder / "here")
     end = time.monotonic() + SECONDS
     while len(done := sorted(output.glob("*/metrics.json"))) < 2 or len(list(output.glob("sweeps/*/logs/*.log"))) < 3:
-        assert process.poll() is None and time.monotonic() < end
+        assert running.process.is_alive() and time.monotonic() < end
         time.sleep(0.1)
-    os.killpg(process.pid, number)
-    out, err = process.communicate(timeout=SECONDS)
+    os.killpg(running.process.pid, number)
+    stopped = running.result(SECONDS)
     if number == signal.SIGKILL:
-        assert process.returncode == -signal.SIGKILL
+        assert stopped.code == -signal.SIGKILL
     else:
-        assert process.returncode == 128 + number, err
-        assert "the same command goes on" in out
+        assert stopped.code == 128 + number, stopped.err
+        assert "the same command goes on" in stopped.out
     before = {path: path.stat().st_mtime_ns for path in done}
     assert len(before) < 4
 
-    again = sweep(command, folder)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "4 of 4 jobs finished" in again.stdout
-    assert again.stdout.count("skipped, has finished already") == len(before)
+    again = sweep(command, folder / "here")
+    assert again.code == 0, again.out + again.err
+    assert "4 of 4 jobs finished" in again.out
+    assert again.out.count("skipped, has finished already") == len(before)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     folders = runs(output)
     assert len(folders) == 4 and all((path / "metrics.json").exists() for path in folders.values())
@@ -111,8 +122,8 @@ def kill_and_go_on(tiny: list[str], folder: Path, number: signal.Signals) -> Non
         if output / name / "metrics.json" in before:
             assert log.count("python -m skinkd.train") == 1
             assert len(re.findall(r"^epoch +\d/2", log, flags=re.MULTILINE)) == 2
-    third = sweep(command, folder)  # nothing to do
-    assert third.returncode == 0 and third.stdout.count("skipped, has finished already") == 4
+    third = sweep(command, folder / "here")  # nothing to do
+    assert third.code == 0 and third.out.count("skipped, has finished already") == 4
 
 
 def test_a_killed_sweep_goes_on(tiny: list[str], tmp_path: Path) -> None:
@@ -128,9 +139,9 @@ def test_a_stopped_sweep_goes_on(tiny: list[str], tmp_path: Path) -> None:
 def test_three_methods_by_two_seeds(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     command = [*tiny, f"paths.output_dir={output}", "logger=wandb"]
-    result = sweep([*command, "method=supervised,swskd,tsskd", "seed=0,1"], tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "6 of 6 jobs finished" in result.stdout
+    result = cold_sweep([*command, "method=supervised,swskd,tsskd", "seed=0,1"], tmp_path)
+    assert result.code == 0, result.err
+    assert "6 of 6 jobs finished" in result.out
     folders = runs(output)
     assert len(folders) == 6
     assert (folders[finished.name] / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
@@ -149,14 +160,14 @@ def test_students_share_their_teacher(tiny: list[str], tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     same = "method.teacher.run.backbone.name=test_resnet.r160_in1k"
     command = [*tiny, f"paths.output_dir={output}", "method=kd,at", "seed=0", "sweep.devices=2", same]
-    result = sweep(command, tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
+    result = cold_sweep(command, tmp_path)
+    assert result.code == 0, result.out + result.err
     folders = runs(output)
     assert len(folders) == 3
     logs = [path.read_text() for path in (sweep_folder(output) / "logs").iterdir()]
     assert sum(log.count("training the teacher first") for log in logs) == 1
     assert not any("waiting for the teacher" in log for log in logs)  # no place was taken by a job that could only wait
-    assert "training its teacher first" in result.stdout
+    assert "training its teacher first" in result.out
 
 
 @pytest.mark.slow
@@ -166,9 +177,9 @@ def test_the_four_methods_and_their_teachers(tiny: list[str], tmp_path: Path) ->
     output = tmp_path / "outputs"
     plain = [text for text in tiny if not text.startswith(("backbone", "trainer.max_epochs"))]
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "backbone.pretrained=false"]
-    result = sweep([*plain, *short, f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 of 4 jobs finished" in result.stdout
+    result = cold_sweep([*plain, *short, f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path)
+    assert result.code == 0, result.out + result.err
+    assert "4 of 4 jobs finished" in result.out
     folders = runs(output)
     students, teachers = ["mskd", "ssdkd", "swskd", "tsskd"], ["mskd_teacher", "ssdkd_projection", "supervised"]
     assert sorted(name.partition("-")[0] for name in folders) == sorted(students + teachers)
@@ -185,9 +196,9 @@ def test_jobs_of_two_processes_each(tiny: list[str], tmp_path: Path) -> None:
     """A second rank that ran the sweep's own command line would start the whole sweep again."""
     output = tmp_path / "outputs"
     command = [*tiny, f"paths.output_dir={output}", "strategy=ddp_cpu", "data.batch_size=8", "seed=0,1", "logger=wandb"]
-    result = sweep(command, tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 of 2 jobs finished" in result.stdout
+    result = cold_sweep(command, tmp_path)
+    assert result.code == 0, result.out + result.err
+    assert "2 of 2 jobs finished" in result.out
     folders = runs(output)
     assert len(folders) == 2
     for folder in folders.values():
@@ -212,18 +223,18 @@ def test_a_rank_that_raises_hangs_nobody(tiny: list[str], tmp_path: Path) -> Non
     site.mkdir()
     (site / "sitecustomize.py").write_text(FAILS)
     command = [*tiny, f"paths.output_dir={output}", "strategy=ddp_cpu", "data.batch_size=8", "seed=0,1"]
-    result = sweep(command, tmp_path, PYTHONPATH=str(site))
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "1 of 2 jobs finished" in result.stdout
-    assert "failed: seed=0" in result.stdout and "RuntimeError: this rank fails" in result.stdout
+    result = cold_sweep(command, tmp_path, PYTHONPATH=str(site))
+    assert result.code == 1, result.out + result.err
+    assert "1 of 2 jobs finished" in result.out
+    assert "failed: seed=0" in result.out and "RuntimeError: this rank fails" in result.out
 
 
 def test_submitit_runs_the_same_jobs(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
-    result = sweep(
+    result = cold_sweep(
         [*tiny, f"paths.output_dir={output}", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"], tmp_path
     )
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.code == 0, result.out + result.err
     (folder,) = runs(output).values()
     assert folder.name == finished.name
     assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()

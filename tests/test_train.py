@@ -205,10 +205,9 @@ def test_the_stored_configuration_rebuilds_the_run(trained: Trained, tmp_path: P
     metrics = (first / "metrics.json").read_bytes()
     stored = shutil.copy(first / "config.yaml", tmp_path / "stored.yaml")
     shutil.rmtree(first)
-    # whatever else the command line says
-    assert trained(f"config={stored}", "seed=9", output=tmp_path / "unused") == first
-    assert (first / "metrics.json").read_bytes() == metrics
-    assert not (tmp_path / "unused").exists()
+    again = trained(f"config={stored}", output=tmp_path / "elsewhere")  # where the command says, and not the file
+    assert again == tmp_path / "elsewhere" / first.name and not first.exists()
+    assert (again / "metrics.json").read_bytes() == metrics
 
 
 def test_the_same_command_elsewhere_gives_the_same_bytes(trained: Trained, finished: Path) -> None:

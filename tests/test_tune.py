@@ -1,18 +1,15 @@
 """Searches from command to study folder, in real processes: what is trained, what is pruned, what a kill leaves."""
 
 import json
-import os
 import runpy
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -29,76 +26,18 @@ QUICK = ["tune.poll_seconds=0.1", "tune.pruner.name=none", "tune.trials=3", SPAC
 TIMES = ["seconds", "folder"]
 
 
-class Forked:
-    """``subprocess.Popen`` of ``python -m skinkd.train …`` as a fork of this process: no start-up time."""
-
-    def __init__(self, command: list[str], **settings: Any) -> None:
-        assert settings.pop("start_new_session") and settings["stderr"] == subprocess.STDOUT
-        assert command[:3] == [sys.executable, "-m", "skinkd.train"]
-        self.returncode: int | None = None
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                os.setsid()
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                for number in (1, 2):
-                    os.dup2(settings["stdout"].fileno(), number)
-                os.closerange(3, 1024)  # as a started process has none of these either
-                sys.argv = ["skinkd.train", *command[3:]]
-                runpy.run_module("skinkd.train", run_name="__main__", alter_sys=True)
-                code = 0
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def wait(self) -> int:
-        while self.poll() is None:
-            time.sleep(0.02)
-        assert self.returncode is not None
-        return self.returncode
-
-
-def _main(arguments: list[str], folder: Path, act: Act | None) -> None:
-    for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(folder)
-    real = subprocess.Popen
-    # the trials alone: a teacher is trained in a process as ever
-    subprocess.Popen = lambda command, **kw: (Forked if "evaluation.test=false" in command else real)(command, **kw)  # type: ignore
-    if act is not None:
-        train_process._arm(act)
-    sys.argv = ["skinkd.tune", *arguments]
-    runpy.run_module("skinkd.tune", run_name="__main__", alter_sys=True)
-
-
 Tune = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
 def tune(tiny: list[str]) -> Tune:
-    """Runs ``python -m skinkd.tune`` in a process of its own."""
+    """Runs ``python -m skinkd.tune`` in a process of its own; it and its trials are forks."""
 
-    def run(output: Path, *overrides: str, act: Act | None = None, base: list[str] = tiny) -> Result:
-        output.mkdir(parents=True, exist_ok=True)
-        arguments = [*base, f"paths.output_dir={output}", *overrides]
-        process = train_process._context.Process(target=_main, args=(arguments, output, act))
-        process.start()
-        process.join(250)
-        assert process.exitcode is not None, (output / "stdout.txt").read_text()
-        return Result(process.exitcode, (output / "stdout.txt").read_text(), (output / "stderr.txt").read_text())
+    def run(output: Path, *overrides: str, act: Act | None = None) -> Result:
+        arguments = [*tiny, f"paths.output_dir={output}", *overrides]
+        return train_process.run(
+            arguments, folder=output, module="skinkd.tune", act=act, fork_children=True, timeout=250
+        )
 
     return run
 

@@ -1,6 +1,7 @@
-"""Real processes that run ``python -m skinkd.train`` or another module, forked from one that has imported its parts.
+"""Real processes that run ``python -m skinkd.train`` or another program, forked from one that has imported its parts.
 
-So they have no start-up time each.
+So they have no start-up time each. The processes that they start themselves, such as the jobs of a sweep or further ranks,
+can be forks as well.
 
 A process can be told to act on itself, such as to die by SIGKILL, at an exact call of a function, where a signal from
 outside would arrive at another moment each time.
@@ -11,16 +12,22 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
+import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from hydra.core.global_hydra import GlobalHydra
 
 TIMEOUT = 120
 
 _context = multiprocessing.get_context("forkserver")
 # all but skinkd.train itself, which runs as __main__
-_context.set_forkserver_preload(["skinkd.config.cli", "skinkd.training.run"])
+_context.set_forkserver_preload(["skinkd.config.cli", "skinkd.training.run", "skinkd.search.study"])
 
 
 class Act(NamedTuple):
@@ -56,25 +63,38 @@ class Running(NamedTuple):
         return Result(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 
-def start(
-    arguments: Sequence[str],
-    *,
-    folder: Path,
-    module: str = "skinkd.train",
-    act: Act | None = None,
-    env: Mapping[str, str] | None = None,
-) -> Running:
+class Settings(NamedTuple):
+    """How a process is started.
+
+    Attributes:
+        module: module of the program, or path of its file.
+        act: what the process does to itself.
+        env: additional environment variables.
+        session: whether it leads a new session, so that a signal can reach it and its children alone.
+        fork_children: whether the Python programs that it starts are forks of it, without start-up time.
+        pictures: whether a run draws its pictures, which take half of the time of a small run.
+    """
+
+    module: str = "skinkd.train"
+    act: Act | None = None
+    env: Mapping[str, str] | None = None
+    session: bool = False
+    fork_children: bool = False
+    pictures: bool = False
+
+
+def start(arguments: Sequence[str], *, folder: Path, **settings: Any) -> Running:
     """Start ``python -m <module> <arguments>`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     out, err = folder / "stdout.txt", folder / "stderr.txt"
-    process = _context.Process(target=_main, args=(module, list(arguments), folder, out, err, act, dict(env or {})))
+    process = _context.Process(target=_main, args=(list(arguments), folder, out, err, Settings(**settings)))
     process.start()
     return Running(process, out, err)
 
 
-def run(arguments: Sequence[str], *, folder: Path, **settings: Any) -> Result:
-    """Run ``python -m skinkd.train <arguments>`` in ``folder`` to its end; the settings are those of ``start``."""
-    return start(arguments, folder=folder, **settings).result()
+def run(arguments: Sequence[str], *, folder: Path, timeout: float = TIMEOUT, **settings: Any) -> Result:
+    """Run ``python -m skinkd.train <arguments>`` in ``folder`` to its end; the settings are those of ``Settings``."""
+    return start(arguments, folder=folder, **settings).result(timeout)
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -88,21 +108,127 @@ def only_run(output: Path) -> Path:
     return folder
 
 
-def _main(
-    module: str, arguments: list[str], folder: Path, out: Path, err: Path, act: Act | None, env: dict[str, str]
-) -> None:
+def _main(arguments: list[str], folder: Path, out: Path, err: Path, settings: Settings) -> None:
+    if settings.session:
+        os.setsid()
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
     os.chdir(folder)
-    os.environ.update(env)
-    if act is not None:
-        _arm(act)
-    sys.argv = [module, *arguments]
+    os.environ.update(settings.env or {})
+    if settings.act is not None:
+        _arm(settings.act)
+    if not settings.pictures:
+        for picture in ("plot_curves", "plot_confusion"):
+            setattr(sys.modules["skinkd.training.scores"], picture, lambda *_, **__: None)
+    if settings.fork_children:
+        subprocess.Popen = _popen  # type: ignore[assignment,misc]
     sys.path.insert(0, str(folder))  # as -m does
+    _run(settings.module, arguments)
+
+
+def _run(program: str, arguments: list[str]) -> None:
+    sys.argv = [program, *arguments]
     sys.stdin = open(os.devnull)  # noqa: SIM115
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+_Popen = subprocess.Popen
+
+
+def _popen(command: Sequence[str], **settings: Any) -> Any:
+    """``subprocess.Popen``, but a fork of this process where the command is ``python -m <module>`` or a file of the tests."""
+    python, *words = command
+    if python == sys.executable and words[0] == "-m":
+        return Forked(words[1], words[2:], **settings)
+    if python == sys.executable and words[0].startswith(str(Path(__file__).parent)):
+        return Forked(words[0], words[1:], **settings)
+    return _Popen(command, **settings)
+
+
+class Forked:
+    """What ``subprocess.Popen`` returns, as far as the project and Lightning use it, for a fork of this process."""
+
+    returncode: int | None
+
+    def __init__(
+        self,
+        program: str,
+        arguments: list[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None = None,
+        start_new_session: bool = False,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        preexec_fn: Callable[[], None] | None = None,
+    ) -> None:
+        assert stdin in (None, subprocess.DEVNULL) and stderr in (None, subprocess.STDOUT)
+        self.args, self.returncode = [program, *arguments], None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                if start_new_session:
+                    os.setsid()
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                for number in (1, 2) if stdout else ():
+                    os.dup2(stdout.fileno(), number)
+                os.closerange(3, 1024)  # as a started process has none of these either
+                os.chdir(cwd or ".")
+                os.environ.clear()
+                os.environ.update(env)
+                if preexec_fn is not None:
+                    preexec_fn()
+                GlobalHydra.instance().clear()  # a started process has not been configured yet
+                _run(program, arguments)
+                code = 0
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        """Exit code; None before the end."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self) -> int:
+        """Wait for the end."""
+        while self.poll() is None:
+            time.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self, *_: object, **__: object) -> tuple[None, None]:
+        """Wait for the end, as ``subprocess.run`` does; what the process writes goes elsewhere."""
+        self.wait()
+        return None, None
+
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Signal the process if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
 
 def _arm(act: Act) -> None:

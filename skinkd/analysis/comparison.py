@@ -19,6 +19,7 @@ from skinkd.analysis.aggregate import (
     scaled_tables,
     score_lines,
 )
+from skinkd.analysis.deployed import deployed_lines
 from skinkd.analysis.rows import Row, check_comparable
 from skinkd.analysis.statistics import delong, holm, mcnemar, paired_bootstrap
 from skinkd.errors import UserError, check_choice, nearest
@@ -43,6 +44,7 @@ class Comparison:
         scores: row, metric, mean, sd (over runs, NaN for one run), low, high (interval of the mean, by lesion).
         runs: a line for each run: row, folder, seed, fold, epochs, best_epoch, and every metric.
         cost: row, runs, parameters, macs, seconds (training, mean over runs); NaN if a run lacks the number.
+        deployed: what the exports of a row's runs cost and score (``deployed.COLUMNS``); only rows with an export.
         tests: row, baseline, test, metric, difference, low, high, statistic, p, p_holm.
         per_class: row, class, n, lesions, and each metric of the class: mean and sd over runs.
         confusion: by label, the share of each true class (row) predicted as each class, mean over runs, (K, K).
@@ -59,6 +61,7 @@ class Comparison:
     scores: pd.DataFrame
     runs: pd.DataFrame
     cost: pd.DataFrame
+    deployed: pd.DataFrame
     tests: pd.DataFrame
     per_class: pd.DataFrame
     confusion: dict[str, Floats]
@@ -124,6 +127,7 @@ def compare(
         scores=pd.concat(scores, ignore_index=True),
         runs=pd.concat([run_lines(row, protocol) for row in ordered], ignore_index=True),
         cost=pd.DataFrame([cost_line(row) for row in ordered]),
+        deployed=deployed_lines(ordered),
         tests=_adjusted(tests),
         per_class=pd.concat([class_lines(row, protocol) for row in ordered], ignore_index=True),
         confusion={row.label: mean_confusion(row) for row in ordered},

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from skinkd.analysis.aggregate import CURVES, METRICS
 from skinkd.analysis.comparison import Comparison, summary
+from skinkd.analysis.deployed import COSTS, FILES
 from skinkd.analysis.tables import amount, percent
 
 INK, FAINT = "#111213", "#8a8b8c"
@@ -50,10 +51,12 @@ _STYLE: Any = {
 
 
 def all_figures(comparison: Comparison) -> dict[str, str]:
-    """Return SVG by name: ``intervals``, and if there is data ``cost``, ``differences``, ``curves``, ``reliability``."""
+    """Return SVG by name: ``intervals``, and each other figure for which there is data."""
     drawings: dict[str, Callable[[Comparison], Figure]] = {"intervals": draw_intervals}
     if _costs_that_differ(comparison):
         drawings["cost"] = draw_cost
+    if len(comparison.deployed):
+        drawings["deployed"] = draw_deployed
     if len(comparison.tests):
         drawings["differences"] = draw_differences
     if len(comparison.curves):
@@ -201,6 +204,24 @@ def draw_cost(comparison: Comparison) -> Figure:
         axes.set_title("balanced accuracy", loc="left")
         axes.set_xlabel(f"{words}, {unit}" if unit else words)
         axes.grid(axis="y")
+    return figure
+
+
+def draw_deployed(comparison: Comparison) -> Figure:
+    """Draw balanced accuracy against latency and size, once exported: float32 filled, int8 open."""
+    figure, panels = _wide_panels(comparison, len(COSTS), height=3.8)
+    for axes, (cost, words) in zip(panels, COSTS.items(), strict=True):
+        points = []
+        for _, line in comparison.deployed.iterrows():
+            colour, _, marker = _looks(comparison, line["row"])
+            x, y = ([line[f"{name}_{file}"] for file in FILES] for name in (cost, "balanced_accuracy"))
+            axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.45)
+            for place, face in enumerate((colour, "none")):
+                axes.plot(x[place], y[place], marker, color=colour, mfc=face, markersize=7, mew=1.8)
+            points.append((x[0], y[0], _short(comparison, line["row"]), colour))
+        axes.set(xlim=(0, 1.7 * max(point[0] for point in points)), xlabel=words)
+        _label_points(axes, points)
+        axes.set_title("balanced accuracy", loc="left")
     return figure
 
 

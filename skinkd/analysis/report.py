@@ -18,7 +18,16 @@ from rich.text import Text
 from skinkd.analysis.comparison import Comparison
 from skinkd.analysis.figures import FAINT, INK, PALETTE, all_figures
 from skinkd.analysis.runs import Skipped
-from skinkd.analysis.tables import Cell, Table, all_tables, cost_table, percent, scores_table, tests_table
+from skinkd.analysis.tables import (
+    Cell,
+    Table,
+    all_tables,
+    cost_table,
+    deployed_table,
+    percent,
+    scores_table,
+    tests_table,
+)
 from skinkd.runs.folder import RunFolder
 
 PAGE = "report.html"
@@ -62,17 +71,20 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
 
 
 def wide_scores(comparison: Comparison) -> pd.DataFrame:
-    """Return a line for each row: its cost, and mean, sd, low and high of every metric."""
+    """Return a line for each row: its cost, also once exported, and mean, sd, low and high of every metric."""
     wide = comparison.scores.pivot(index="row", columns="metric", values=["mean", "sd", "low", "high"])
     metrics = list(dict.fromkeys(comparison.scores["metric"]))
     order = [(part, name) for name in metrics for part in ("mean", "sd", "low", "high")]
     wide = wide[order]
     wide.columns = [f"{name}_{part}" for part, name in order]
-    return comparison.cost.merge(wide.reset_index(), on="row", how="left")
+    cost = comparison.cost
+    if len(comparison.deployed):
+        cost = cost.merge(comparison.deployed, on="row", how="left")
+    return cost.merge(wide.reset_index(), on="row", how="left")
 
 
 def markdown_tables(comparison: Comparison) -> dict[str, str]:
-    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, cost, runs."""
+    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, cost, deployed, runs."""
     return {table.name: _markdown(table) for table in all_tables(comparison)}
 
 
@@ -202,7 +214,12 @@ def print_comparison(
     """
     console = console or Console(highlight=False)
     _say(console, f"\n{_about(comparison)}")
-    for table in (scores_table(comparison), tests_table(comparison), cost_table(comparison)):
+    for table in (
+        scores_table(comparison),
+        tests_table(comparison),
+        cost_table(comparison),
+        deployed_table(comparison),
+    ):
         if not table.rows:
             continue
         _say(console, f"\n{table.title}", bold=True)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from skinkd.analysis.aggregate import METRICS
 from skinkd.analysis.comparison import Comparison
+from skinkd.analysis.deployed import COSTS, FILES, SCORES
 from skinkd.scoring.metrics import LOWER_IS_BETTER
 
 UNDEFINED = "-"
@@ -109,7 +110,8 @@ def percent(level: float) -> str:
 def all_tables(comparison: Comparison) -> list[Table]:
     """Return the tables in reading order, without empty tables."""
     tables = [scores_table(comparison), tests_table(comparison), per_class_table(comparison)]
-    tables += [calibration_table(comparison), cost_table(comparison), runs_table(comparison)]
+    tables += [calibration_table(comparison), cost_table(comparison)]
+    tables += [deployed_table(comparison), runs_table(comparison)]
     return [table for table in tables if table.rows]
 
 
@@ -274,6 +276,28 @@ def cost_table(comparison: Comparison) -> Table:
         "from different machines."
     )
     return Table("cost", "Cost", caption, more, ("", "runs", "parameters", "MACs", "training time"), rows, 1)
+
+
+def deployed_table(comparison: Comparison) -> Table:
+    """Return the table of what rows cost and score once exported; without rows if no run has an export."""
+    rows = []
+    for _, line in comparison.deployed.iterrows():
+        cells = [Cell(str(line["row"])), _count(line["exports"])]
+        for name, show in [*((cost, _digits) for cost in COSTS), *((score, number) for score in SCORES)]:
+            cells += [Cell(show(line[f"{name}_{file}"]), value=line[f"{name}_{file}"]) for file in FILES]
+        rows.append(tuple(cells))
+    units = ("ms", "MB", *(METRICS[name] for name in SCORES))
+    header = ("", "exports", *(f"{unit}, {file}" for unit in units for file in FILES.values()))
+    caption = (
+        "Exports of the runs, means over runs: milliseconds for one image with ONNX Runtime, megabytes of the file, and scores "
+        "on the test set."
+    )
+    more = "Latency was measured where a run was exported: compare exports from one machine."
+    return Table("deployed", "Once exported", caption, more, header, tuple(rows), 1)
+
+
+def _digits(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:#.3g}".rstrip(".")
 
 
 def runs_table(comparison: Comparison) -> Table:

@@ -85,8 +85,13 @@ def read_cards(files: Iterable[str | Path | None]) -> list[dict[str, Any]]:
 def rebuild(stored: dict[str, Any]) -> Stored:
     """Build the network of an opened checkpoint, in eval mode, and load its weights."""
     card, state, prefix = stored["skinkd"], stored["state_dict"], "network."
-    started_from = {name: None for name in ("weights", "conv_weights") if name in card["backbone"]}
-    arguments = {**card["backbone"], "pretrained": False, **started_from}
-    network = build(arguments, place="backbone", num_classes=len(card["classes"]))
+    network = untrained(card)
     network.load_state_dict({name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)})
     return Stored(network.eval(), card, {name: state[name] for name in state if not name.startswith(prefix)})
+
+
+def untrained(card: dict[str, Any]) -> Backbone:
+    """Build the network that a card describes, with random weights, from no file."""
+    started_from = {name: None for name in ("weights", "conv_weights") if name in card["backbone"]}
+    arguments = {**card["backbone"], "pretrained": False, **started_from}
+    return build(arguments, place="backbone", num_classes=len(card["classes"]))

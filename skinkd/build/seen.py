@@ -12,11 +12,12 @@ from hydra.errors import InstantiationException
 from skinkd.build.construct import build
 from skinkd.config.paths import place_below
 from skinkd.config.resolve import read_config
+from skinkd.config.stored_paths import WRITTEN, inside
 from skinkd.data.hashing import image_hashes, near_pairs
 from skinkd.data.source import archive_of_ids, source_of
 from skinkd.data.splits import protocol_images
 from skinkd.data.table import ImageTable
-from skinkd.errors import check_range
+from skinkd.errors import UserError, check_range
 
 
 class Seen(NamedTuple):
@@ -36,7 +37,13 @@ class Seen(NamedTuple):
 def run_config(checkpoint: Path) -> dict[str, Any] | None:
     """Return the configuration of the run folder that holds the checkpoint; None for a checkpoint outside a run folder."""
     file = checkpoint.parent.parent / "config.yaml"
-    return read_config(file) if checkpoint.parent.name == "checkpoints" and file.is_file() else None
+    if checkpoint.parent.name != "checkpoints" or not file.is_file():
+        return None
+    config = read_config(file)
+    table = config.get("data", {}).get("table") if isinstance(config.get("data"), dict) else None
+    if not isinstance(table, dict) or not isinstance(config.get("paths"), dict) or "protocol" not in config:
+        raise UserError(f"{file} is not the configuration of a run; restore the run folder's own")
+    return config
 
 
 def own_images(
@@ -57,7 +64,10 @@ def own_images(
         places = places[-1:]  # the first place would generate the images again where the run's outputs once were
     problem = ""
     for place in places:
-        settings = place | ({"on_bad_image": "skip"} if "on_bad_image" in place else {})
+        settings = _harmless(place, run["paths"], paths)
+        if source is not None and source.generated and not inside(settings["root"], paths):
+            problem = f"{settings['root']} is outside the folders of this command"
+            continue
         try:
             frame = protocol_images(build(settings, place="data.table"), run["protocol"]).frame
         except InstantiationException as error:
@@ -68,6 +78,16 @@ def own_images(
         gap = f"{missing} of the {len(images)} are no longer in its data" if missing else ""
         return frame.assign(seen=_named(frame, card)), gap
     return None, f"its data cannot be read ({problem})"
+
+
+def _harmless(table: dict[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a stored table that leave out damaged images, and write below the folders of this command."""
+    settings = table | ({"on_bad_image": "skip"} if "on_bad_image" in table else {})
+    for name in WRITTEN:
+        if name in settings:
+            moved = _below(settings[name], old, new)
+            settings[name] = moved if inside(moved, new) else str(Path(new["cache_dir"]) / "of_other_runs")
+    return settings
 
 
 def _names(parts: Mapping[str, Sequence[str]]) -> set[str]:

@@ -1,14 +1,17 @@
 """The images and the split of a configuration, without the network. For every verb that reads data."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from skinkd.build.construct import build
+from skinkd.config.stored_paths import inside
 from skinkd.data.files import MAX_PIXELS, limit_pixels
 from skinkd.data.source import source_of
 from skinkd.data.splits import check_shares, make_split, protocol_images
 from skinkd.data.table import ImageTable
+from skinkd.errors import UserError
 
 Config = dict[str, Any]
 
@@ -17,6 +20,22 @@ def load_table(config: Config) -> ImageTable:
     """Return the dataset's table; from here on, no image above ``data.max_pixels`` is decoded."""
     limit_pixels(config["data"].get("max_pixels", MAX_PIXELS))  # stored runs may be older than the setting
     return build(config["data"]["table"], place="data.table")
+
+
+def check_stored_table(config: Config) -> None:
+    """Raise UserError if a stored configuration would have images drawn in a folder that is not there yet.
+
+    Such a folder may be anywhere; below the folders of ``paths``, which are the command's, it may be made.
+    """
+    table = config["data"]["table"]
+    source = source_of(table)
+    if source is None or not source.generated or inside(table["root"], config["paths"]):
+        return
+    if not Path(str(table["root"])).expanduser().is_dir():
+        raise UserError(
+            f"data.table.root={table['root']} of the stored configuration is not there, and lies outside paths.output_dir, "
+            "where it may not be made; make the folder, or give the command of the run instead"
+        )
 
 
 def load_images(config: Config) -> ImageTable:

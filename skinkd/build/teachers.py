@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
 from skinkd.config.identity import run_path
+from skinkd.config.quoting import hydra_value
 from skinkd.config.resolve import teacher_config
 from skinkd.errors import UserError
 from skinkd.jobs.sweep import stage_of
@@ -92,8 +93,9 @@ def _train(config: dict[str, Any]) -> None:
     recipe = folder.with_name(f".{folder.name}.teacher.yaml")  # on the disk of the runs: that of TMPDIR may be full
     with written_atomically(recipe) as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    quoted = str(recipe.absolute()).replace("'", "\\'")
-    command = [sys.executable, "-m", "skinkd.train", f"config='{quoted}'"]
+    # a stored configuration writes below the command's folders, so they are given
+    folders = [f"paths.{name}={hydra_value(str(path))}" for name, path in config["paths"].items()]
+    command = [sys.executable, "-m", "skinkd.train", f"config={hydra_value(str(recipe.absolute()))}", *folders]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
     try:
         code = subprocess.run(command, env=environment, preexec_fn=_end_with_parent, check=False).returncode

@@ -7,6 +7,8 @@ import hydra
 from omegaconf import DictConfig
 
 from skinkd.config.overrides import CONF, check_overrides, flag_first, hold_back, stored_sweep
+from skinkd.config.process import prepare_process
+from skinkd.config.quoting import at_home
 from skinkd.config.targets import take_allowed
 from skinkd.config.user_errors import user_errors
 from skinkd.jobs.launcher import register_launcher
@@ -19,9 +21,10 @@ def main(verb: Callable[[DictConfig], None], config_name: str) -> None:
         verb: what to do; it may raise :class:`skinkd.errors.UserError`.
         config_name: the primary file in ``conf/``, such as "train".
     """
+    prepare_process()
     register_launcher()
     with user_errors():
-        sys.argv[1:] = hold_back(flag_first(stored_sweep(take_allowed(sys.argv[1:]))))
+        sys.argv[1:] = hold_back(flag_first(stored_sweep(take_allowed(at_home(sys.argv[1:])))))
         check_overrides(config_name, sys.argv[1:])
 
     def guarded(config: DictConfig) -> None:

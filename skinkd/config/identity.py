@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from skinkd.config.paths import place_below
+from skinkd.errors import UserError
+
+_LONGEST = 235  # of the 255 bytes that disks take; files beside the folder add an ending to its name
 
 NOT_IDENTITY = (
     "checkpoint",
@@ -111,4 +114,9 @@ def run_path(config: dict[str, Any]) -> Path:
     if config["data"]["fold"] is not None:
         parts.append(f"fold{config['data']['fold']}")
     name = "-".join([*(str(part).replace("/", "_") for part in parts), identity(config)])
+    if len(name.encode()) > _LONGEST:
+        raise UserError(
+            f"the run folder's name {name[:40]}… has {len(name.encode())} bytes, more than a disk takes; shorten data.name, "
+            "or give run_dir=<folder>"
+        )
     return Path(config["paths"]["output_dir"]) / name

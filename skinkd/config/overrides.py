@@ -17,11 +17,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skinkd.config.quoting import word
 from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, nearest
 
 CONF = "skinkd.conf"
 _MAY_BE_NULL = ("data.near_duplicate_bits",)  # in conf/ it alone is a number by default and has a meaning for null
+BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
+"""Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
 _NO_CHECK = (
     "-h",
@@ -91,10 +94,8 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
             raise UserError(f"{argument!r} is no override; write group=choice or key=value, or see --help")
-    try:
-        overrides = OverridesParser.create().parse_overrides(texts)
-    except HydraException as error:
-        raise UserError(f"the command line cannot be read: {first_line(error)}") from None
+    overrides = [_parsed(text) for text in texts]
+    _refuse_misplaced(config_name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
     with initialize_config_module(version_base="1.3", config_module=CONF):
         loader = GlobalHydra.instance().config_loader()
         _search_also(loader, config_dir(arguments))
@@ -115,6 +116,46 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         plain = [o for o in [*chosen, *settings] if not o.is_sweep_override()]
         if any(_needs_hydra(override) for override in plain):
             _compose(config_name, [override.input_line or "" for override in plain])
+
+
+def _parsed(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        key, _, value = text.partition("=")
+        raise UserError(
+            f"{text} cannot be read ({first_line(error)}); if the value is one text, quote it for Hydra and for the shell: "
+            f"{word(key, value)}"
+        ) from None
+
+
+def _refuse_misplaced(config_name: str, overrides: list[Override], *, multirun: bool) -> None:
+    """Raise UserError for an override that Hydra takes and nothing would follow."""
+    for override in overrides:
+        key, text = override.key_or_group, override.input_line or ""
+        if key.startswith(("hydra.run.", "hydra.sweep.")) or key in ("hydra.run", "hydra.sweep", "hydra.output_subdir"):
+            raise UserError(
+                f"{text} has no effect, as a run's folder follows from its configuration; give run_dir=<folder> for this run, "
+                "or paths.output_dir=<folder> for all"
+            )
+        if override.is_sweep_override() and not multirun:
+            value = text.partition("=")[2]
+            raise UserError(
+                f"{text} has several values; add -m to run each of them, or, if it is one text, write {word(key, value)}"
+            )
+    stored = next((o for o in overrides if o.key_or_group == "config" and _values(o) != [None]), None)
+    if stored is None:
+        return
+    if config_name != "train":
+        raise UserError(f"{stored.input_line} is for python -m skinkd.train; give data=… and other settings themselves")
+    if not Path(str(stored.value())).is_file():  # whoever opens it says so
+        return
+    for override in overrides:
+        if not override.key_or_group.startswith(BESIDE_A_STORED):
+            raise UserError(
+                f"{override.input_line} has no effect beside {stored.input_line}, which runs a stored configuration as it is; "
+                "leave it out, or give the whole command anew"
+            )
 
 
 def config_dir(arguments: list[str]) -> Path | None:

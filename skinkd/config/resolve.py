@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
 from skinkd.config.stored import not_yaml, stored_yaml
+from skinkd.config.stored_paths import below_the_commands
 from skinkd.config.targets import check_config
 from skinkd.config.teacher_recipe import OF_THE_RUN, for_any_student, teacher_settings
 from skinkd.config.trainer_arguments import check_trainer
@@ -22,17 +23,21 @@ Config = dict[str, Any]
 def stored_settings(settings: DictConfig) -> DictConfig:
     """Return the configuration to run: with ``config=<file>``, the configuration that the file stores.
 
+    It writes below the folders of the command, or into the folder where the file lies (:mod:`skinkd.config.stored_paths`).
+
     Raises:
-        UserError: ``config`` is not a file, or is not a stored configuration.
+        UserError: ``config`` is not a file, is not a stored configuration, or would have the run write elsewhere.
     """
     if settings.config is None:
         return settings
-    path = Path(settings.config)
+    path = Path(settings.config).expanduser()
     if not path.is_file():
         raise UserError(f"config={path} is not a file; give the config.yaml of a run folder")
     stored = _load(path)
-    stored.force = settings.force
-    return stored
+    config: Config = OmegaConf.to_container(stored)  # type: ignore[assignment]
+    own: Config = OmegaConf.to_container(OmegaConf.create({"paths": settings.paths}), resolve=True)["paths"]  # type: ignore[assignment,call-overload]
+    moved = below_the_commands(config, own, file=path)
+    return OmegaConf.create(moved | {"force": settings.force, "run_dir": settings.run_dir or moved["run_dir"]})
 
 
 def read_config(file: Path) -> Config:

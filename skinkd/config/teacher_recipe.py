@@ -35,6 +35,8 @@ def teacher_settings(settings: DictConfig) -> DictConfig:
     run = _inherit(student["method"]["teacher"]["run"], student)
     teacher = for_any_student(student)
     teacher.pop("given", None)  # belongs to the student's loss weights
+    if "paths" in run:
+        raise UserError("method.teacher.run.paths is refused: a teacher's run lies beside its student's; leave it out")
     _check_names(run, teacher)
     for name, value in run.items():
         teacher[name] = value if name in GROUPS and _is_choice(value) else _merged(teacher[name], value)

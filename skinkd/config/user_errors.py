@@ -4,8 +4,10 @@ import errno
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from skinkd.errors import UserError
 
@@ -42,10 +44,17 @@ def _sentence(error: BaseException) -> str | None:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing:
             return f"{missing[1]} has no value and needs one; give {missing[1]}=<value>"
-        return f"the configuration cannot be resolved: {first_line(error)}"
+        return (
+            f"the configuration cannot be resolved: {first_line(error)}; ${{name}} stands for another setting: for a variable "
+            "of the shell leave out the single quotes, and a name on the disk must not hold it"
+        )
+    if isinstance(error, RuntimeError) and re.search(r"shared memory|\bshm\b|/torch_|Bus error", str(error)):
+        return (
+            f"the shared memory of the loading processes is full ({first_line(error)[:120]}); set data.num_workers=0, or give "
+            "/dev/shm more, in Docker with --shm-size=8g"
+        )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        where = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{where}; free space or set paths.output_dir, then give the same command again"
+        return _disk_full(error.filename)
     if isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or (
         isinstance(error, OSError) and error.errno == errno.EROFS
     ):
@@ -53,6 +62,22 @@ def _sentence(error: BaseException) -> str | None:
             f"{error.filename} cannot be written or read ({error.strerror}); set paths.output_dir to a folder you own"
         )
     return None
+
+
+def _disk_full(file: str | None) -> str:
+    """Return the sentence on a full disk, which names the folder: outputs and temporary files may be on different disks."""
+    temporary = Path(tempfile.gettempdir())
+    if file is None:
+        return (
+            f"the disk is full; free space in paths.output_dir or in {temporary}, or set paths.output_dir or TMPDIR, then give "
+            "the same command again"
+        )
+    path = Path(file)
+    folder, setting = path.parent, "paths.output_dir"
+    # the names that Python gives to temporary files; skinkd writes none there, other packages do
+    if path.is_relative_to(temporary) and path.relative_to(temporary).parts[0].startswith(("tmp", "pymp-")):
+        folder, setting = temporary, "TMPDIR"
+    return f"the disk is full while writing {path}; free space in {folder} or set {setting}, then give the same command again"
 
 
 def _is(error: BaseException, module: str, name: str) -> bool:

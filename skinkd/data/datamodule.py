@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import albumentations as A
-import cv2
 import lightning as L
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from skinkd.batch import Batch
-from skinkd.data.dataset import ImageNumbers, SkinDataset, whole_batch
+from skinkd.data.dataset import ImageNumbers, SkinDataset, start_worker, whole_batch
 from skinkd.data.device import DeviceAugmentation
 from skinkd.data.mixing import Mix, MixedBatches
 from skinkd.data.sampler import EpochSampler, PairSampler, ResumableLoader, class_balance_weights
@@ -209,8 +208,3 @@ def _limited(rows: pd.DataFrame, limit: float, batch: int) -> pd.DataFrame:
     if count < len(rows):
         rows = rows.iloc[np.arange(count) * len(rows) // count]
     return rows.reset_index(drop=True)
-
-
-def start_worker(worker: int) -> None:
-    """Limit a loading process to one thread: OpenCV would start a thread for each core in every such process."""
-    cv2.setNumThreads(0)

@@ -1,6 +1,11 @@
 """One sample: an image that is read, augmented by the sample's own seed, and turned into tensors."""
 
+import os
+import signal
+import threading
+
 import albumentations as A
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -95,3 +100,23 @@ class ImageNumbers(Dataset[Batch]):
 def whole_batch(batch: Batch) -> Batch:
     """Collate what is a batch already."""
     return batch
+
+
+def start_worker(worker: int) -> None:
+    """Limit a loading process to one thread, and let the training process alone decide when it ends.
+
+    OpenCV would start a thread for each core in every such process. A terminal sends Ctrl-C, and SLURM SIGTERM, to loading
+    processes too. The training process would lose them before it could save a checkpoint.
+    """
+    cv2.setNumThreads(0)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(by: int) -> None:
+    """End this process when the process ``by`` sends it SIGTERM."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != by:
+        pass
+    os._exit(0)

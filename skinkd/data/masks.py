@@ -48,19 +48,26 @@ def read_masked(path: str, source: Source | None) -> Masked:
     )
 
 
-def read_mask(path: Path, size: tuple[int, ...]) -> np.ndarray:
+def read_mask(path: Path, size: tuple[int, ...] | None) -> np.ndarray:
     """Return a mask, bool (H, W).
 
+    Args:
+        path: of the mask.
+        size: height and width of its image; None: unknown.
+
     Raises:
-        UserError: the file cannot be read, or its height and width are not ``size``.
+        UserError: the file cannot be read, or has another size than its image.
     """
     try:
         mask = decode(read_regular(path), cv2.IMREAD_GRAYSCALE)
     except OSError as error:
         raise UserError(f"the mask {path} cannot be read ({error.strerror}); restore the file") from None
-    if mask is None or mask.shape != size:
-        found = "no image" if mask is None else f"of {mask.shape[0]}×{mask.shape[1]} pixels"
-        raise UserError(f"the mask {path} is {found}, and its image has {size[0]}×{size[1]}; restore the file")
+    if mask is None:
+        raise UserError(f"the mask {path} is no image; restore the file")
+    if size is not None and mask.shape != size:
+        raise UserError(
+            f"the mask {path} has {mask.shape[0]}×{mask.shape[1]} pixels, and its image {size[0]}×{size[1]}; restore the file"
+        )
     return mask > 0
 
 

@@ -44,7 +44,7 @@ def contact_sheet(table: ImageTable, *, each: int, inches: float, seed: int) -> 
         chosen = own.iloc[np.sort(rng.permutation(len(own))[:each])]
         for axis, (_, row) in zip(axes[label], chosen.iterrows(), strict=False):
             axis.imshow(read_image(row["path"]))
-            axis.set_title(_short(row["image_id"]), fontsize=5, pad=2)
+            axis.set_title(_short(row["image_id"]), fontsize=5, pad=2, parse_math=False)
         axes[label][0].text(
             -0.08,
             0.5,
@@ -53,6 +53,7 @@ def contact_sheet(table: ImageTable, *, each: int, inches: float, seed: int) -> 
             ha="right",
             va="center",
             fontsize=8,
+            parse_math=False,
         )
     return figure
 
@@ -66,7 +67,7 @@ def augment_sheet(
     for row, place in zip(axes, np.sort(rng.permutation(len(table))[:images]), strict=False):
         image = read_image(table.frame["path"].iloc[place])
         row[0].imshow(image)
-        row[0].set_title(_short(table.frame["image_id"].iloc[place]), fontsize=5, pad=2)
+        row[0].set_title(_short(table.frame["image_id"].iloc[place]), fontsize=5, pad=2, parse_math=False)
         for number, axis in enumerate(row[1:]):
             seed_pipeline(pipeline, np.random.default_rng((seed, number, int(place))))
             axis.imshow(pipeline(image=image)["image"])
@@ -99,6 +100,8 @@ def table_picture(rows: pd.DataFrame) -> Figure:
     axis.axis("off")
     text = rows.assign(share=[f"{value:.1%}" for value in rows["share"]]).astype(str)
     cells = axis.table(text.to_numpy().tolist(), colLabels=list(text.columns), loc="center", edges="horizontal")
+    for cell in cells.get_celld().values():
+        cell.get_text().set_parse_math(False)  # two $ in a name are no formula
     cells.auto_set_column_width(range(len(text.columns)))
     return figure
 

@@ -96,6 +96,10 @@ class Source:
     lesion_mask: Callable[[Path], Path | None] | None = None
     artefact_masks: Callable[[Path], Mapping[str, Path]] | None = None
 
+    def licence_for(self, table: Settings) -> str:
+        """Return the terms of use of the files that ``data.table`` chooses."""
+        return self.licence if self.licence_of is None else self.licence_of(table)
+
 
 def source_of(table: Settings) -> Source | None:
     """Return the ``SOURCE`` of the module that defines the loader; None: it has none, or cannot or may not be imported.

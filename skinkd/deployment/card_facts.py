@@ -84,11 +84,10 @@ def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> d
         if not same and table.get("near_duplicate_bits") is not None:
             same = "they are near-copies of each other; the data tells neither lesions nor patients"
     else:
-        licence = source.licence if source.licence_of is None else source.licence_of(table)
         known = {
             "title": source.title or name,
             "shows": source.shows or "images of that dataset",
-            "licence": licence,
+            "licence": source.licence_for(table),
             "citations": list(source.citations),
         }
         same = source.same_lesion

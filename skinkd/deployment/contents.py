@@ -30,7 +30,7 @@ from skinkd.deployment.engines import (
     torch_engine,
 )
 from skinkd.deployment.graph import INPUT, LOGITS, PROBABILITIES, trace, write_metadata, write_onnx
-from skinkd.deployment.images import batches, write_golden
+from skinkd.deployment.images import batches, calibration_paths, write_golden
 from skinkd.deployment.quantize import quantize
 from skinkd.deployment.report import print_report, readme
 from skinkd.errors import UserError
@@ -199,17 +199,16 @@ def _write_networks(
     if TORCH_FILE in facts["files"].values():
         torch.export.save(program, folder / TORCH_FILE)
     write_onnx(program, folder / FILES[FP32], exits=exits, metadata=metadata)
-    paths = rows["path"][rows["split"] == "train"].to_numpy()
-    rng = np.random.default_rng(settings["int8"]["calibration_seed"])
-    chosen = rng.permutation(paths)[: settings["int8"]["calibration_images"]].tolist()
+    int8 = settings["int8"]
+    chosen = calibration_paths(rows, images=int8["calibration_images"], seed=int8["calibration_seed"])
     _tell(f"writing the network in int8, calibrated on {len(chosen)} training images")
     images = batches(chosen, image_size=trained.image_size, batch_size=CALIBRATION_BATCH, title="calibrating")
     quantize(
         folder / FILES[FP32],
         folder / FILES[INT8],
         images if settings["input_type"] == "uint8" else map(as_float, images),
-        keep_first_convolution=settings["int8"]["keep_first_convolution"],
-        keep_classifier=settings["int8"]["keep_classifier"],
+        keep_first_convolution=int8["keep_first_convolution"],
+        keep_classifier=int8["keep_classifier"],
     )
     write_metadata(folder / FILES[INT8], metadata)
 

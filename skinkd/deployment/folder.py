@@ -1,5 +1,6 @@
 """Writes an export: a folder with a trained network that runs without us, complete or not at all."""
 
+import json
 import os
 import shutil
 import time
@@ -8,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from skinkd.deployment.before_after import ENGINES
 from skinkd.deployment.contents import write_contents
 from skinkd.deployment.images import run_images
 from skinkd.errors import UserError, check_choice, check_range, check_whole
 from skinkd.inference.trained import Trained, open_trained
 from skinkd.runs.console import say
+from skinkd.runs.tracking import add_to_run
 
 FEWEST_CALIBRATION_IMAGES = 200
 STALE_SECONDS = 24 * 3600
@@ -47,8 +50,19 @@ def export_run(settings: dict[str, Any]) -> bool:
     rows = run_images(trained, settings["paths"])
     with _complete_or_nothing(out) as folder:
         accepted = write_contents(trained, rows, folder, settings, exits=exits)
+    _log(trained, out)
     say(f"\nexport:\n{out}")
     return accepted
+
+
+def _log(trained: Trained, out: Path) -> None:
+    """Add the table to the run's W&B run, if it has one, as ``export/<name>_<engine>``."""
+    assert trained.run is not None and trained.config is not None
+    rows = json.loads((out / "before_after.json").read_text("utf-8"))["rows"]
+    numbers = {
+        f"export/{row['name']}_{engine}": row[engine] for row in rows for engine in ENGINES if row[engine] is not None
+    }
+    add_to_run(trained.config["logger"], trained.run, numbers)
 
 
 def _check(settings: dict[str, Any]) -> None:

@@ -47,6 +47,18 @@ def run_images(trained: Trained, paths: dict[str, Any]) -> pd.DataFrame:
     return rows.assign(label=[trained.classes[label] for label in rows["label"].astype(int)])
 
 
+def calibration_paths(rows: pd.DataFrame, *, images: int, seed: int) -> list[str]:
+    """Draw training images to calibrate on; all of them if there are fewer.
+
+    Args:
+        rows: the run's images, from ``run_images``.
+        images: how many to draw.
+        seed: of the draw.
+    """
+    paths = rows["path"][rows["split"] == "train"].to_numpy()
+    return np.random.default_rng(seed).permutation(paths)[:images].tolist()
+
+
 def batches(paths: list[str], *, image_size: int, batch_size: int, title: str) -> Iterator[np.ndarray]:
     """Yield uint8 batches (N, 3, H, W) of image files, read as in validation, with a progress bar."""
     pipeline = eval_pipeline(image_size=image_size)

@@ -2,6 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
 from skinkd.build.seen import run_config
 from skinkd.models.backbone import Backbone
@@ -12,7 +16,7 @@ class Trained(NamedTuple):
     """A trained network and what its checkpoint and its run folder say of it.
 
     Attributes:
-        network: the deployed network, in eval mode, on the CPU; images (B, 3, H, W), uint8, to logits (B, K).
+        network: the deployed network, in eval mode, on the CPU at first; images (B, 3, H, W), uint8, to logits (B, K).
         classes: the K class names, in the order of the logits.
         image_size: height and width of the network's images, px.
         card: the checkpoint's card (:class:`skinkd.build.checkpoints.Stored`).
@@ -26,6 +30,13 @@ class Trained(NamedTuple):
     card: dict[str, Any]
     run: RunFolder | None
     config: dict[str, Any] | None
+
+    def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return class probabilities (N, K) of images (N, 3, H, W), computed in float32 as in validation and test."""
+        device = next(self.network.parameters()).device
+        with torch.inference_mode():
+            logits = self.network(torch.from_numpy(np.ascontiguousarray(images)).to(device))
+            return logits.float().softmax(dim=1).cpu().numpy().astype(np.float64)
 
 
 def open_trained(given: str, *, setting: str = "run") -> Trained:

@@ -60,6 +60,10 @@ class FreshProcessLauncher(Launcher):
             group = self.config.group or group_name(every)
             output = Path(self.config.paths.output_dir)
             about = {"group": group, "output": output, "metric": jobs[0].config["monitor"]["metric"]}
+            sweep = jobs[0].config["sweep"]
+            about |= {
+                name: sweep.get(name) for name in ("stall_minutes", "end_stalled")
+            }  # a stored config may lack them
             about["flags"] = [
                 f"--config-dir={one.path}"
                 for one in self.config.hydra.runtime.config_sources

@@ -13,8 +13,20 @@ from typing import Protocol
 
 from skinkd.jobs.failures import last_error
 from skinkd.jobs.places import Environment, Places, uses_all
-from skinkd.jobs.sweep import FAILED, FINISHED, RUNNING, SKIPPED, STOPPED, TEACHER, WAITING, Job, write_sweep
+from skinkd.jobs.sweep import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    SKIPPED,
+    STOPPED,
+    TEACHER,
+    WAITING,
+    Job,
+    last_sign,
+    write_sweep,
+)
 from skinkd.jobs.view import SweepView, print_sweep
+from skinkd.runs.files import Lock
 
 _POLL = 0.2  # s between two looks at the processes
 _SHOW = 1.0  # s between two looks at the run folders
@@ -42,8 +54,12 @@ Start = Callable[[list[str], Path, Environment, str], Running]
 class Pool:
     """Starts jobs as places become free, in their order, and waits for them.
 
-    A job waits while another process is training a run that it needs, and leaves its place to the next job. So no place is
-    idle while a job could run.
+    A job waits while another process is training a run that it needs, or while another sweep has claimed its run, and leaves
+    its place to the next job. So no place is idle while a job could run.
+
+    Args:
+        stall_minutes: a job that shows no progress for so long is named; None: never.
+        end_stalled: whether such a job is ended too.
     """
 
     def __init__(
@@ -55,12 +71,19 @@ class Pool:
         logs: Mapping[Job, Path],
         extra: list[str],
         flags: Sequence[str] = (),
+        stall_minutes: float | None = None,
+        end_stalled: bool = False,
     ) -> None:
         self.jobs, self.places, self.start, self.logs = list(jobs), places, start, logs
         self.extra, self.flags = extra, flags
         # with the number of its place, and the byte where its log begins
         self.running: dict[Job, tuple[Running, int | None, int]] = {}
         self.elsewhere: set[Path] = set()  # run folders in which another process runs
+        self.claims: dict[
+            Job, Lock
+        ] = {}  # from before a job's process starts, which locks its folder later, until its end
+        self.stall_minutes, self.end_stalled = stall_minutes, end_stalled
+        self.stalled: set[Job] = set()
 
     def run(self, view: SweepView) -> None:
         """Run every job to its end. A signal to stop ends first the jobs, then this process."""
@@ -77,6 +100,7 @@ class Pool:
                 if time.monotonic() - shown >= _SHOW:
                     self._fill(view)
                     self._look()
+                    self._name_stalled(view)
                     view.update()
                     shown = time.monotonic()
                 time.sleep(_POLL)
@@ -102,10 +126,21 @@ class Pool:
         if needed.keys() & {stage.folder for running in self.running for stage in running.stages}:
             return True
         held = {folder for folder, stage in needed.items() if stage.held}
+        if not held and not self._claim(job):
+            held = {job.folder}
         for folder in held - self.elsewhere:
             view.say(f"{job.label} waits for another process, which is running in {folder}")
         self.elsewhere |= held
         return bool(held)
+
+    def _claim(self, job: Job) -> bool:
+        """Take a job's run for this sweep; return False if another sweep has it."""
+        lock = Lock(job.folder.parent / f".{job.folder.name}.sweep-lock")
+        lock.path.parent.mkdir(parents=True, exist_ok=True)
+        if not lock.take():
+            return False
+        self.claims[job] = lock
+        return True
 
     def _start(self, job: Job, place: int | None, environment: Environment) -> None:
         command = [sys.executable, "-m", "skinkd.train", *self.flags, *job.overrides]
@@ -125,6 +160,26 @@ class Pool:
                 job.seconds = time.monotonic() - job.began
                 job.state = RUNNING if job.stage is job.own else TEACHER
 
+    def _name_stalled(self, view: SweepView) -> None:
+        """Name the jobs that show no progress, and end them if asked."""
+        if self.stall_minutes is None:
+            return
+        for job, (running, _, _) in self.running.items():
+            if job.began is None:  # in the queue of a cluster
+                continue
+            still = min(job.seconds, time.time() - last_sign(job, self.logs[job]))
+            if still < 60 * self.stall_minutes:
+                self.stalled.discard(job)
+            elif job not in self.stalled:
+                self.stalled.add(job)
+                ended = "it is ended" if self.end_stalled else "sweep.end_stalled=true ends such jobs"
+                view.say(
+                    f"{job.label} has made no progress for {self.stall_minutes} minutes, neither an epoch, a checkpoint nor "
+                    f"output in {self.logs[job]}; {ended}"
+                )
+                if self.end_stalled:
+                    running.stop(kill=True)
+
     def _collect(self) -> None:
         """Take note of the jobs that have ended."""
         for job, (running, _, begin) in list(self.running.items()):
@@ -132,6 +187,7 @@ class Pool:
             if code is None:
                 continue
             del self.running[job]
+            self.claims.pop(job).release()
             job.seconds = time.monotonic() - (job.began or time.monotonic())
             job.code = code
             job.state = FINISHED if code == 0 and job.own.finished else FAILED
@@ -140,6 +196,8 @@ class Pool:
                     f"its exit code is 0, but {job.folder} is not finished; was the code or conf/ changed meanwhile?"
                 )
                 job.error = last_error(self.logs[job], begin, code) if code else unfinished
+                if job in self.stalled and self.end_stalled:
+                    job.error = f"ended, because it made no progress for {self.stall_minutes} minutes"
 
     def _stop(self, received: list[int], view: SweepView) -> None:
         for running, _, _ in self.running.values():
@@ -181,10 +239,12 @@ def run_sweep(
     places: Places,
     start: Start,
     flags: Sequence[str] = (),
+    stall_minutes: float | None = None,
+    end_stalled: bool = False,
 ) -> int:
     """Run the jobs, show them, print their results, and return the number of failed jobs.
 
-    ``flags`` come before the overrides in the command of each job.
+    ``flags`` come before the overrides in the command of each job. ``stall_minutes`` and ``end_stalled`` are those of Pool.
     """
     folder = output / "sweeps" / group.replace("/", "_")
     write_sweep(folder, group, jobs, output)
@@ -196,6 +256,16 @@ def run_sweep(
         for label in job.repeats:
             same = "given more than once" if label == job.label else f"the same run as {job.label}"
             view.say(f"{label} is {same}, and runs once")
-    Pool(jobs, places, start, logs=logs, extra=[f"group={group}"], flags=flags).run(view)
+    pool = Pool(
+        jobs,
+        places,
+        start,
+        logs=logs,
+        extra=[f"group={group}"],
+        flags=flags,
+        stall_minutes=stall_minutes,
+        end_stalled=end_stalled,
+    )
+    pool.run(view)
     print_sweep(jobs, folder=folder, logs=logs)
     return sum(job.state == FAILED for job in jobs)

@@ -14,7 +14,9 @@ from typing import Any
 
 from skinkd.config.identity import identity
 from skinkd.errors import UserError
-from skinkd.runs.files import is_locked
+from skinkd.runs.checkpoints import LAST
+from skinkd.runs.console import say
+from skinkd.runs.files import Lock, is_locked
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.history import read_history
 
@@ -23,7 +25,7 @@ Config = dict[str, Any]
 WAITING, TEACHER, RUNNING = "waiting", "teacher", "running"
 FINISHED, FAILED, SKIPPED, STOPPED = "finished", "failed", "skipped", "stopped"
 
-_NO_DIFFERENCE = ("sweep.devices", "force", "group")
+_NO_DIFFERENCE = ("sweep.devices", "sweep.stall_minutes", "sweep.end_stalled", "force", "group")
 
 
 @dataclass(frozen=True)
@@ -143,15 +145,27 @@ def _key(override: str) -> str:
 
 
 def write_sweep(folder: Path, group: str, jobs: Sequence[Job], output: Path) -> None:
-    """Write ``sweep.json``: the runs of the jobs, and those that an earlier sweep of this group wrote there."""
+    """Write ``sweep.json``: the runs of the jobs, and those that other sweeps of this group wrote, which may still run."""
+    folder.mkdir(parents=True, exist_ok=True)
     entries = [
         {"overrides": job.overrides, "folder": _place(job.folder, output), "name": job.folder.name} for job in jobs
     ]
     now = {entry["folder"] for entry in entries}
-    path = folder / "sweep.json"
-    before = json.loads(path.read_text())["jobs"] if path.exists() else []
-    kept = [entry for entry in before if entry["folder"] not in now and (output / entry["folder"]).is_dir()]
-    RunFolder(folder).write_json("sweep.json", {"group": group, "jobs": kept + entries})
+    with Lock(folder / ".lock"):
+        kept = [entry for entry in _entries(folder / "sweep.json") if entry["folder"] not in now]
+        RunFolder(folder).write_json("sweep.json", {"group": group, "jobs": kept + entries})
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """Return the runs that ``sweep.json`` lists; none if the file is damaged, which the new file mends."""
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        return [entry for entry in entries if isinstance(entry["folder"], str)]
+    except (ValueError, KeyError, TypeError) as error:
+        say(f"warning: {path} is damaged ({error}); runs of earlier sweeps of this group are no longer listed there")
+        return []
 
 
 def _place(folder: Path, output: Path) -> str:
@@ -169,10 +183,20 @@ class Progress:
 
 
 def progress(folder: Path, metric: str) -> Progress:
-    """Return how far a run is, read from its history."""
-    history = read_history(folder)
+    """Return how far a run is, read from its history; not at all if that is damaged, since the run writes it anew."""
+    try:
+        history = read_history(folder)
+    except UserError:
+        return Progress(0, 0.0, None)
     last = history.values(metric)[-1] if history.rows else math.nan
     return Progress(len(history.rows), history.seconds, None if math.isnan(last) else last)
+
+
+def last_sign(job: Job, log: Path) -> float:
+    """Return when a job last wrote an epoch, a checkpoint or a line of output, in seconds since 1970; 0 if it never did."""
+    folder = job.stage.folder
+    files = (log, folder / "history.csv", folder / "checkpoints" / LAST, folder / "metrics.json")
+    return max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
 
 
 def seconds_left(jobs: Iterable[Job], *, at_once: int, metric: str) -> float | None:

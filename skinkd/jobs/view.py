@@ -3,6 +3,7 @@
 At the end it prints a table of results.
 """
 
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ def print_sweep(jobs: Sequence[Job], *, folder: Path, logs: Mapping[Job, Path], 
     if failed:
         console.print("\nthe same command tries them again, and skips the finished jobs")
     if scores:
-        console.print(Text(f"\npython -m skinkd.compare {folder}"), soft_wrap=True)
+        console.print(Text(f"\npython -m skinkd.compare {shlex.quote(str(folder))}"), soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -139,7 +139,7 @@ class Method(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         schedule = self._schedule(optimizer, epochs=self.trainer.max_epochs, steps_per_epoch=self._steps_per_epoch())
-        if "monitor" in schedule:  # measured at the end of these epochs only
+        if "monitor" in (schedule or {}):  # measured at the end of these epochs only
             schedule["frequency"] = self.trainer.check_val_every_n_epoch
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

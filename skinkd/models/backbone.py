@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from skinkd.errors import UserError, check_choice, check_range
-from skinkd.models.pretrained import create_network, first_line, fit_state, read_state
+from skinkd.models.pretrained import create_network, first_line
+from skinkd.models.weights import fit_state, read_state
 
 STAGES = 4
 
@@ -158,10 +159,7 @@ class Backbone(nn.Module):
         self._stages: list[int] | None = None
         self._measure(image_size)
         if weights is not None:
-            state = read_state(weights)
-            if not any(key.startswith("model.") for key in state):
-                state = {f"model.{key}": value for key, value in state.items()}
-            fit_state(self, state, file=weights, free=self._free_keys(small_input))
+            fit_state(self, read_state(weights), file=weights, free=self._free_keys(small_input))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, H, W)."""

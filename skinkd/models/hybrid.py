@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skinkd.errors import UserError, check_choice
 from skinkd.models.backbone import Backbone, Features, Normalise
-from skinkd.models.pretrained import fit_state, read_state
+from skinkd.models.weights import fit_state, read_state
 
 
 class HybridFeatures(NamedTuple):

@@ -2,10 +2,9 @@
 
 import difflib
 import logging
+import re
 import ssl
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -13,8 +12,7 @@ from urllib.request import Request, urlopen
 import huggingface_hub  # timm's own dependency
 import timm
 import torch
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from skinkd.errors import UserError, check_range
 
@@ -56,6 +54,7 @@ def create_network(
         UserError: an unknown name, tag or option, weights that cannot be fetched, a size that the network
             cannot take, or ``small_input`` for a network that has no strided convolution as its stem.
     """
+    name = without_hub(name)
     check_name(name)
     check_range("image_size", image_size, low=1)
     for option in _OF_FILES:
@@ -87,6 +86,23 @@ def create_network(
         raise UserError(f"image_size={image_size} does not suit backbone.name={name} ({reason}); {advice}")
     # the size is checked first, so that nothing is downloaded in vain
     return _fetched(name, lambda: build(pretrained=True)) if pretrained else model
+
+
+def without_hub(name: str) -> str:
+    """Return timm's own name of a network that is named by its repository on the hub: ``hf-hub:timm/resnet18.a1_in1k``.
+
+    Raises:
+        UserError: a repository that is not timm's.
+    """
+    found = re.fullmatch(r"hf[-_]hub:(?P<owner>[^/]*)/?(?P<name>.*)", name)
+    if found is None:
+        return name
+    if found["owner"] != "timm":
+        raise UserError(
+            f"backbone.name={name} is a repository that is not timm's; download its weights, and give the name of the network "
+            "with backbone.name=<name> and the file with backbone.weights=<file>"
+        )
+    return found["name"]
 
 
 def check_name(name: str) -> None:
@@ -136,92 +152,6 @@ def use_small_stem(model: Any, *, name: str) -> None:
             parent, _, leaf = pool.rpartition(".")
             setattr(model.get_submodule(parent), leaf, nn.Identity())
             model.small_input_factor = 4
-
-
-def read_state(file: str) -> dict[str, Tensor]:
-    """Read a state dict (.pth, .ckpt, .safetensors, …), or the ``network`` of a run's checkpoint, to the CPU.
-
-    Only tensors and plain values are unpickled.
-
-    Raises:
-        UserError: no such file, or no state dict in it.
-    """
-    if not Path(file).is_file():
-        raise UserError(f"backbone.weights={file} does not exist; give the path of a weights file, or null for none")
-    try:
-        state = load_state_dict(file, weights_only=True)
-    except Exception as error:  # unpickling, zip and safetensors errors share no class
-        raise UserError(
-            f"backbone.weights={file} cannot be read as a state dict ({first_line(error)}); give a "
-            ".pth, .ckpt or .safetensors file"
-        ) from error
-    if any(key.startswith("network.") for key in state):  # a run's checkpoint; its other keys serve training only
-        state = {key[len("network.") :]: value for key, value in state.items() if key.startswith("network.")}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(
-            f"backbone.weights={file} holds no state dict; save model.state_dict() or give a run's checkpoint"
-        )
-    return state
-
-
-def fit_state(network: nn.Module, state: dict[str, Tensor], *, file: str, free: Iterable[str]) -> None:
-    """Load ``state`` into ``network``. Parameters under a ``free`` prefix need not fit.
-
-    Those that do not fit keep their values, and the log says so. If others do not fit, timm's conversion for the
-    architecture is tried (other namings, position embeddings of another image size).
-
-    Raises:
-        UserError: missing or unexpected keys or other shapes outside ``free``, a few of them named.
-    """
-    free = tuple(free)
-    own = network.state_dict()
-    if _misfits(own, state, free):
-        state = _converted(network, state)
-    misfits = _misfits(own, state, free)
-    if misfits:
-        some = ", ".join(misfits[:4]) + (f" and {len(misfits) - 4} more" if len(misfits) > 4 else "")
-        name = getattr(network, "name", type(network).__name__)
-        raise UserError(f"backbone.weights={file} does not fit {name}: {some}; give weights of this network")
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    kept = [key for key in own if key.startswith(free) and key not in fitting]
-    if kept:
-        # of a head that fits in part no layer is taken, or it would mix the file's layers with random ones
-        prefixes = {next(prefix for prefix in free if key.startswith(prefix)) for key in kept}
-        fitting = {key: value for key, value in fitting.items() if not key.startswith(tuple(prefixes))}
-        log.warning("%s does not fit %s, which stay at their random start", file, ", ".join(sorted(prefixes)))
-    network.load_state_dict(fitting, strict=False)
-
-
-def _misfits(own: dict[str, Tensor], state: dict[str, Tensor], free: tuple[str, ...]) -> list[str]:
-    # files older than BatchNorm's step counter are whole without it
-    needed = {key for key in own if not key.startswith(free) and not key.endswith("num_batches_tracked")}
-    given = {key for key in state if not key.startswith(free)}
-    missing = [f"no {key}" for key in sorted(needed - given)]
-    unexpected = [f"unexpected {key}" for key in sorted(given - own.keys())]
-    shapes = [
-        f"{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in sorted(given & own.keys())
-        if state[key].shape != own[key].shape
-    ]
-    # one of each kind comes first, so that a shortened list still shows every kind
-    kinds = [kind for kind in (missing, unexpected, shapes) if kind]
-    return [kind[0] for kind in kinds] + [entry for kind in kinds for entry in kind[1:]]
-
-
-def _converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    model = getattr(network, "model", network)
-    convert: Callable[..., dict[str, Tensor]] | None = getattr(
-        sys.modules[type(model).__module__], "checkpoint_filter_fn", None
-    )
-    if convert is None:
-        return state
-    inner = {key[len("model.") :]: value for key, value in state.items() if key.startswith("model.")}
-    outer = {key: value for key, value in state.items() if not key.startswith("model.")}
-    try:
-        inner = convert(inner, model)
-    except Exception:  # a file of another network: the comparison says what is wrong
-        return state
-    return outer | {f"model.{key}": value for key, value in inner.items()}
 
 
 def _native_size(name: str) -> int:

@@ -50,7 +50,13 @@ def damage(path: Path) -> str | None:
                 changed = archive.testzip()
         except Exception as error:  # the reader of archives raises many kinds of errors for damaged ones
             return f"it is cut off, or never was a checkpoint ({type(error).__name__})"
-    return f"its part {changed} has changed since it was written" if changed else None
+    if changed:
+        return f"its part {changed} has changed since it was written"
+    try:
+        _load(path)
+    except Exception as error:  # so does torch.load
+        return f"it holds no plain values ({type(error).__name__})"
+    return None
 
 
 def mend_best(folder: Path, *, metric: str, mode: str) -> None:
@@ -92,7 +98,7 @@ def mend_best(folder: Path, *, metric: str, mode: str) -> None:
 def _load(path: Path) -> dict[str, Any]:
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # weights are read when they are used
 
 
 def find_last(folder: Path) -> Path | None:

@@ -1,7 +1,9 @@
 """The text of ``environment.txt``: the machine and the packages of a run."""
 
+import functools
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -20,11 +22,15 @@ def describe_environment() -> str:
         f"processor cores {os.cpu_count()}",
         f"torch threads {torch.get_num_threads()}",
         f"commit {_commit()}",
-        f"command {' '.join(['python', *sys.orig_argv[1:]])}",
+        f"command {shlex.join(['python', *sys.orig_argv[1:]])}",
     ]
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    packages = sorted({f"{package.metadata['Name']}=={package.version}" for package in distributions()}, key=str.lower)
-    return "\n".join([*lines, "", *packages]) + "\n"
+    return "\n".join([*lines, "", *_packages()]) + "\n"
+
+
+@functools.cache  # a teacher and its student run in one process
+def _packages() -> list[str]:
+    return sorted({f"{package.metadata['Name']}=={package.version}" for package in distributions()}, key=str.lower)
 
 
 def processor() -> str:

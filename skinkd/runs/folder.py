@@ -129,19 +129,26 @@ class RunFolder:
         if not stored.exists():
             return
         own = identity(config)
+        named = self.path.name.endswith(f"-{own}")
         try:
-            same = identity(read_stored(stored)) == own
-        except (UserError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, UserError) else f"{stored} is damaged"
-            if not self.path.name.endswith(f"-{own}"):
-                raise UserError(
-                    f"{reason.partition(';')[0]}, so nothing tells whether {self.path} holds this run; restore the file, or "
-                    "begin again with force=true"
-                ) from None
-            say(f"warning: {reason.partition(';')[0]}; it is written again")
-            self.write_config(config)
+            found = identity(read_stored(stored)) if stored.read_bytes().endswith(b"\n") else None
+        except (UserError, KeyError, TypeError, AttributeError):
+            found = None
+        if found == own:
             return
-        if not same:
+        if found is None and named:
+            say(f"warning: {stored} is damaged; it is written again")
+            self.write_config(config)
+        elif found is None:
+            raise UserError(
+                f"{stored} is damaged, so nothing tells whether {self.path} holds this run; restore the file, or begin again "
+                "with force=true"
+            )
+        elif named:
+            raise UserError(
+                f"{stored} was changed since the run began; remove it, and the same command writes it again and goes on"
+            )
+        else:
             raise UserError(
                 f"{self.path} holds a run of another configuration; give another run_dir, or force=true to replace it"
             )

@@ -1,7 +1,6 @@
 """The table that ends a run, and the commands that come next."""
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -13,6 +12,8 @@ from rich.box import Box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from skinkd.config.quoting import word
 
 if TYPE_CHECKING:
     import pandas as pd  # slow to import, and only its type is needed
@@ -98,7 +99,7 @@ def next_commands(folder: Path, *, tested: bool) -> str:
         tested: whether the test part was scored; without it, a run cannot be compared.
     """
     python = _python()
-    chosen = f"{python} -m skinkd.evaluate {_word('run', str(folder))} data=folder data.root=FOLDER data.name=NAME"
+    chosen = f"{python} -m skinkd.evaluate {word('run', str(folder))} data=folder data.root=FOLDER data.name=NAME"
     steps = [("score it on your own images, FOLDER/<class>/*.jpg:", chosen)]
     if tested:
         steps.append(
@@ -119,14 +120,6 @@ def _python() -> str:
         return "python"
     relative = os.path.relpath(sys.executable)
     return shlex.quote(sys.executable if relative.startswith("..") else relative)
-
-
-def _word(key: str, value: str) -> str:
-    """``key=value`` as Hydra reads it, quoted for the shell."""
-    plain = re.fullmatch(r"[A-Za-z0-9_./@%+:-]+", value)
-    if not plain:
-        value = "'" + value.replace("'", r"\'") + "'"
-    return shlex.quote(f"{key}={value}")
 
 
 def plain_table(first: str, *others: str) -> Table:

@@ -4,10 +4,14 @@ The run folder is complete without a tracker, and every report is built from the
 """
 
 import os
+import re
+import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from skinkd.errors import UserError, check_choice
 from skinkd.runs.console import is_main_process, say
 from skinkd.runs.folder import RunFolder
+
+_TAG, _NAME, _PROJECT = 64, 128, 128  # characters that W&B takes
+_OF_HOME = {
+    "WANDB_DATA_DIR": ("~/.local/share/wandb", "data"),
+    "WANDB_CACHE_DIR": ("~/.cache/wandb", "cache"),
+    "WANDB_CONFIG_DIR": ("~/.config/wandb", "config"),
+}
+"""W&B's variable for a folder -> where in the home it is, and its name in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +93,52 @@ def failure_is_a_warning() -> Iterator[None]:
 
 
 def check_tracker(settings: dict[str, Any]) -> None:
-    """Raise UserError if ``logger.kind`` is not a tracker, or its package is not installed. Open nothing."""
+    """Raise UserError if ``logger.kind`` is not a tracker, its package is absent, or it refuses a name. Open nothing."""
     kind = check_choice("logger.kind", settings["kind"], ("wandb", "csv", "tensorboard", "none"))
     if kind == "tensorboard" and find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard needs the package tensorboard; run pip install 'skinkd[tensorboard]'")
+    if kind == "wandb":
+        for name in ("project", "entity"):
+            _check_name(f"logger.{name}", settings[name])
+
+
+def _check_name(setting: str, name: Any) -> None:
+    """Refuse a name of a project or an entity that W&B refuses."""
+    if name is None:
+        return
+    text = str(name)
+    if not text or len(text) > _PROJECT or re.search(r"[/\\#?%:]", text):
+        raise UserError(
+            f"{setting}={text} is refused by W&B; give 1 to {_PROJECT} characters, and none of / \\ # ? % :"
+        )
+
+
+def _fitting(name: str, longest: int) -> str:
+    """Return a name that is not longer than W&B takes."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def _is_disabled() -> bool:
+    """Return whether the environment forbids W&B, by its own variables."""
+    mode, disabled = (os.environ.get(name, "").lower() for name in ("WANDB_MODE", "WANDB_DISABLED"))
+    return mode == "disabled" or disabled in ("true", "1", "yes", "on")
+
+
+def _give_a_home(folder: Path) -> None:
+    """Let W&B keep its files in the run folder where the user's home cannot be written, as in some containers."""
+    for variable, (usual, own) in _OF_HOME.items():
+        if variable in os.environ:
+            continue
+        try:
+            with tempfile.TemporaryFile(dir=_made(Path(os.path.expanduser(usual)))):
+                pass  # asking for permission is not enough: root has it everywhere
+        except OSError:
+            os.environ[variable] = str(_made(folder / "wandb" / own))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> Tracker:
@@ -96,6 +150,10 @@ def open_tracker(settings: dict[str, Any], info: RunInfo, folder: RunFolder) -> 
         return Tracker(CSVLogger(save_dir=folder.path, name="", version="csv"))
     if kind == "tensorboard":
         return Tracker(TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard"))
+    if _is_disabled():
+        say("W&B is disabled by WANDB_MODE or WANDB_DISABLED; nothing is logged there")
+        return Tracker()
+    _give_a_home(folder.path.absolute())
     return WandbTracker(settings, info, folder)
 
 
@@ -112,8 +170,15 @@ class WandbTracker(Tracker):
         self._wandb = wandb
         self._folder = folder
         self._settings = settings
-        self.offline = _must_be_offline()
-        self.run = self._init(info, resume=_stored_id(folder))
+        self.run, self.offline = _open_run(
+            settings,
+            folder,
+            name=_fitting(info.name, _NAME),
+            group=_fitting(info.group, _NAME) if info.group else None,
+            job_type=info.job_type,
+            tags=[_fitting(tag, _TAG) for tag in info.tags],
+            config=info.config,
+        )
         folder.write_text("wandb_run_id", f"{self.run.id}\n")
         if self.offline:
             say(f"W&B logs offline; to upload: {self.sync_command}")
@@ -125,36 +190,10 @@ class WandbTracker(Tracker):
         for name in ("loss", "ece", "brier"):
             self.run.define_metric(f"val/{name}", step_metric="trainer/global_step", summary="min")
 
-    def _init(self, info: RunInfo, resume: str | None) -> Any:
-        def start(mode: str) -> Any:
-            return self._wandb.init(
-                project=self._settings["project"],
-                entity=self._settings["entity"],
-                name=info.name,
-                id=resume,
-                resume="allow" if resume and mode == "online" else None,
-                group=info.group,
-                job_type=info.job_type,
-                tags=info.tags,
-                config=info.config,
-                dir=self._folder.path,
-                mode=mode,
-                reinit="finish_previous",
-                settings=self._wandb.Settings(silent=True, console="off", init_timeout=60),
-            )
-
-        if not self.offline:
-            try:
-                return start("online")
-            except self._wandb.errors.Error as error:
-                self.offline = True
-                say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
-        return start("offline")
-
     @property
     def sync_command(self) -> str:
         """The command that uploads an offline run."""
-        return f"wandb sync {os.path.dirname(self.run.dir)}"
+        return _sync_command(self.run)
 
     def report(self, report: Report) -> None:
         """Log test metrics, the part's confusion matrix, table by class and examples, and with ``log_checkpoint`` best.ckpt."""
@@ -182,6 +221,48 @@ class WandbTracker(Tracker):
     def finish(self, *, failed: bool) -> None:
         """Close the run. Otherwise the next run of this process would log into it."""
         self._wandb.finish(exit_code=1 if failed else 0)
+
+
+def add_to_run(settings: dict[str, Any], folder: RunFolder, numbers: dict[str, float]) -> None:
+    """Add numbers to the summary of a run folder's W&B run, if it has one; offline, in a further folder with the same id."""
+    if settings["kind"] != "wandb" or _stored_id(folder) is None:
+        return
+    run, offline = _open_run(settings, folder)
+    run.summary.update(numbers)
+    run.finish()
+    if offline:
+        say(f"W&B logs offline; to upload: {_sync_command(run)}")
+
+
+def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tuple[Any, bool]:
+    """Return the folder's W&B run, or a new one, and whether it is offline; ``about`` are arguments of wandb.init."""
+    import wandb
+
+    known = _stored_id(folder)
+
+    def start(mode: str) -> Any:
+        return wandb.init(
+            project=settings["project"],
+            entity=settings["entity"],
+            id=known,
+            resume="allow" if known and mode == "online" else None,
+            dir=folder.path,
+            mode=mode,
+            reinit="finish_previous",
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            **about,
+        )
+
+    if not _must_be_offline():
+        try:
+            return start("online"), False
+        except wandb.errors.Error as error:
+            say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
+    return start("offline"), True
+
+
+def _sync_command(run: Any) -> str:
+    return f"wandb sync {shlex.quote(os.path.dirname(run.dir))}"
 
 
 def _must_be_offline() -> bool:

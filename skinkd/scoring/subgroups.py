@@ -4,8 +4,10 @@ Subgroups of one dataset have different classes and different shares of them. So
 even if every class is found equally often in both; the sensitivities of one class are what can be compared.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,14 +71,14 @@ def subgroup_scores(
         lesions = part["group"].nunique()
         per_label = part.groupby("label")["group"].nunique()
         common = [one for one in classes if per_label.get(one, 0) >= least_lesions]
-        row = {"property": name, "value": value, "n": len(part), "lesions": lesions, "classes": ""}
+        row: dict[str, Any] = {"property": name, "value": value, "n": len(part), "lesions": lesions, "classes": ""}
         row |= {f"{score}{end}": np.nan for score in _SCORES for end in ("", "_low", "_high")}
-        settings = {"replicates": replicates, "seed": seed, "level": level}
+        interval = functools.partial(_with_interval, replicates=replicates, seed=seed, level=level)
         if lesions >= least_lesions:
-            row |= _with_interval("accuracy", as_scores(part, classes), **settings)
+            row |= interval("accuracy", as_scores(part, classes))
         if len(common) > 1:
             balanced = as_scores(part[part["label"].isin(common)], classes)
-            row |= {"classes": ", ".join(common)} | _with_interval("balanced_accuracy", balanced, **settings)
+            row |= {"classes": ", ".join(common), **interval("balanced_accuracy", balanced)}
         rows.append(row)
     order = ["property", "value", "n", "lesions", "classes"]
     return pd.DataFrame(rows, columns=[*order, *(f"{one}{end}" for one in _SCORES for end in ("", "_low", "_high"))])

@@ -118,16 +118,12 @@ def _check_settings(base: list[str], space: dict[str, Any], where: str) -> None:
         name: list(entry.choices) if hasattr(entry, "choices") else [entry.low, entry.high]
         for name, entry in space.items()
     }
-    for name, every in values.items():
-        for value in every:
-            try:
-                check_value(name, value)
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from None
     for number in range(max(map(len, values.values()))):
         chosen = [override(name, every[min(number, len(every) - 1)]) for name, every in values.items()]
         try:
             check_overrides("train", [*(text for text in base if _name(text) not in space), *chosen])
+            for name, every in values.items():
+                check_value(name, every[min(number, len(every) - 1)])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 

@@ -328,7 +328,7 @@ def test_a_teacher_without_a_self_supervision_head(given: Callable[..., DictConf
 
 def start(tiny: list[str], output: Path, *overrides: str) -> train_process.Running:
     words = [*tiny, "method=kd", *SMALL, f"paths.output_dir={output}", *overrides]
-    return train_process.start(words, folder=output / "-".join(["job", *overrides]))
+    return train_process.start(words, folder=output / "-".join(["job", *overrides]), fork_children=True)
 
 
 def folders(output: Path, kind: str) -> list[Path]:
@@ -403,6 +403,7 @@ def test_a_teacher_that_cannot_be_trained_is_one_sentence(tiny: list[str], tmp_p
     result = train_process.run(
         [*tiny, "method=kd", "method.teacher.run.backbone.name=resnet5", f"paths.output_dir={tmp_path}"],
         folder=tmp_path / "job",
+        fork_children=True,
     )
     assert result.code == 2
     assert "the teacher's training ended with exit code 2" in result.err

@@ -152,7 +152,7 @@ SETTINGS = [
     (["monitor.mode=biggest"], ["monitor.mode=biggest", "min"]),
     (["method=swskd", "method.rectify_mode=swop"], ["method.rectify_mode=swop", "'swap'"]),
     (["method=tsskd", "method.ratio=0"], ["method.ratio=0", "above 0"]),
-    (["method.loss_weights.ce=-1"], ["method.loss_weights.ce=-1", "negative"]),
+    (["method.loss_weights.ce=-1"], ["method.loss_weights.ce=-1", "out of range"]),
     (["config=nowhere.yaml"], ["config=nowhere.yaml", "config.yaml of a run folder"]),
     pytest.param(["strategy=gpu"], ["CUDA GPU", "strategy=cpu"], marks=no_gpu),
     pytest.param(["strategy=ddp"], ["CUDA GPU", "ddp_cpu"], marks=no_gpu),

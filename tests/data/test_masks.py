@@ -73,7 +73,7 @@ def test_a_mask_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(good.read_bytes()[:40])
     os.mkfifo(tmp_path / "pipe.png")
     for name, size, words in (
-        ("good.png", (4, 5), "is of 4×4 pixels, and its image has 4×5"),
+        ("good.png", (4, 5), "has 4×4 pixels, and its image 4×5"),
         ("broken.png", (4, 4), "is no image"),
         ("missing.png", (4, 4), "cannot be read .No such file"),
         ("pipe.png", (4, 4), "cannot be read .it is no regular file"),

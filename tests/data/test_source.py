@@ -16,8 +16,11 @@ import torch
 from omegaconf import OmegaConf
 
 import skinkd
+from skinkd.data.ham10000_folder import CLASSES as HAM
+from skinkd.data.isic2019 import CLASSES as ISIC
 from skinkd.data.medmnist_sets import SETS
 from skinkd.data.source import Source, archive_of_ids, source_of
+from skinkd.data.table import SUBGROUPS
 from tests.data.test_download import Server, archive, server
 from tests.data.test_verbs import run
 from tests.test_evaluate import make_run, scored
@@ -35,6 +38,18 @@ SOURCES = {name: source for name, target in TARGETS.items() if (source := source
 def test_every_published_dataset_has_a_source_and_data_of_ones_own_has_none() -> None:
     assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 6
     assert all(isinstance(source, Source) and source.licence for source in SOURCES.values())
+
+
+def test_every_source_says_what_a_model_card_needs() -> None:
+    for name, source in SOURCES.items():
+        assert source.title and source.shows and set(source.subgroups) <= set(SUBGROUPS), name
+        assert bool(source.citations) == (name in {"ham10000", "isic2019", "medmnist"}), name
+    for name, classes in (("ham10000", HAM), ("synthetic", HAM), ("isic2019", ISIC)):
+        assert set(SOURCES[name].class_names) == set(classes)
+    for flag in SETS:
+        licence = SOURCES["medmnist"].licence_for({"flag": flag})
+        assert licence == ("CC BY-NC 4.0" if flag == "dermamnist" else "CC BY 4.0")
+    assert SOURCES["ham10000"].licence_for({}) == SOURCES["ham10000"].licence
 
 
 def test_equal_ids_are_equal_images_within_an_archive_only() -> None:

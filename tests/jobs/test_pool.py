@@ -181,17 +181,17 @@ def test_the_sweep_for_wandbs_agent_names_settings_that_there_are() -> None:
 # the sweep folder, and how far jobs are
 
 
-def test_the_sweep_file_keeps_the_groups_earlier_runs_that_are_still_there(tmp_path: Path) -> None:
+def test_the_sweep_file_keeps_the_groups_earlier_runs(tmp_path: Path) -> None:
     folder = tmp_path / "sweeps" / "g"
-    a, b, gone = (job(tmp_path / name, f"seed={name}") for name in ("a", "b", "gone"))
+    a, b, waiting = (job(tmp_path / name, f"seed={name}") for name in ("a", "b", "waiting"))
     outside = job(tmp_path.parent / "elsewhere" / "run", "seed=o")
     a.folder.mkdir()
-    write_sweep(folder, "g", [a, gone], tmp_path)
+    write_sweep(folder, "g", [a, waiting], tmp_path)
     write_sweep(folder, "g", [b, outside], tmp_path)
     stored = json.loads((folder / "sweep.json").read_text())
     assert stored["group"] == "g"
-    assert [one["folder"] for one in stored["jobs"]] == ["a", "b", str(outside.folder)]
-    assert stored["jobs"][1] == {"overrides": ["seed=b"], "folder": "b", "name": "b"}
+    assert [one["folder"] for one in stored["jobs"]] == ["a", "waiting", "b", str(outside.folder)]
+    assert stored["jobs"][2] == {"overrides": ["seed=b"], "folder": "b", "name": "b"}
 
 
 def test_a_run_without_the_test_scores_that_are_asked_for_is_not_finished(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def settings_of(tiny: list[str], output: Path) -> Callable[..., DictConfig]:
             "backbone.pretrained=false",
         ]
         with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-            return compose("train", overrides=[*texts, "trainer.limit_train_batches=2", *overrides])
+            return compose(
+                "train", overrides=[*texts, "data.image_size=32", "trainer.limit_train_batches=2", *overrides]
+            )
 
     return settings
 

@@ -16,6 +16,8 @@ from train_process import Act, Result, metrics_of, only_run
 from wandb_file import WandbFile
 
 from skinkd.errors import UserError
+from skinkd.runs.folder import RunFolder
+from skinkd.runs.tracking import add_to_run
 
 Trained = Callable[..., Path]
 ONLINE = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -175,6 +177,20 @@ def test_a_resumed_run_keeps_its_id(job: Callable[..., Result], tmp_path: Path) 
     first, second = (WandbFile(run) for run in offline_runs(folder))
     assert first.run.run_id == second.run.run_id
     assert (first.exit_code, second.exit_code) == (1, 0)
+
+
+def test_numbers_that_come_later_go_to_the_same_run(tmp_path: Path) -> None:
+    folder, settings = RunFolder(tmp_path), {"kind": "wandb", "project": "skinkd", "entity": None}
+    add_to_run(settings, folder, {"export/accuracy_int8": 0.75})
+    assert offline_runs(tmp_path) == [], "the folder has no W&B run"
+    folder.write_text("wandb_run_id", "abc123\n")
+    add_to_run(settings | {"kind": "csv"}, folder, {"export/accuracy_int8": 0.75})
+    assert offline_runs(tmp_path) == []
+    add_to_run(settings, folder, {"export/accuracy_int8": 0.75})
+    (run,) = offline_runs(tmp_path)
+    file = WandbFile(run)
+    assert file.run.run_id == "abc123" and file.summary["export/accuracy_int8"] == 0.75 and file.exit_code == 0
+    assert (tmp_path / "wandb_run_id").read_text() == "abc123\n"
 
 
 def stop_here() -> None:

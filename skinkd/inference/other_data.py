@@ -12,20 +12,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from skinkd.build.checkpoints import find_checkpoint, open_checkpoint, rebuild
-from skinkd.build.seen import Seen, run_config, seen_images
+from skinkd.build.checkpoints import find_checkpoint
+from skinkd.build.seen import Seen, seen_images
 from skinkd.build.tables import load_split, load_table
 from skinkd.config.identity import identity
 from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
 from skinkd.config.resolve import read_config
-from skinkd.data.datamodule import start_worker
-from skinkd.data.dataset import SkinDataset
+from skinkd.data.dataset import SkinDataset, start_worker
 from skinkd.data.source import source_of
 from skinkd.data.table import ImageTable, UnlabelledTable
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError, check_choice, nearest
-from skinkd.models.backbone import Backbone
+from skinkd.inference.trained import Trained, open_trained
 from skinkd.runs.console import say
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.plots import plot_confusion
@@ -61,17 +60,16 @@ def evaluate(settings: DictConfig) -> None:
     check_ranges(config)
     checkpoint = find_checkpoint(config["run"], setting="run")
     out = output_folder(config, checkpoint)
-    network, card, _ = rebuild(open_checkpoint(checkpoint, setting="run"))
+    trained = open_trained(config["run"])
     table = chosen_images(config)
-    run = run_config(checkpoint)
     meeting = match_classes(
-        card["classes"],
+        trained.classes,
         table.classes,
         class_map=config.get("class_map") or {},
         leave_out=config["leave_out"],
-        stored=stored_class_maps(config, run),
+        stored=stored_class_maps(config, trained.config),
     )
-    seen = seen_images(table, card, run, config)
+    seen = seen_images(table, trained.card, trained.config, config)
     rows, removed = unseen_rows(table, seen, meeting)
     copies = (
         ""
@@ -87,8 +85,7 @@ def evaluate(settings: DictConfig) -> None:
             f"warning: content was not compared with {'all' if removed['copies'] is not None else 'any'} of the run's "
             f"images: {seen.gap}; copies of them under other names may be among those scored"
         )
-    pictures = UnlabelledTable(table.name, rows)
-    probability = predict(network, pictures, image_size=card["backbone"]["image_size"], settings=config["data"])
+    probability = predict(trained, UnlabelledTable(table.name, rows), config["data"])
     merged = np.zeros((len(rows), len(meeting.classes)), np.float64)
     np.add.at(merged.T, list(meeting.of_run), probability.T)
     predictions = prediction_table(rows, np.arange(len(rows)), merged, meeting.classes)
@@ -182,7 +179,7 @@ def match_classes(
             raise UserError(
                 f"class {name!r} of the data is not a class of the run{nearest(name, run)}; map it, as in "
                 f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, "
-                f"{''.join(f'give class_map={table}, ' for table in stored)}or leave_out=[{name}]"
+                f"{''.join(f'give class_map={table}, ' for table in stored)}or 'leave_out=[{_quoted(name)}]'"
             )
     return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
 
@@ -214,23 +211,18 @@ def unseen_rows(table: ImageTable, seen: Seen, meeting: ClassTable) -> tuple[pd.
     }
 
 
-@torch.inference_mode()
-def predict(network: Backbone, table: UnlabelledTable, *, image_size: int, settings: dict[str, Any]) -> np.ndarray:
+def predict(trained: Trained, table: UnlabelledTable, settings: dict[str, Any]) -> np.ndarray:
     """Return the probabilities of the K classes for each of the N images of the table, (N, K)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device)
-    dataset = SkinDataset(table.frame, pipeline=eval_pipeline(image_size=image_size), views=None, seed=0)
+    trained.network.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = eval_pipeline(image_size=trained.image_size)
     loader = DataLoader(
-        dataset,
+        SkinDataset(table.frame, pipeline=pipeline, views=None, seed=0),
         batch_size=settings["eval_batch_size"],
         num_workers=settings["num_workers"],
         worker_init_fn=start_worker,
     )
-    probabilities = [
-        network(batch.image.to(device)).float().softmax(dim=1).cpu().numpy()
-        for batch in tqdm(loader, desc="scoring", unit="batch", disable=None, leave=False)
-    ]
-    return np.concatenate(probabilities)
+    batches = tqdm(loader, desc="scoring", unit="batch", disable=None, leave=False)
+    return np.concatenate([trained.probabilities(batch.image.numpy()) for batch in batches])
 
 
 def report(

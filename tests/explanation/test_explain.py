@@ -1,0 +1,201 @@
+"""The verb on a finished run: what it writes, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_module
+
+from skinkd.errors import UserError
+from skinkd.explanation.nulls import NULLS
+from skinkd.explanation.run import explain
+from skinkd.explanation.scores import LOCALISATION
+
+FEW = (
+    "images=6", "scorecam.channels=4", "ig.steps=2", "occlusion.stride=0.25", "lime.samples=12", "faithfulness.steps=3",
+    "sanity.images=2", "sanity.levels=2", "evaluation.bootstrap_replicates=30", "nulls.mean_mask_images=10", "sheet.inches=0.4",
+)  # fmt: skip
+METHODS = ["gradcam", "scorecam", "ig", "occlusion", "lime"]
+
+
+def run_explain(folder: Path, synthetic_root: Path, *overrides: str) -> None:
+    outputs = f"paths.output_dir={synthetic_root.parent}"
+    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+        settings = compose("explain", overrides=[f"run={folder}", outputs, *FEW, *overrides])
+    explain(settings)
+
+
+@pytest.fixture(scope="module")
+def explained(finished: Path, synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("explained") / "run"
+    shutil.copytree(finished, folder)
+    run_explain(folder, synthetic_root)
+    return folder / "explanations"
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "scores.csv")
+
+
+def test_the_table_has_a_row_for_each_image_crop_and_map(explained: Path) -> None:
+    rows = table(explained)
+    splits = pd.read_csv(explained.parent / "splits.csv").set_index("image_id")["split"]
+    images = rows["image_id"].unique()
+    assert len(images) == 6 and set(splits[images]) == {"test"}
+    for _, part in rows.groupby(["image_id", "crop"]):
+        assert part["map"].tolist() == [*METHODS, *NULLS]
+    standard = rows[rows["crop"] == "standard"]
+    assert standard["image_id"].nunique() == 6 and 0 < len(rows) - len(standard) <= len(standard)
+    predictions = pd.read_csv(explained.parent / "predictions" / "test.csv").set_index("image_id")
+    for image_id, part in standard.groupby("image_id"):
+        known = predictions.loc[image_id]
+        assert set(part["label"]) == {known["label"]} and set(part["prediction"]) == {known["prediction"]}
+        assert set(part["explained"]) == {known["prediction"]}
+        assert part["probability"].iloc[0] == pytest.approx(known[f"p_{known['prediction']}"], abs=1e-4)
+    for name in (*LOCALISATION, "deletion", "insertion", "corners"):
+        assert rows[name].between(0, 1).all(), name
+    assert (standard.loc[standard["map"] == "mask", list(LOCALISATION)] == 1).all().all()
+    assert standard.loc[standard["map"] == "uniform", "auc"].eq(0.5).all()
+
+
+def test_some_images_have_the_sanity_of_each_method(explained: Path) -> None:
+    rows = table(explained)
+    checks = ["untrained_head", "untrained_0.50", "untrained_1.00", "flipped"]
+    known = rows[rows["flipped"].notna()]
+    assert known["image_id"].nunique() <= 2 and set(known["kind"]) == {"method"} and set(known["crop"]) == {"standard"}
+    values = known[checks].to_numpy()
+    assert (np.abs(values[~np.isnan(values)]) <= 1).all()  # a constant map has no correlation
+    assert known.loc[known["map"] == "gradcam", checks[0]].notna().all()
+
+
+def test_the_flat_scores_are_the_means_of_the_table(explained: Path) -> None:
+    rows, flat = table(explained), json.loads((explained / "scores.json").read_text())
+    assert flat["final/layer"] == "layer2 (8×8)"
+    for crop, place in (("standard", ""), ("off-centre", "off-centre/")):
+        part = rows[rows["crop"] == crop].set_index("image_id")
+        prior = part[part["map"] == "centre"]
+        for name in METHODS:
+            own = part[part["map"] == name]
+            assert flat[f"final/{name}/{place}auc"] == pytest.approx(own["auc"].mean())
+            assert flat[f"final/{name}/{place}n"] == len(own)
+            difference = flat[f"final/{name}/{place}energy_over_centre"]
+            assert difference == pytest.approx((own["energy"] - prior["energy"]).mean())
+            low, high = (flat[f"final/{name}/{place}energy_over_centre_{end}"] for end in ("low", "high"))
+            assert low <= difference <= high
+    for name in METHODS:
+        worst = max(flat.get(f"final/{name}/untrained_{step}", -1.0) for step in ("head", "1.00"))
+        assert flat.get(f"final/{name}/depends", True) == (worst <= 0.5)
+
+
+def test_maps_are_pngs_of_sixteen_bits_and_sheets_are_of_right_and_wrong_cases(explained: Path) -> None:
+    rows = table(explained)
+    files = sorted(path.relative_to(explained / "maps").as_posix() for path in (explained / "maps").rglob("*.png"))
+    assert files == sorted(f"final/{name}/{image}.png" for name in METHODS for image in rows["image_id"].unique())
+    for name in METHODS:
+        for path in (explained / "maps" / "final" / name).iterdir():
+            found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            assert found.dtype == np.uint16 and found.shape == (64, 64) and found.max() in (0, 65535)
+    cases = rows[rows["crop"] == "standard"].drop_duplicates("image_id")
+    expected = {
+        f"{row['label']}_{'right' if row['label'] == row['prediction'] else 'wrong'}.png" for _, row in cases.iterrows()
+    }
+    assert {path.name for path in (explained / "sheets" / "final").iterdir()} == expected
+
+
+def test_the_same_command_gives_the_same_scores(explained: Path, synthetic_root: Path, tmp_path: Path) -> None:
+    run_explain(explained.parent, synthetic_root, f"out={tmp_path / 'again'}", "batch=16", "sheet.rows=1")
+    first, again = table(explained), table(tmp_path / "again")
+    pd.testing.assert_frame_equal(first, again, rtol=1e-3, atol=1e-3)
+
+
+def test_a_class_can_be_named_and_the_users_own_images_need_no_masks(
+    explained: Path, synthetic_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = explained.parent / "pictures"
+    pictures.mkdir()
+    for number, path in enumerate(sorted(synthetic_root.glob("*/HAM10000_images_part_1/*.jpg"))[:2]):
+        shutil.copy(path, pictures / f"mine{number}.jpg")
+    run_explain(explained.parent, synthetic_root, f"input={pictures}", "target=mel", "methods=[gradcam,ig]")
+    rows = table(explained / "pictures")
+    assert rows["image_id"].unique().tolist() == ["mine0", "mine1"] and set(rows["explained"]) == {"mel"}
+    assert rows["map"].unique().tolist() == ["gradcam", "ig", "uniform", "blobs", "centre", "darkness"]
+    assert "auc" not in rows and rows["label"].isna().all() and rows["deletion"].between(0, 1).all()
+    assert all(path.name.startswith("predicted_") for path in (explained / "pictures" / "sheets" / "final").iterdir())
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == str(explained / "pictures") and max(map(len, printed[:-1])) <= 80
+    run_explain(explained.parent, synthetic_root, f"input={pictures / 'mine1.jpg'}", "methods=[ig]")
+    assert table(explained / "mine1")["image_id"].unique().tolist() == ["mine1"]
+
+
+def test_the_summary_fits_80_columns_and_marks_what_was_not_learned(
+    explained: Path, synthetic_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("methods=[gradcam,ig]", "sheet.rows=1")
+    run_explain(explained.parent, synthetic_root, f"out={tmp_path}", "sanity.limit=-1.01", *few)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    for name in ("gradcam", "ig"):
+        assert printed.count(f"\n{name} †") == printed.count(f"\n{name}") > 4
+    assert "† does not depend on what was learned" in printed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["methods=[gradcamm]"], "did you mean 'gradcam'"),
+        (["methods=[]"], "names no method"),
+        (["target=mell"], "did you mean 'mel'"),
+        (["images=0"], "images=0 is out of range"),
+        (["lime.samples=1"], "lime.samples=1 is out of range"),
+        (["occlusion.stride=0.5"], "some pixels are never covered"),
+        (["off_centre.crop=0"], "off_centre.crop=0 is out of range"),
+        (["input=/no/such/place"], "neither an image nor a folder with images"),
+        (["run=/no/such/run"], "neither a run folder"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_and_writes_nothing(
+    finished: Path, synthetic_root: Path, overrides: list[str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        run_explain(finished, synthetic_root, *overrides)
+    assert not (finished / "explanations").exists()
+
+
+def test_a_broken_image_and_a_checkpoint_alone_are_one_sentence(
+    finished: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(UserError, match=r"broken\.jpg is truncated"):
+        run_explain(finished, synthetic_root, f"input={tmp_path / 'pictures'}")
+    shutil.copy(finished / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
+    with pytest.raises(UserError, match="a checkpoint without its run folder"):
+        run_explain(tmp_path / "alone.ckpt", synthetic_root)
+    (picture,) = list(synthetic_root.glob("*/HAM10000_images_part_1/*1.jpg"))[:1]
+    with pytest.raises(UserError, match="say where to write with out="):
+        run_explain(tmp_path / "alone.ckpt", synthetic_root, f"input={picture}", "methods=[gradcam]")
+    run_explain(tmp_path / "alone.ckpt", synthetic_root, f"input={picture}", f"out={tmp_path / 'o'}", "methods=[ig]")
+    assert (tmp_path / "o" / "scores.json").is_file()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        run_explain(finished, synthetic_root, f"input={picture}", "methods=[ig]", f"out={tmp_path / 'file'}")
+
+
+def test_an_unfinished_explanation_has_no_scores_json(
+    explained: Path, synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of an earlier explanation loses its mark before its maps are replaced."""
+    shutil.copytree(explained, tmp_path / "o")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skinkd.explanation.run.save_maps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_explain(explained.parent, synthetic_root, f"out={tmp_path / 'o'}", "methods=[gradcam]")
+    assert not (tmp_path / "o" / "scores.json").exists() and (tmp_path / "o" / "scores.csv").exists()
