@@ -62,4 +62,5 @@ class PSKD(Method):
 
     @torch.no_grad()
     def _remember(self, index: Tensor, logits: Tensor) -> None:
-        self.past[of_all_processes(index)] = of_all_processes(logits.detach().float().softmax(dim=1))
+        probability = logits.detach().to(self.past.dtype).softmax(dim=1)
+        self.past[of_all_processes(index)] = of_all_processes(probability)
