@@ -102,7 +102,4 @@ def _send(connection: Connection, message: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # by its name in the package, so that Task is the class that the server pickled
-    from skinkd.web.work import main as main_of_package
-
-    main_of_package(int(sys.argv[1]))
+    main(int(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import struct
 import sys
@@ -55,6 +56,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(browser: Browser, server: Served) -> Iterator[Page]:
     page = open_page(browser, server)
     yield page
+    assert re.findall(r"undefined|NaN|null|\[object|[{}]", page.text("body")) == []
     requested = {event["request"]["url"] for event in page.events("Network.requestWillBeSent")}
     assert requested
     assert [url for url in requested if not url.startswith((f"{server.address}/", f"blob:{server.address}/"))] == []

@@ -14,7 +14,7 @@ function percent(share) {
   return `${(100 * share).toFixed(fine ? 1 : 0)}${SPACE}%`;
 }
 const level = (share) => `${+(100 * share).toFixed(1)}${SPACE}%`;
-const count = (number, name) => say(number === 1 ? name : `${name}s`, { count: number });
+const count = (number, name) => say(number === 1 ? `one_${name}` : `many_${name}`, { count: number });
 const title = (name) => (about.card?.data?.class_names[name] ? `${about.card.data.class_names[name]} (${name})` : name);
 
 function element(tag, text, attributes = {}) {
@@ -63,7 +63,7 @@ async function send(read, pressed = null, remark = "") {
   at("answer").classList.add("old");
   at("summary").className = "waiting";
   at("summary").replaceChildren(element("p", say("working")));
-  at("result").scrollIntoView({ block: "nearest" });
+  look();
   let answer, problem;
   try {
     const body = await read();
@@ -83,7 +83,13 @@ async function send(read, pressed = null, remark = "") {
   at("summary").replaceChildren();
   if (problem) at("problem").textContent = problem;
   else show(answer, remark);
-  at("result").scrollIntoView({ block: "start" });
+  look();
+}
+
+// Where the result is out of sight, as below everything else on a phone, scroll to it.
+function look() {
+  const { top } = at("result").getBoundingClientRect();
+  if (top < 0 || top > 0.6 * innerHeight) at("result").scrollIntoView({ block: "start" });
 }
 
 function show(answer, remark) {
@@ -119,8 +125,10 @@ function show(answer, remark) {
 const always = (name) => about.set?.always.includes(name);
 
 function setInWords(inside) {
-  const words = { level: level(about.set.level), count: inside.length, classes: inside.map(title).join(", ") };
-  return say(["set_none", "set_one"][inside.length] ?? "set_many", words);
+  const others = about.set.always.length;
+  const also = others ? say("set_also", { classes: count(others, "class") }) : "";
+  const words = { level: level(about.set.level), count: inside.length, classes: inside.map(title).join(", "), also };
+  return say(inside.length ? "set_some" : "set_none", words);
 }
 
 function setNote(best) {
@@ -132,20 +140,21 @@ function setNote(best) {
   return notes.join(" ");
 }
 
+const range = (test) => say("range", { low: percent(test.sensitivity_low).replace(/\s%$/, ""), high: percent(test.sensitivity_high) });
 const tested = (name) => about.card?.results.classes?.find((one) => one.class === name);
 
 function row(one) {
   const line = document.createElement("tr"), name = element("th", title(one.name), { scope: "row" });
   if (one.in_set) {
     if (!always(one.name)) line.className = "in-set";
-    name.append(element("span", say(always(one.name) ? "always" : "in_set"), { class: "mark" }));
+    name.append(" ", element("span", say(always(one.name) ? "always" : "in_set"), { class: "mark" }));
   }
   const probability = element("td", percent(one.probability)), bar = element("span", "", { class: "bar" });
   bar.append(document.createElement("span"));
   bar.firstChild.style.width = `${100 * one.probability}%`;
   probability.append(bar);
   const test = tested(one.name), found = element("td", test?.n ? percent(test.sensitivity) : say("none_tested"));
-  if (test?.n) found.append(element("small", say("found", { low: percent(test.sensitivity_low), high: percent(test.sensitivity_high), images: test.n })));
+  if (test?.n) found.append(element("small", say("found", { range: range(test), images: test.n })));
   line.append(name, probability, found);
   return line;
 }
@@ -158,7 +167,7 @@ function card(names) {
     const test = tested(name), { n, precision, sensitivity } = test;
     const words = {
       class: title(name), images: count(n, "image"), lesions: count(test.lesions, "lesion"), percent: percent(sensitivity),
-      low: percent(test.sensitivity_low), high: percent(test.sensitivity_high), level: level(results.level),
+      range: range(test), level: level(results.level),
     };
     const right = precision ? { share: percent(precision), predicted: count(Math.round((sensitivity * n) / precision), "image") } : {};
     const sentences = n ? [say("sensitivity", words), say(precision ? "precision" : "never_right", { ...words, ...right })] : [say("absent_in_test", words)];
