@@ -106,6 +106,16 @@ def test_the_average_is_scored_alike_after_a_kill(trained: Trained, job: Job, tm
     check_same(folder, trained("ema.decay=0.7", output=tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("call", [5, 17])
+def test_killed_while_a_file_is_written(trained: Trained, job: Job, whole: Path, tmp_path: Path, call: int) -> None:
+    """Between the content and the name: the half-made file is left, and the next process removes it."""
+    assert job(ALWAYS, act=Act("skinkd.runs.files:_wait_for_disk", call, KILL)).code == -signal.SIGKILL
+    folder = only_run(tmp_path / "outputs")
+    assert list(folder.rglob(".*.tmp*"))
+    assert trained() == folder
+    check_same(folder, whole)
+
+
 def test_saving_changes_no_number_and_no_name(trained: Trained, whole: Path) -> None:
     folder = trained(ALWAYS)
     assert folder.name == whole.name
