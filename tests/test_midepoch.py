@@ -106,6 +106,16 @@ def test_the_average_is_scored_alike_after_a_kill(trained: Trained, job: Job, tm
     check_same(folder, trained("ema.decay=0.7", output=tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("call", [5, 17])
+def test_killed_while_a_file_is_written(trained: Trained, job: Job, whole: Path, tmp_path: Path, call: int) -> None:
+    """Between the content and the name: the half-made file is left, and the next process removes it."""
+    assert job(ALWAYS, act=Act("skinkd.runs.files:_wait_for_disk", call, KILL)).code == -signal.SIGKILL
+    folder = only_run(tmp_path / "outputs")
+    assert list(folder.rglob(".*.tmp*"))
+    assert trained() == folder
+    check_same(folder, whole)
+
+
 def test_saving_changes_no_number_and_no_name(trained: Trained, whole: Path) -> None:
     folder = trained(ALWAYS)
     assert folder.name == whole.name
@@ -164,6 +174,7 @@ def test_the_setting_is_no_part_of_a_runs_name(whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_two_processes_stop_and_go_on_together(tiny: list[str], tmp_path: Path) -> None:
     """One of them is asked to stop, later one is killed. Each process has its own images, sums and generators."""
     program = str(Path(__file__).parent / "signal_at_step.py")
@@ -175,7 +186,7 @@ def test_two_processes_stop_and_go_on_together(tiny: list[str], tmp_path: Path) 
     def run(output: str, step: int, number: int) -> int:
         command = [sys.executable, program, *overrides, f"paths.output_dir={tmp_path / output}"]
         env = os.environ | {"STEP": str(step), "SIGNAL": str(number), "OMP_NUM_THREADS": "1"}
-        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
+        ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900, check=False)
         print(ended.stdout[-2000:], ended.stderr[-2000:])
         return ended.returncode
 

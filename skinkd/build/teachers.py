@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _train(config: dict[str, Any]) -> None:
     command = [sys.executable, "-m", "skinkd.train", f"config={hydra_value(str(recipe.absolute()))}", *folders]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_RANK)}
     try:
-        code = subprocess.run(command, env=environment, preexec_fn=_end_with_parent, check=False).returncode
+        code = _ended(subprocess.Popen(command, env=environment, preexec_fn=_end_with_parent))
     finally:
         recipe.unlink(missing_ok=True)
     if code:
@@ -106,6 +107,33 @@ def _train(config: dict[str, Any]) -> None:
             f"the teacher's training ended with exit code {code}; fix the error above and give the same command again: "
             f"it goes on in {run_path(config)}"
         )
+
+
+def _ended(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for the teacher's process and return its exit code.
+
+    A signal to stop is passed on, so that the teacher saves its step first; then this process ends. A second Ctrl-C kills the
+    teacher.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if number == signal.SIGINT in asked:
+            process.kill()
+        asked.append(number)
+        process.terminate()  # a terminal has sent Ctrl-C to the teacher too, and a second one would stop it at once
+
+    numbers = [signal.SIGTERM, signal.SIGINT] if threading.current_thread() is threading.main_thread() else []
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heard}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise SystemExit(1 if asked[0] == signal.SIGINT else 128 + signal.SIGTERM)
+    return code
 
 
 def _end_with_parent() -> None:

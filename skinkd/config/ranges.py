@@ -174,6 +174,7 @@ RANGES: dict[str, Range] = {
     "optim.schedule.power": POSITIVE,
     "optim.schedule.every": COUNT,
     "checkpoint.every_minutes": POSITIVE,
+    "sweep.stall_minutes": POSITIVE,
     "early_stopping.patience": Range(0, whole=True, null=True),
     "ema.decay": Range(0, 1, below=True, null=True),
     "evaluation.calibration_bins": Range(1, 10_000, whole=True),

@@ -176,7 +176,8 @@ class RunFolder:
     def _remove_unfinished(self) -> None:
         """Remove the temporary files that a killed process left: the lock shows that it no longer writes them."""
         for path in [*self.path.glob(".*.tmp*"), *self.path.glob("*/.*.tmp*")]:
-            path.unlink()
+            if path.is_file():
+                path.unlink()
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
