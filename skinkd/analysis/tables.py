@@ -7,6 +7,7 @@ import pandas as pd
 
 from skinkd.analysis.aggregate import METRICS
 from skinkd.analysis.comparison import LOWER_IS_BETTER, Comparison
+from skinkd.analysis.explanations import SCORES
 
 UNDEFINED = "-"
 
@@ -100,6 +101,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def time_unit(most: float) -> tuple[int, str]:
+    """Return the unit for an axis up to ``most`` seconds: its length in seconds, and its name."""
+    return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1)
+
+
 def percent(level: float) -> str:
     """Format a confidence, such as 95 %."""
     return f"{100 * level:g} %"
@@ -108,7 +114,8 @@ def percent(level: float) -> str:
 def all_tables(comparison: Comparison) -> list[Table]:
     """Return the tables in reading order, without empty tables."""
     tables = [scores_table(comparison), tests_table(comparison), per_class_table(comparison)]
-    tables += [calibration_table(comparison), cost_table(comparison), runs_table(comparison)]
+    tables += [calibration_table(comparison), explanations_table(comparison)]
+    tables += [cost_table(comparison), runs_table(comparison)]
     return [table for table in tables if table.rows]
 
 
@@ -253,6 +260,34 @@ def calibration_table(comparison: Comparison) -> Table:
     more = f"ECE with {comparison.protocol.calibration_bins} equal bins of the confidence."
     header = ("", "T", *(f"{label}, {part}" for label in names.values() for part in ("before", "after")))
     return Table("calibration", "Calibration", caption, more, header, tuple(rows), 1)
+
+
+def explanations_table(comparison: Comparison) -> Table:
+    """Return the table of explanation scores, a line for each method of explanation, score and row."""
+    rows = []
+    for _, line in comparison.explanations.iterrows():
+        cells = [Cell(f"{line['map']}: {SCORES[line['score']]}"), Cell(str(line["row"]))]
+        cells.append(Cell(spread(line["mean"], line["sd"]), bounds(line["low"], line["high"]), value=line["mean"]))
+        cells.append(
+            Cell(
+                difference(line["difference"]),
+                bounds(line["difference_low"], line["difference_high"]),
+                value=line["difference"],
+            )
+        )
+        cells += [Cell(p_value(line[name]), value=line[name]) for name in ("p", "p_holm")]
+        rows.append(tuple(cells))
+    level = percent(comparison.protocol.level)
+    caption = (
+        "Scores of explanations (python -m skinkd.explain) on the same test images: mean ± standard deviation over runs, and "
+        f"the difference to the baseline, paired by image, both with {level} intervals by lesion."
+    )
+    more = (
+        "p (Holm) is adjusted for the number of rows tested, separately for each map and score. Networks are explained for the "
+        "class that each predicts."
+    )
+    header = ("map", "", "score", "difference", "p", "p (Holm)")
+    return Table("explanations", "Where they look", caption, more, header, tuple(rows), 2)
 
 
 def cost_table(comparison: Comparison) -> Table:

@@ -73,9 +73,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
 def test_grad_cam_points_at_the_patch_of_a_network_that_was_trained_with_it(found: dict[str, dict[str, float]]) -> None:
     scores = found["trained with it"]
     assert scores["images"] >= 20
-    assert scores["pointing"] > 0.8 and scores["auc"] > 0.8 and scores["energy"] > 3  # times the energy of a constant map
+    assert (
+        scores["pointing"] > 0.8 and scores["auc"] > 0.8 and scores["energy"] > 3
+    )  # times the energy of a constant map
 
 
-def test_grad_cam_does_not_point_at_the_patch_of_a_network_that_never_saw_it(found: dict[str, dict[str, float]]) -> None:
+def test_grad_cam_does_not_point_at_the_patch_of_a_network_that_never_saw_it(
+    found: dict[str, dict[str, float]],
+) -> None:
     scores = found["trained without it"]
     assert scores["pointing"] < 0.2 and scores["auc"] < 0.65 and scores["energy"] < 1.5
