@@ -20,6 +20,7 @@ from skinkd.analysis.aggregate import (
     score_lines,
 )
 from skinkd.analysis.deployed import deployed_lines
+from skinkd.analysis.explanations import compare_explanations
 from skinkd.analysis.rows import Row, check_comparable
 from skinkd.analysis.statistics import delong, holm, mcnemar, paired_bootstrap
 from skinkd.errors import UserError, check_choice, nearest
@@ -51,6 +52,7 @@ class Comparison:
         calibration: row, temperature, temperature_sd, and mean and sd of ece, loss and brier before and after scaling.
         reliability: by label, then "before" and "after": bins with mean confidence, accuracy and number of images.
         curves: row, metric, epoch, mean, low, high (least and greatest run), runs.
+        explanations: of ``explanations.compare_explanations``; no line if no row's runs are all explained.
         notes: sentences that a reader of the tables must know.
     """
 
@@ -68,6 +70,7 @@ class Comparison:
     calibration: pd.DataFrame
     reliability: dict[str, dict[str, pd.DataFrame]]
     curves: pd.DataFrame
+    explanations: pd.DataFrame
     notes: tuple[str, ...]
 
 
@@ -119,6 +122,8 @@ def compare(
         parts[row.label] = {part: pooled_reliability(tables, row, protocol) for part, tables in scaled.items()}
     if missing := [row.label for row in ordered if not parts[row.label]]:
         notes.append(f"No validation predictions, so no temperature is fitted: {', '.join(missing)}.")
+    explanations, more = compare_explanations(ordered, baselines, protocol, progress)
+    notes += more
     return Comparison(
         rows=tuple(ordered),
         metrics=tuple(dict.fromkeys(metrics)),
@@ -134,6 +139,7 @@ def compare(
         calibration=pd.DataFrame([calibration_line(row, protocol) for row in ordered]),
         reliability=parts,
         curves=pd.concat([curve_lines(row) for row in ordered], ignore_index=True),
+        explanations=explanations,
         notes=tuple(notes),
     )
 

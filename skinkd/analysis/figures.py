@@ -15,12 +15,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from skinkd.analysis.aggregate import CURVES, METRICS
 from skinkd.analysis.comparison import Comparison, summary
 from skinkd.analysis.deployed import COSTS, FILES
-from skinkd.analysis.tables import amount, percent
+from skinkd.analysis.explanations import SCORES
+from skinkd.analysis.tables import amount, percent, time_unit
 
 INK, FAINT = "#111213", "#8a8b8c"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -59,6 +61,7 @@ def all_figures(comparison: Comparison) -> dict[str, str]:
         drawings["deployed"] = draw_deployed
     if len(comparison.tests):
         drawings["differences"] = draw_differences
+    drawings |= {"explanations": draw_explanations} if comparison.explanations["p"].notna().any() else {}
     if len(comparison.curves):
         drawings["curves"] = draw_curves
     if any(comparison.reliability.values()):
@@ -123,6 +126,27 @@ def draw_differences(comparison: Comparison) -> Figure:
     return figure
 
 
+def draw_explanations(comparison: Comparison) -> Figure:
+    """Draw a panel for each explanation score: the difference of each tested row to its baseline under each method."""
+    lines = comparison.explanations.dropna(subset=["difference"])
+    scores, maps, labels = (list(lines[name].unique()) for name in ("score", "map", "row"))
+    figure, panels = _panels(len(scores), height=0.9 + 0.24 * max(2, len(maps) * len(labels)), width=4.0)
+    for axes, score in zip(panels, scores, strict=True):
+        for _, line in lines[lines["score"] == score].iterrows():
+            place = maps.index(line["map"]) + (labels.index(line["row"]) + 1) / (len(labels) + 1) - 0.5
+            colour, sure = _colour(comparison, line["row"]), line["p_holm"] < 1 - comparison.protocol.level
+            axes.hlines(place, line["difference_low"], line["difference_high"], color=colour, linewidth=2.2)
+            axes.plot(line["difference"], place, "o", color=colour, mfc=colour if sure else "none")
+        axes.set(yticks=range(len(maps)), yticklabels=maps, ylim=(len(maps) - 0.4, -0.6))
+        axes.axvline(0, color=INK, linewidth=1, zorder=0)
+        axes.set_title(SCORES[score], loc="left")
+    keys = [Line2D([], [], color=_colour(comparison, label)) for label in labels]
+    figure.legend(
+        keys, [_short(comparison, label) for label in labels], loc="outside lower center", ncols=3, fontsize=9
+    )
+    return figure
+
+
 def draw_curves(comparison: Comparison) -> Figure:
     """Draw validation metrics by epoch: the mean of the runs, and a band from the least run to the greatest."""
     present = [name for name in CURVES if name in set(comparison.curves["metric"])]
@@ -184,7 +208,7 @@ def draw_cost(comparison: Comparison) -> Figure:
     known = _costs_that_differ(comparison)
     figure, panels = _wide_panels(comparison, len(known), height=3.8)
     for axes, (name, words) in zip(panels, known.items(), strict=True):
-        size, unit = _time_unit(costs[name].max()) if name == "seconds" else (1, "")
+        size, unit = time_unit(costs[name].max()) if name == "seconds" else (1, "")
         points = []
         for row in comparison.rows:
             x, score = float(costs[name][row.label]) / size, scores[row.label]
@@ -223,11 +247,6 @@ def draw_deployed(comparison: Comparison) -> Figure:
         _label_points(axes, points)
         axes.set_title("balanced accuracy", loc="left")
     return figure
-
-
-def _time_unit(most: float) -> tuple[int, str]:
-    """Return the unit for an axis up to ``most`` seconds: its length in seconds, and its name."""
-    return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1)
 
 
 def _costs_that_differ(comparison: Comparison) -> dict[str, str]:

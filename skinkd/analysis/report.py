@@ -54,6 +54,7 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
         "per_class.csv": comparison.per_class,
         "calibration.csv": comparison.calibration,
         "runs.csv": comparison.runs,
+        **({"explanations.csv": comparison.explanations} if len(comparison.explanations) else {}),
     }
     # all texts before any file is written, so that an error in a plot leaves no incomplete set of files
     texts = {

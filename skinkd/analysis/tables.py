@@ -7,7 +7,9 @@ import pandas as pd
 
 from skinkd.analysis.aggregate import METRICS
 from skinkd.analysis.comparison import Comparison
-from skinkd.analysis.deployed import COSTS, FILES, SCORES
+from skinkd.analysis.deployed import COSTS, FILES
+from skinkd.analysis.deployed import SCORES as DEPLOYED_SCORES
+from skinkd.analysis.explanations import SCORES as EXPLANATION_SCORES
 from skinkd.scoring.metrics import LOWER_IS_BETTER
 
 UNDEFINED = "-"
@@ -102,6 +104,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def time_unit(most: float) -> tuple[int, str]:
+    """Return the unit for an axis up to ``most`` seconds: its length in seconds, and its name."""
+    return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1)
+
+
 def percent(level: float) -> str:
     """Format a confidence, such as 95 %."""
     return f"{100 * level:g} %"
@@ -110,8 +117,8 @@ def percent(level: float) -> str:
 def all_tables(comparison: Comparison) -> list[Table]:
     """Return the tables in reading order, without empty tables."""
     tables = [scores_table(comparison), tests_table(comparison), per_class_table(comparison)]
-    tables += [calibration_table(comparison), cost_table(comparison)]
-    tables += [deployed_table(comparison), runs_table(comparison)]
+    tables += [calibration_table(comparison), explanations_table(comparison)]
+    tables += [cost_table(comparison), deployed_table(comparison), runs_table(comparison)]
     return [table for table in tables if table.rows]
 
 
@@ -258,6 +265,34 @@ def calibration_table(comparison: Comparison) -> Table:
     return Table("calibration", "Calibration", caption, more, header, tuple(rows), 1)
 
 
+def explanations_table(comparison: Comparison) -> Table:
+    """Return the table of explanation scores, a line for each method of explanation, score and row."""
+    rows = []
+    for _, line in comparison.explanations.iterrows():
+        cells = [Cell(f"{line['map']}: {EXPLANATION_SCORES[line['score']]}"), Cell(str(line["row"]))]
+        cells.append(Cell(spread(line["mean"], line["sd"]), bounds(line["low"], line["high"]), value=line["mean"]))
+        cells.append(
+            Cell(
+                difference(line["difference"]),
+                bounds(line["difference_low"], line["difference_high"]),
+                value=line["difference"],
+            )
+        )
+        cells += [Cell(p_value(line[name]), value=line[name]) for name in ("p", "p_holm")]
+        rows.append(tuple(cells))
+    level = percent(comparison.protocol.level)
+    caption = (
+        "Scores of explanations (python -m skinkd.explain) on the same test images: mean ± standard deviation over runs, and "
+        f"the difference to the baseline, paired by image, both with {level} intervals by lesion."
+    )
+    more = (
+        "p (Holm) is adjusted for the number of rows tested, separately for each map and score. Networks are explained for the "
+        "class that each predicts."
+    )
+    header = ("map", "", "score", "difference", "p", "p (Holm)")
+    return Table("explanations", "Where they look", caption, more, header, tuple(rows), 2)
+
+
 def cost_table(comparison: Comparison) -> Table:
     """Return the table of what a row costs to deploy and to train."""
     rows = tuple(
@@ -283,10 +318,10 @@ def deployed_table(comparison: Comparison) -> Table:
     rows = []
     for _, line in comparison.deployed.iterrows():
         cells = [Cell(str(line["row"])), _count(line["exports"])]
-        for name, show in [*((cost, _digits) for cost in COSTS), *((score, number) for score in SCORES)]:
+        for name, show in [*((cost, _digits) for cost in COSTS), *((score, number) for score in DEPLOYED_SCORES)]:
             cells += [Cell(show(line[f"{name}_{file}"]), value=line[f"{name}_{file}"]) for file in FILES]
         rows.append(tuple(cells))
-    units = ("ms", "MB", *(METRICS[name] for name in SCORES))
+    units = ("ms", "MB", *(METRICS[name] for name in DEPLOYED_SCORES))
     header = ("", "exports", *(f"{unit}, {file}" for unit in units for file in FILES.values()))
     caption = (
         "Exports of the runs, means over runs: milliseconds for one image with ONNX Runtime, megabytes of the file, and scores "
