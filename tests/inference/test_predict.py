@@ -57,16 +57,16 @@ def table_of(finished: Path, tmp_path: Path) -> Predict:
 
 
 @pytest.fixture(scope="session")
-def test_images(finished: Path) -> pd.DataFrame:
+def own_images(finished: Path) -> pd.DataFrame:
     """The run's own test images, in the order of its predictions."""
     table, parts = load_split(read_config(finished / "config.yaml"))
     return table.frame[(parts == "test").to_numpy()].sort_values("image_id", ignore_index=True)
 
 
 @pytest.fixture
-def listed(test_images: pd.DataFrame, tmp_path: Path) -> Path:
+def listed(own_images: pd.DataFrame, tmp_path: Path) -> Path:
     file = tmp_path / "test images.csv"
-    test_images[["image_id", "path"]].to_csv(file, index=False)
+    own_images[["image_id", "path"]].to_csv(file, index=False)
     return file
 
 
@@ -109,12 +109,12 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_runs_own_test_images_get_its_own_numbers_to_the_last_digit(
-    table_of: Predict, listed: Path, finished: Path, test_images: pd.DataFrame
+    table_of: Predict, listed: Path, finished: Path, own_images: pd.DataFrame
 ) -> None:
     own, classes = read_predictions(finished / "predictions" / "test.csv")
     found = table_of(listed)
     assert list(found.columns) == ["path", "prediction", *probability_columns(classes), "error"]
-    assert found["path"].tolist() == test_images["path"].tolist() and set(found["error"]) == {""}
+    assert found["path"].tolist() == own_images["path"].tolist() and set(found["error"]) == {""}
     columns = ["prediction", *probability_columns(classes)]
     assert_frame_equal(found[columns].astype(own[columns].dtypes), own[columns], check_exact=True)
     text = pd.read_csv(finished / "predictions" / "test.csv", dtype=str)
@@ -150,7 +150,7 @@ def test_calibration_sets_and_abstention_are_those_of_validation(
     assert found["abstain"].tolist() == (test[columns].max(axis=1) < threshold).tolist()
 
 
-def test_a_file_that_is_no_image_is_a_row(table_of: Predict, test_images: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_a_row(table_of: Predict, own_images: pd.DataFrame, tmp_path: Path) -> None:
     from tests.data.hostile_images import REFUSED
 
     folder = tmp_path / "our images"
@@ -158,7 +158,7 @@ def test_a_file_that_is_no_image_is_a_row(table_of: Predict, test_images: pd.Dat
     (folder / ".hidden").mkdir()
     for name, (make, _) in REFUSED.items():
         (folder / f"{name}.jpg").write_bytes(make())
-    good = Path(test_images["path"][0]).read_bytes()
+    good = Path(own_images["path"][0]).read_bytes()
     for name in ("deeper/=1+1.PNG", "deeper/ü, [1].jpg", ".hidden/not.jpg", "notes.txt", "._mac.jpg"):
         (folder / name).write_bytes(good)
     (folder / "a scan.dcm").write_bytes(bytes(128) + b"DICM")
@@ -198,7 +198,7 @@ def test_the_only_image_may_be_unreadable(finished: Path, tmp_path: Path) -> Non
 
 
 def test_weights_lie_in_memory_as_in_training(
-    finished: Path, test_images: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, own_images: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Convolutions add in another order in another memory format, and the last digits differ."""
     opened = []
@@ -213,7 +213,7 @@ def test_weights_lie_in_memory_as_in_training(
         (run / "config.yaml").write_text(
             config.replace("channels_last: false", f"channels_last: {channels_last}".lower())
         )
-        predict(settings(run=str(run), input=test_images["path"][0]))
+        predict(settings(run=str(run), input=own_images["path"][0]))
         weight = next(value for value in opened[-1].network.parameters() if value.ndim == 4 and value.shape[1] > 1)
         assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
 
@@ -227,9 +227,9 @@ def test_a_network_that_diverged_says_so(finished: Path) -> None:
 
 
 def test_a_single_image_is_shown(
-    table_of: Predict, test_images: pd.DataFrame, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    table_of: Predict, own_images: pd.DataFrame, finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    image = test_images["path"][0]
+    image = own_images["path"][0]
     own, classes = read_predictions(finished / "predictions" / "test.csv")
     predict(settings(run=str(finished), input=image, top=3, conformal=0.8, calibrate=True, coverage=1.0))
     said = capsys.readouterr().out
@@ -342,9 +342,9 @@ def test_mistakes_leave_no_file(
     assert not out.exists() and sorted(tmp_path.iterdir()) == [listed]
 
 
-def test_a_table_is_never_replaced_by_accident(finished: Path, test_images: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_table_is_never_replaced_by_accident(finished: Path, own_images: pd.DataFrame, tmp_path: Path) -> None:
     out = tmp_path / "deeper" / "table.csv"
-    given = settings(run=str(finished), input=test_images["path"][0], out=str(out))
+    given = settings(run=str(finished), input=own_images["path"][0], out=str(out))
     predict(given)
     out.write_text("mine")
     with pytest.raises(UserError, match="exists already; give another, or force=true"):
@@ -355,11 +355,11 @@ def test_a_table_is_never_replaced_by_accident(finished: Path, test_images: pd.D
 
 
 def test_a_checkpoint_alone_predicts_but_has_no_validation(
-    finished: Path, test_images: pd.DataFrame, tmp_path: Path
+    finished: Path, own_images: pd.DataFrame, tmp_path: Path
 ) -> None:
     alone = tmp_path / "best.ckpt"
     alone.write_bytes((finished / "checkpoints" / "best.ckpt").read_bytes())
-    image = test_images["path"][0]
+    image = own_images["path"][0]
     predict(settings(run=str(alone), input=image))
     with pytest.raises(UserError, match=r"a checkpoint by itself has none; give run="):
         predict(settings(run=str(alone), input=image, calibrate=True))
@@ -445,13 +445,13 @@ def test_any_path_can_be_given(value: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_the_verb_from_the_command_line(
     finished: Path,
-    test_images: pd.DataFrame,
+    own_images: pd.DataFrame,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     image = tmp_path / "lesion (1), left.jpg"
-    image.write_bytes(Path(test_images["path"][0]).read_bytes())
+    image.write_bytes(Path(own_images["path"][0]).read_bytes())
     words = [f"run={finished}", f"input={image}", f"out={tmp_path / 'table.jsonl'}", "num_workers=0"]
     monkeypatch.setattr(sys, "argv", ["predict", *words])
     runpy.run_module("skinkd.predict", run_name="__main__")
