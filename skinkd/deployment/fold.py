@@ -82,7 +82,7 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> nn.Module:
     return network
 
 
-def _after_norm(norm: nn.Module) -> nn.Module:
+def _after_norm(norm: Any) -> nn.Module:
     """Return what a module does after its normalisation: nothing, or the activation of timm's BatchNormAct2d."""
     activation = getattr(norm, "act", None)
     return nn.Identity() if activation is None else nn.Sequential(norm.drop, activation)
