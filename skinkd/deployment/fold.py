@@ -82,7 +82,7 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> nn.Module:
     return network
 
 
-def _after_norm(norm: nn.Module) -> nn.Module:
+def _after_norm(norm: Any) -> nn.Module:
     """Return what a module does after its normalisation: nothing, or the activation of timm's BatchNormAct2d."""
     activation, drop = getattr(norm, "act", None), getattr(norm, "drop", None)
     return nn.Sequential(*(part for part in (drop, activation) if isinstance(part, nn.Module)))
