@@ -180,6 +180,11 @@ class RunFolder:
                 path.unlink()
 
     def _clear(self) -> None:
+        holds = {entry.name for entry in self.path.iterdir()} - {".lock"}
+        if holds and not holds & {"config.yaml", "splits.csv"}:
+            raise UserError(
+                f"{self.path} holds files and no run, and force=true would remove them; give another run_dir, or empty it"
+            )
         for entry in self.path.iterdir():
             if entry.name == ".lock":
                 continue
