@@ -30,12 +30,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork would not have the threa
 
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 
 import skinkd.training.run
 import skinkd.training.scores
 from skinkd.config.identity import run_path
-from skinkd.config.resolve import stored_settings
+from skinkd.config.resolve import resolved
 from skinkd.config.user_errors import user_errors
 from skinkd.data.synthetic import generate
 from skinkd.train import train
@@ -50,12 +49,12 @@ NETWORKS = {
     "kd": [
         *TINY,
         "method.teacher.run.backbone.name=test_resnet.r160_in1k",
-        "+method.teacher.run.backbone.small_input=true",
+        "method.teacher.run.backbone.small_input=true",
     ],
     "ssdkd": [
         *TINY,
         "method.teacher.run.backbone.name=test_resnet.r160_in1k",
-        "+method.teacher.run.backbone.small_input=true",
+        "method.teacher.run.backbone.small_input=true",
     ],
     "mskd": [
         *("backbone=mskd_student", "backbone.conv_branch=test_efficientnet.r160_in1k"),
@@ -187,7 +186,7 @@ def settings_of(words: list[str]) -> Any:
 
 def folder_of(words: list[str]) -> Path:
     """Return the run folder of a command line."""
-    return run_path(OmegaConf.to_container(stored_settings(settings_of(words)), resolve=True))  # type: ignore[arg-type]
+    return run_path(resolved(settings_of(words)))
 
 
 def start(words: list[str], log: Path) -> int:

@@ -193,7 +193,8 @@ def test_a_module_imports_the_layers_below_it_alone(name: str) -> None:
 
 
 def test_imports_form_no_circle() -> None:
-    edges = {name: ours(path) for name, path in MODULES.items()}
+    """A module that runs as a program may import itself, as the module that others know."""
+    edges = {name: ours(path) - {name} for name, path in MODULES.items()}
     while ends := {name for name, others in edges.items() if not others & edges.keys()}:
         edges = {name: others for name, others in edges.items() if name not in ends}
     assert edges == {}

@@ -117,6 +117,8 @@ def _main(arguments: list[str], folder: Path, out: Path, err: Path, settings: Se
         os.close(file)
     os.chdir(folder)
     os.environ.update(settings.env or {})
+    # as in a process of its own; the loading processes of a child of the forkserver would wait for the forkserver
+    multiprocessing.set_start_method("fork", force=True)
     if settings.act is not None:
         _arm(settings.act)
     if not settings.pictures:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from skinkd.data.hashing import file_checksum, file_crc
-from skinkd.data.source import Settings, Source
+from skinkd.data.source import TABLE_BYTES, File, Settings, Source
 from skinkd.errors import UserError
 from skinkd.runs.files import Lock, written_atomically
 
@@ -51,6 +51,7 @@ def fetch(
     checksum: str | None,
     connection: Connection,
     check: Callable[[Path], object] | None = None,
+    most_bytes: int = File.most_bytes,
 ) -> Path:
     """Download a file and return ``target``; an earlier attempt's ``<target>.part`` is continued.
 
@@ -63,9 +64,11 @@ def fetch(
         checksum: "md5:<hexadecimal>" or "sha256:<hexadecimal>"; None: none is published.
         connection: how patiently.
         check: raises UserError for a wrong file, where there is no checksum.
+        most_bytes: the server may not send more; the disk would fill.
 
     Raises:
-        UserError: the server refuses, the connection fails too often, or two downloads gave a wrong file.
+        UserError: the server refuses, sends more than it may, the connection fails too often, or two downloads gave a wrong
+            file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with Lock(target.with_name(f".{target.name}.lock")):
@@ -75,7 +78,7 @@ def fetch(
             target.unlink()
         part = target.with_name(f"{target.name}.part")
         for _ in range(2):
-            _complete(url, part, checksum, connection)
+            _complete(url, part, checksum, connection, most_bytes)
             problem = _problem(part, checksum, check)
             if not problem:
                 os.replace(part, target)
@@ -101,13 +104,13 @@ def _problem(path: Path, checksum: str | None, check: Callable[[Path], object] |
     return ""
 
 
-def _complete(url: str, part: Path, checksum: str | None, connection: Connection) -> None:
+def _complete(url: str, part: Path, checksum: str | None, connection: Connection, most_bytes: int) -> None:
     """Request the rest of ``part`` until all of it is there."""
     failures, problem = 0, ""
     while failures < connection.attempts:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _request(url, part, connection.timeout)
+            _request(url, part, connection.timeout, most_bytes)
             return
         except urllib.error.HTTPError as error:
             if error.code == 416:  # the server has no more bytes: the part is whole, or the file has changed
@@ -143,8 +146,8 @@ def _is_whole(part: Path, headers: Message, checksum: str | None) -> bool:
     return bool(tag) and headers.get("ETag", tag) == tag
 
 
-def _request(url: str, part: Path, timeout: float) -> None:
-    """Append the missing bytes to ``part``; raise OSError if the connection ends early."""
+def _request(url: str, part: Path, timeout: float, most_bytes: int) -> None:
+    """Append the missing bytes to ``part``; raise OSError if the connection ends early, UserError if there are too many."""
     begin = part.stat().st_size if part.exists() else 0
     tag = _tag(part).read_text() if _tag(part).exists() else ""
     headers = {"User-Agent": "skinkd"}
@@ -161,6 +164,7 @@ def _request(url: str, part: Path, timeout: float) -> None:
         else:
             begin = 0
         total = begin + int(length) if length else None
+        _check_bytes(url, part, total or begin, most_bytes)
         strong = answer.headers.get("ETag", "")
         _tag(part).write_text("" if strong.startswith("W/") else strong)
         with (
@@ -177,9 +181,21 @@ def _request(url: str, part: Path, timeout: float) -> None:
         ):
             while block := answer.read(_BLOCK):
                 file.write(block)
+                begin += len(block)
+                _check_bytes(url, part, begin, most_bytes)
                 bar.update(len(block))
     if total is not None and part.stat().st_size != total:
         raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes")
+
+
+def _check_bytes(url: str, part: Path, count: int, most_bytes: int) -> None:
+    """Refuse more bytes than the file may have, and remove what has come."""
+    if count > most_bytes:
+        part.unlink(missing_ok=True)
+        _tag(part).unlink(missing_ok=True)
+        raise UserError(
+            f"{url} sends {count} bytes or more, and the file has at most {most_bytes}; see whether it has moved"
+        )
 
 
 class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
@@ -266,7 +282,8 @@ def download(
         file = root / ".listing"
         file.unlink(missing_ok=True)  # an earlier answer may be out of date
         try:
-            return fetch(f"{address}/{url}", file, checksum=None, connection=connection).read_bytes()
+            url = f"{address}/{url}"
+            return fetch(url, file, checksum=None, connection=connection, most_bytes=TABLE_BYTES).read_bytes()
         finally:
             file.unlink(missing_ok=True)
 
@@ -278,6 +295,7 @@ def download(
             checksum=file.checksum,
             connection=connection,
             check=file.check,
+            most_bytes=file.most_bytes,
         )
         if file.unpack is not None:
             say(f"{target.stem}: {unzip(target, root / file.unpack)} files")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, COLUMNS, SPLIT_NAME, SUBGROUPS, lesion_mask, read_folder
-from skinkd.data.source import File, NamedSplit, Source
+from skinkd.data.source import TABLE_BYTES, File, NamedSplit, Source
 from skinkd.data.synthetic import load_synthetic as load_synthetic  # stored runs name it as this module's
 from skinkd.data.table import ImageTable, read_csv
 from skinkd.errors import UserError
@@ -66,7 +66,13 @@ def _file(name: str, record: Mapping[str, Any]) -> File:
     if record.get("originalFileFormat"):
         # the Dataverse has turned the table into its own format; the checksum need not be the original file's
         url, checksum = f"{url}?format=original", None
-    return File(name=f"{name}.csv", url=url, checksum=checksum, check=lambda path: read_csv(path, required=COLUMNS))
+    return File(
+        name=f"{name}.csv",
+        url=url,
+        checksum=checksum,
+        check=lambda path: read_csv(path, required=COLUMNS),
+        most_bytes=TABLE_BYTES,
+    )
 
 
 SOURCE = Source(

@@ -10,7 +10,7 @@ import pandas as pd
 from skinkd.data.files import find_images, usable_images
 from skinkd.data.groups import connected_groups
 from skinkd.data.ham10000_folder import CITATION, CLASS_NAMES, DUPLICATE_PAIRS, IMAGE_FOLDERS
-from skinkd.data.source import File, Settings, Source
+from skinkd.data.source import TABLE_BYTES, File, Settings, Source
 from skinkd.data.table import ImageTable, listing, read_csv, subgroup_columns
 from skinkd.errors import UserError
 
@@ -31,7 +31,7 @@ SHA256 = {
 
 def published_files(table: Settings) -> list[File]:
     """Return the two tables, by SHA-256, and the 9 GB of images, of which only the CRCs in the archive are known."""
-    tables = [File(name=name, checksum=f"sha256:{sha256}") for name, sha256 in SHA256.items()]
+    tables = [File(name=name, checksum=f"sha256:{sha256}", most_bytes=TABLE_BYTES) for name, sha256 in SHA256.items()]
     return [*tables, File(name="ISIC_2019_Training_Input.zip", unpack=".")]
 
 

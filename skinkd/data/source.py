@@ -13,6 +13,10 @@ Settings = Mapping[str, Any]
 """``data.table`` of a configuration: the loader as ``_target_``, and its arguments."""
 
 
+TABLE_BYTES = 100_000_000
+"""The most bytes of a table of metadata; those of the published datasets have below 10 MB."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class File:
     """One file to download.
@@ -23,6 +27,7 @@ class File:
         checksum: "md5:<hexadecimal>" or "sha256:<hexadecimal>"; None: none is published.
         unpack: folder, in the dataset's folder, to unpack the ZIP archive into; None: the file is no archive.
         check: raises UserError for a wrong file, where there is no checksum.
+        most_bytes: no server may send more; the largest published archive has 13 GB.
     """
 
     name: str
@@ -30,6 +35,7 @@ class File:
     checksum: str | None = None
     unpack: str | None = None
     check: Callable[[Path], object] | None = None
+    most_bytes: int = 20_000_000_000
 
 
 @dataclass(frozen=True)

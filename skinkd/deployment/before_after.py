@@ -16,7 +16,7 @@ SCORES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc_macro": "AUROC (macro)",
-    "ece": "calibration error (ECE)",
+    "ece": "calibration error",
 }
 
 

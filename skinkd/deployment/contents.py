@@ -247,7 +247,7 @@ def _cost_lines(trained: Trained, folder: Path, settings: Mapping[str, Any]) -> 
         median = latency(
             engines, images, threads=settings["threads"], rounds=settings["rounds"], seconds=settings["seconds"]
         )
-        lines.append(Line(f"latency_{size}_ms", f"latency, {size} image{'s' if size > 1 else ''}, ms", median))
+        lines.append(Line(f"latency_{size}_ms", f"ms, batch of {size}", median))
     return lines
 
 

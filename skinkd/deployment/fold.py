@@ -84,5 +84,5 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> nn.Module:
 
 def _after_norm(norm: nn.Module) -> nn.Module:
     """Return what a module does after its normalisation: nothing, or the activation of timm's BatchNormAct2d."""
-    activation = getattr(norm, "act", None)
-    return nn.Identity() if activation is None else nn.Sequential(norm.drop, activation)
+    activation, drop = getattr(norm, "act", None), getattr(norm, "drop", None)
+    return nn.Sequential(*(part for part in (drop, activation) if isinstance(part, nn.Module)))

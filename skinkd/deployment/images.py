@@ -74,7 +74,7 @@ def write_golden(folder: Path, *, image_size: int) -> list[Path]:
     written = []
     for number, name in enumerate(GOLDEN):
         rng = np.random.default_rng(number)
-        image, _ = photograph(draw_lesion(LOOKS[name], image_size=size, rng=rng), image_size=size, rng=rng)
+        image, *_ = photograph(draw_lesion(LOOKS[name], image_size=size, rng=rng), image_size=size, rng=rng)
         path = folder / f"{name}.png"
         path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
         written.append(path)

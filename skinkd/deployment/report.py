@@ -11,7 +11,7 @@ from skinkd.deployment.engines import FP32, INT8, TORCH
 from skinkd.runs.tables import plain_table
 
 NAMES = {TORCH: "PyTorch", FP32: "float32", INT8: "int8"}
-_NAME_ROOM = 23  # characters of a name, so that the table fits 80 columns
+_NAME_ROOM = 20  # characters of a name, so that the table fits 80 columns
 _SENSITIVITY = "sensitivity/"
 
 

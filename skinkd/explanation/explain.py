@@ -83,7 +83,8 @@ def explain_all(
         disable=None,
         leave=False,
     )
-    explained, rows = [], []
+    explained: list[Any] = []
+    rows: list[Any] = []
     for case, shares, wanted in zip(material.cases, probability, classes, strict=True):
         maps: dict[tuple[str, str], NDArray[np.float32]] = {}
         number = len(explained)

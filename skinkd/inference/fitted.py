@@ -66,7 +66,7 @@ def fit_on_validation(
     if threshold is not None:
         remarks.append(
             f"abstention below a confidence of {threshold:.4f}, which keeps {coverage:.0%} of the {len(table)} validation "
-            "images, but not of each class (without input=… each class of the run's test part is shown)"
+            "images, but not of each class"
         )
     return Fitted(temperature, sets, threshold, tuple(remarks))
 

@@ -59,6 +59,8 @@ def predict(config: dict[str, Any]) -> None:
     if not paths:
         report_on_test(network, fitted)
         return
+    if fitted.threshold is not None:
+        say("what abstention does to each class of the run's test part: the same command without input and out")
     probability, errors = _probabilities(network, paths, config)
     table = prediction_rows(paths, probability, errors, network.classes, fitted)
     if config["out"] is not None:
@@ -95,10 +97,13 @@ def _probabilities(
     size = config["batch_size"]
     if isinstance(network, Trained):
         network.network.to("cuda" if torch.cuda.is_available() else "cpu")
-        if size is None and network.config is not None:
-            size = network.config["data"]["eval_batch_size"]  # the same batches have the same rounding errors
+        if network.config is not None:  # rounding follows the order in memory and the size of a batch
+            size = size or network.config["data"]["eval_batch_size"]
+            if network.config["channels_last"]:
+                network.network.to(memory_format=torch.channels_last)
     files = ImageFiles(paths, image_size=network.image_size, max_pixels=config["max_pixels"])
-    probability, errors = np.full((len(paths), len(network.classes)), np.nan), {}
+    errors: dict[int, str] = {}
+    probability = np.full((len(paths), len(network.classes)), np.nan)
     for loaded in load_images(
         files, batch_size=size or _BATCH_OF_OTHERS, num_workers=min(config["num_workers"], len(paths) - 1)
     ):

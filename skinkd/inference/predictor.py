@@ -13,14 +13,16 @@ from skinkd.inference.trained import Trained, open_trained
 
 Images = NDArray[np.uint8]
 
-TTA: dict[str, tuple[Callable[[Images], Images], ...]] = {
-    "none": (lambda images: images,),
-    "flips": tuple(lambda images, axes=axes: np.flip(images, axes) for axes in ((), (3,), (2,), (2, 3))),
-    "dihedral": tuple(
-        lambda images, quarters=quarters, axes=axes: np.flip(np.rot90(images, quarters, (2, 3)), axes)
-        for axes in ((), (3,))
-        for quarters in range(4)
-    ),
+
+def _view(*, quarters: int = 0, flipped: tuple[int, ...] = ()) -> Callable[[Images], Images]:
+    """Return a function that turns images by ``quarters`` counter-clockwise, then flips these axes (2: rows, 3: columns)."""
+    return lambda images: np.flip(np.rot90(images, quarters, (2, 3)), flipped)
+
+
+TTA = {
+    "none": (_view(),),
+    "flips": tuple(_view(flipped=axes) for axes in ((), (3,), (2,), (2, 3))),
+    "dihedral": tuple(_view(quarters=quarters, flipped=axes) for axes in ((), (3,)) for quarters in range(4)),
 }
 """Views of images (N, 3, H, W) by the name of the test-time augmentation: the flips, or all eight symmetries of the square."""
 

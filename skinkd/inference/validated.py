@@ -46,9 +46,8 @@ def report_on_test(network: Trained | Exported, fitted: Fitted) -> None:
             shown.add_row(Text(_name(row, accuracy=True)), *map(str, counts), *map(_share, shares))
         _print(console, shown)
         area, excess = aurc(test, classes)
-        console.print(
-            f"area under the risk–coverage curve: {area:.4f}, of which {excess:.4f} excess over the best order"
-        )
+        said = f"area under the risk–coverage curve: {area:.4f}, of which {excess:.4f} excess over the best order"
+        console.print(said, soft_wrap=True)
 
 
 def _sets(network: Trained, fitted: Fitted, test: pd.DataFrame) -> Table:
@@ -57,9 +56,7 @@ def _sets(network: Trained, fitted: Fitted, test: pd.DataFrame) -> Table:
     level, classes = fitted.conformal.level, network.classes
     marginal = fit_conformal(run_predictions(network, "val"), classes, level=level, by_class=False)
     own, other = (score_sets(test, classes, sets) for sets in (fitted.conformal, marginal))
-    shown = plain_table(
-        f"sets at {level:g}, test", "fitted on", "images", "covered", "size", "marginal sets: covered", "size"
-    )
+    shown = plain_table(f"sets at {level:g}, test", "fit on", "images", "covered", "size", "marginal", "size")
     for (_, row), (_, all_alike) in zip(own.iterrows(), other.iterrows(), strict=True):
         shown.add_row(
             Text(_name(row, accuracy=False)),

@@ -174,7 +174,7 @@ class Pool:
                 self.stalled.add(job)
                 ended = "it is ended" if self.end_stalled else "sweep.end_stalled=true ends such jobs"
                 view.say(
-                    f"{job.label} has made no progress for {self.stall_minutes} minutes, neither an epoch, a checkpoint nor "
+                    f"{job.label} has made no progress for {self.stall_minutes:g} minutes, neither an epoch, a checkpoint nor "
                     f"output in {self.logs[job]}; {ended}"
                 )
                 if self.end_stalled:
@@ -197,7 +197,7 @@ class Pool:
                 )
                 job.error = last_error(self.logs[job], begin, code) if code else unfinished
                 if job in self.stalled and self.end_stalled:
-                    job.error = f"ended, because it made no progress for {self.stall_minutes} minutes"
+                    job.error = f"ended, because it made no progress for {self.stall_minutes:g} minutes"
 
     def _stop(self, received: list[int], view: SweepView) -> None:
         for running, _, _ in self.running.values():

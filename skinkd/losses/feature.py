@@ -110,8 +110,8 @@ def hierarchical_context_loss(student_map: Tensor, teacher_map: Tensor) -> Tenso
         if size < student_map.shape[2]:
             weight /= 2
             total += weight
-            pooled = (F.adaptive_avg_pool2d(maps, size) for maps in (student_map, teacher_map))
-            loss = loss + weight * F.mse_loss(*pooled)
+            student, teacher = (F.adaptive_avg_pool2d(maps, size) for maps in (student_map, teacher_map))
+            loss = loss + weight * F.mse_loss(student, teacher)
     return loss / total
 
 

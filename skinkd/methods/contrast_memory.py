@@ -25,6 +25,8 @@ class ContrastMemory(nn.Module):
     """
 
     label: Tensor
+    order: Tensor
+    count: Tensor
     student: Tensor
     teacher: Tensor
     constants: Tensor

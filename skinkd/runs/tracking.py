@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -240,7 +240,7 @@ def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tupl
 
     known = _stored_id(folder)
 
-    def start(mode: str) -> Any:
+    def start(mode: Literal["online", "offline"]) -> Any:
         return wandb.init(
             project=settings["project"],
             entity=settings["entity"],

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -194,6 +195,27 @@ def test_the_only_image_may_be_unreadable(finished: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"x\.jpg is an SVG drawing"):
         predict(settings(run=str(finished), input=str(tmp_path / "x.jpg"), out=str(out)))
     assert "is an SVG drawing" in json.loads(out.read_text())["error"]
+
+
+def test_weights_lie_in_memory_as_in_training(
+    finished: Path, test_images: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convolutions add in another order in another memory format, and the last digits differ."""
+    opened = []
+    monkeypatch.setattr(
+        "skinkd.inference.prediction.open_predictor",
+        lambda given, **_: opened.append(open_trained(given)) or opened[-1],
+    )
+    for channels_last in (False, True):
+        run = tmp_path / str(channels_last)
+        shutil.copytree(finished, run)
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(
+            config.replace("channels_last: false", f"channels_last: {channels_last}".lower())
+        )
+        predict(settings(run=str(run), input=test_images["path"][0]))
+        weight = next(value for value in opened[-1].network.parameters() if value.ndim == 4 and value.shape[1] > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
 
 
 def test_a_network_that_diverged_says_so(finished: Path) -> None:
@@ -420,6 +442,7 @@ def test_any_path_can_be_given(value: str) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_the_verb_from_the_command_line(
     finished: Path,
     test_images: pd.DataFrame,

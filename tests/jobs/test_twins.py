@@ -74,8 +74,8 @@ def test_a_job_without_progress_is_named_and_ended_if_asked(tmp_path: Path, ende
     scripts = {"j0": f"time.sleep({60 if ended else 3}); finish()", "j1": "finish()"}
     began = time.monotonic()
     lines, _ = run(tmp_path, [hangs, works], scripts, stall_minutes=1 / 60, end_stalled=ended)
-    named = [line for line in lines if "no progress" in line]
-    assert len(named) == 1 and named[0].startswith("seed=0 ") and str(tmp_path / "j0.log") in named[0]
+    named = [line for line in lines if line.startswith("seed=0 has made no progress")]
+    assert len(named) == 1 and str(tmp_path / "j0.log") in named[0]
     assert works.state == "finished"
     assert hangs.state == ("failed" if ended else "finished")
     assert not ended or (time.monotonic() - began < 30 and "no progress" in hangs.error)
