@@ -65,7 +65,7 @@ def make_app(worker: Worker, *, host: str, limits: Limits) -> Guard:
         limits: bounds of a request.
     """
     texts = read_texts()
-    page = _render(texts, worker.about)
+    page = _render(texts["page"])
     waiting = asyncio.Semaphore(limits.waiting)
 
     async def predict(request: Request) -> Response:
@@ -120,10 +120,10 @@ def make_app(worker: Worker, *, host: str, limits: Limits) -> Guard:
     return Guard(app, host=host, sentences=texts["refused"])
 
 
-def _render(texts: dict[str, Any], about: dict[str, Any]) -> bytes:
+def _render(texts: dict[str, str]) -> bytes:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string((PAGE / "page.html").read_text(encoding="utf-8"))
-    return template.render(texts=texts["page"], about=about).encode()
+    return template.render(texts=texts).encode()
 
 
 def _constant(content: bytes, media_type: str) -> Any:

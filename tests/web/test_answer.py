@@ -14,6 +14,13 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from skinkd.data.decode import decode_image
+from skinkd.deployment.card import write_card
+from skinkd.deployment.graph import trace, write_onnx
+from skinkd.errors import UserError
+from skinkd.explanation.maps import make_maps
+from skinkd.inference.trained import open_trained
+from skinkd.scoring.conformal import as_plain, fit_conformal
 from skinkd.scoring.predictions import read_predictions
 from skinkd.web.answer import Answers
 from skinkd.web.examples import IMAGE_SIZE, draw_examples
@@ -90,6 +97,57 @@ def test_a_checkpoint_alone_has_neither_set_nor_results(finished: Path, tmp_path
     assert not any(one["in_set"] for one in alone.answer(draw_examples()["mel"])["classes"])
 
 
+@pytest.fixture(scope="module")
+def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parts of an exported folder that the page reads, with sets at 0.5."""
+    folder, trained = tmp_path_factory.mktemp("exported"), open_trained(str(finished))
+    program = trace(trained.network, image_size=64, input_type="uint8", exits=())
+    write_onnx(program, folder / "model.onnx", exits=(), metadata={})
+    validation, classes = read_predictions(finished / "predictions" / "val.csv")
+    facts = {
+        "classes": classes,
+        "image_size": 64,
+        "files": {"fp32": "model.onnx", "int8": "model_int8.onnx"},
+        "input": {"name": "image", "dtype": "uint8"},
+        "outputs": {name: name for name in ("logits", "probabilities")},
+        "conformal": as_plain(fit_conformal(validation, classes, level=0.5)),
+    }
+    (folder / "export.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_an_exported_folder_says_what_the_run_says(answers: Answers, exported: Path) -> None:
+    export, image = Answers(settings(exported)), draw_examples()["mel"]
+    of_run, of_export = answers.answer(image), export.answer(image)
+    assert [one["name"] for one in of_run["classes"]] == [one["name"] for one in of_export["classes"]]
+    for before, after in zip(of_run["classes"], of_export["classes"], strict=True):
+        assert after["probability"] == pytest.approx(before["probability"], abs=1e-5)
+    assert of_export["picture"] == of_run["picture"]
+    assert export.method == "occlusion"
+    about = export.about()
+    assert (about["card"], about["set"]["level"], about["set"]["coverage"]) == (None, 0.5, {})
+
+
+def test_an_exported_folder_has_the_map_of_the_run(answers: Answers, exported: Path) -> None:
+    """Occlusion of the exported file and of the network in PyTorch, whose pixels between the bytes are not rounded."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8))
+    export, target = Answers(settings(exported)), torch.tensor([3])
+    maps = [make_maps("occlusion", of.network.output, image, target, of.explanation) for of in (answers, export)]
+    assert maps[0].max() > 0
+    torch.testing.assert_close(maps[1], maps[0], atol=0.02 * float(maps[0].max()), rtol=0)
+
+
+def test_an_exported_folder_with_a_card_shows_it(
+    answers: Answers, exported: Path, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "export")
+    write_card(open_trained(str(finished)), folder)
+    assert Answers(settings(folder)).about()["card"] == json.loads(json.dumps(answers.about()["card"]))
+    (folder / "model_card.json").write_text("{")
+    with pytest.raises(UserError, match=r"model_card.json cannot be read .*; export the run again$"):
+        Answers(settings(folder))
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_page_repeats_the_verdict_on_its_explanations(finished: Path, tmp_path: Path, learned: bool) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
@@ -141,9 +199,6 @@ def test_a_map_without_evidence_is_none() -> None:
 
 def test_the_map_is_of_the_most_probable_class(answers: Answers) -> None:
     """Occlusion and Grad-CAM are tested in tests/explanation; here, that the page shows the map of its own prediction."""
-    from skinkd.data.decode import decode_image
-    from skinkd.explanation.maps import make_maps
-
     image = draw_examples()["vasc"]
     found = answers.answer(image)
     pixels = answers.pipeline(image=decode_image(image, max_pixels=10**6, name="it"))["image"]
