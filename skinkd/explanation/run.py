@@ -1,5 +1,6 @@
 """What ``python -m skinkd.explain`` does: opens the run, explains its images, writes the files, prints the summary."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def write(
             )
             for name, figure in pages:
                 page = png(figure)
-                folder.write(f"sheets/{output.name}/{name}.png", lambda path, page=page: path.write_bytes(page))
+                folder.write(f"sheets/{output.name}/{name}.png", partial(Path.write_bytes, data=page))
         folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         named = dict(enumerate(trained.classes))
         folder.write_csv(

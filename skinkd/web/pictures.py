@@ -16,7 +16,7 @@ def central_square(image: NDArray[np.uint8]) -> bytes:
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
     if side > SIDE:
-        square = cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        square = cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
     return _png(square[..., ::-1])
 
 
