@@ -12,15 +12,18 @@ import onnxruntime
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from networks import network
 from omegaconf import DictConfig, OmegaConf
 
 import skinkd.export
 from skinkd.data.files import read_image
 from skinkd.data.transforms import eval_pipeline
-from skinkd.deployment.folder import export_run
+from skinkd.deployment.contents import describe
+from skinkd.deployment.folder import export_run, trained_exits
 from skinkd.deployment.images import calibration_paths, run_images
 from skinkd.errors import UserError
 from skinkd.inference.trained import open_trained
+from skinkd.runs.folder import RunFolder
 
 Export = Callable[..., bool]
 PATHS = {"data_dir": "data", "output_dir": "outputs", "cache_dir": "outputs/cache"}
@@ -182,6 +185,22 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(
     run_export(*words, "force=true", "limits.balanced_accuracy_loss=-1", "accept_loss=true")
     assert capsys.readouterr().out.startswith("warning: the balanced accuracy of int8 may be ")
     assert (out / "model.onnx").is_file() and list(tmp_path.iterdir()) == [out]
+
+
+def test_exits_and_their_threshold_ride_along(finished: Path, tmp_path: Path) -> None:
+    run, hybrid = RunFolder(tmp_path), network("mskd_student", "backbone.conv_branch=test_efficientnet")
+    trained = open_trained(str(finished))._replace(network=hybrid, run=run)
+    words: Any = OmegaConf.to_container(settings("run=x", "exits=true", "early_exit_threshold=0.8"), resolve=True)
+    run.write_json("metrics.json", {"test/accuracy": 0.5})
+    with pytest.raises(UserError, match=r"has no trained exits"):
+        trained_exits(trained, words)
+    run.write_json("metrics.json", {"test/exit_1/accuracy": 0.5, "test/exit_2/accuracy": 0.5})
+    exits = trained_exits(trained, words)
+    facts = describe(trained, words, exits=exits)
+    assert list(facts["outputs"]) == ["logits", "probabilities", "exit_1", "exit_2"]
+    assert facts["early_exit"]["threshold"] == 0.8 and facts["early_exit"]["order"] == ["exit_1", "exit_2"]
+    assert 0 < facts["early_exit"]["macs"]["exit_1"] < facts["early_exit"]["macs"]["whole network"]
+    assert facts["run"]["commit"] == "unknown"
 
 
 def test_calibration_images_are_training_images(finished: Path) -> None:
