@@ -46,7 +46,7 @@ def export_run(settings: dict[str, Any]) -> bool:
         raise UserError(
             f"{out} is there already; give another out" + (", or force=true" if (out / "export.json").is_file() else "")
         )
-    exits = _exits(trained, settings)
+    exits = trained_exits(trained, settings)
     rows = run_images(trained, settings["paths"])
     with _complete_or_nothing(out) as folder:
         accepted = write_contents(trained, rows, folder, settings, exits=exits)
@@ -80,7 +80,7 @@ def _check(settings: dict[str, Any]) -> None:
         check_whole("latency.batch_sizes", size, 1)
 
 
-def _exits(trained: Trained, settings: dict[str, Any]) -> tuple[str, ...]:
+def trained_exits(trained: Trained, settings: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the exits to export, none if not asked.
 
     Raises:

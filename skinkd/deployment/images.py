@@ -35,7 +35,7 @@ def run_images(trained: Trained, paths: dict[str, Any]) -> pd.DataFrame:
     assert trained.run is not None
     frame, gap = own_images(trained.config, trained.card, paths)
     if frame is None:
-        raise UserError(f"run={trained.run.path}: {gap}; set SKINKD_DATA_DIR to the folder of the run's data")
+        raise UserError(f"run={trained.run.path}: {gap}; give paths.data_dir or paths.output_dir, where it lies now")
     splits = original_table(pd.read_csv(trained.run.path / "splits.csv", dtype=str, keep_default_na=False))
     rows = splits[["image_id", "split"]].merge(frame, on="image_id", how="left")
     absent = rows["image_id"][rows["path"].isna()]

@@ -45,7 +45,9 @@ def _number(line: Line, engine: str) -> str:
     value = line.values.get(engine)
     if value is None:
         return ""
-    return f"{value:.3f}" if line.n is not None else f"{value:#.3g}".rstrip(".")
+    if line.n is not None:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def _change(line: Line) -> tuple[str, str]:

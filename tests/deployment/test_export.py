@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,18 @@ import onnxruntime
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from networks import network
 from omegaconf import DictConfig, OmegaConf
 
 import skinkd.export
 from skinkd.data.files import read_image
 from skinkd.data.transforms import eval_pipeline
-from skinkd.deployment.folder import export_run
+from skinkd.deployment.contents import describe
+from skinkd.deployment.folder import export_run, trained_exits
 from skinkd.deployment.images import calibration_paths, run_images
 from skinkd.errors import UserError
 from skinkd.inference.trained import open_trained
-
-Export = Callable[..., bool]
-PATHS = {"data_dir": "data", "output_dir": "outputs", "cache_dir": "outputs/cache"}
+from skinkd.runs.folder import RunFolder
 
 
 def settings(*words: str) -> DictConfig:
@@ -33,6 +33,14 @@ def settings(*words: str) -> DictConfig:
 
 def run_export(*words: str) -> bool:
     return export_run(OmegaConf.to_container(settings(*words), resolve=True))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def paths(synthetic_root: Path) -> Iterator[dict[str, str]]:
+    """The folders of the command; the drawn data lies in one of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SKINKD_OUTPUT_DIR", str(synthetic_root.parent))
+        yield {name: str(synthetic_root.parent) for name in ("data_dir", "output_dir", "cache_dir")}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +86,9 @@ def test_what_export_json_says(exported: Path, finished: Path) -> None:
         assert (given.type, given.shape[1:]) == ("tensor(uint8)", [3, 64, 64])
 
 
-def test_the_numbers_are_those_of_the_files_and_of_the_run(exported: Path, finished: Path) -> None:
+def test_the_numbers_are_those_of_the_files_and_of_the_run(
+    exported: Path, finished: Path, paths: dict[str, str]
+) -> None:
     lines = lines_of(exported)
     stored = json.loads((finished / "metrics.json").read_text())
     test = pd.read_csv(finished / "predictions" / "test.csv")
@@ -86,9 +96,9 @@ def test_the_numbers_are_those_of_the_files_and_of_the_run(exported: Path, finis
         assert lines.loc[name, "torch"] == pytest.approx(stored[f"test/{name}"], abs=1e-6)
         assert lines.loc[name, "n"] == len(test)
     classes = json.loads((exported / "export.json").read_text())["classes"]
-    rows = run_images(open_trained(str(finished)), PATHS)
-    paths = rows.set_index("image_id").loc[test["image_id"], "path"]
-    images = np.stack([eval_pipeline(image_size=64)(image=read_image(path))["image"] for path in paths])
+    rows = run_images(open_trained(str(finished)), paths)
+    files = rows.set_index("image_id").loc[test["image_id"], "path"]
+    images = np.stack([eval_pipeline(image_size=64)(image=read_image(path))["image"] for path in files])
     found = {}
     for name in ("model.onnx", "model_int8.onnx"):
         session = onnxruntime.InferenceSession(exported / name)
@@ -184,8 +194,24 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(
     assert (out / "model.onnx").is_file() and list(tmp_path.iterdir()) == [out]
 
 
-def test_calibration_images_are_training_images(finished: Path) -> None:
-    rows = run_images(open_trained(str(finished)), PATHS)
+def test_exits_and_their_threshold_ride_along(finished: Path, tmp_path: Path) -> None:
+    run, hybrid = RunFolder(tmp_path), network("mskd_student", "backbone.conv_branch=test_efficientnet")
+    trained = open_trained(str(finished))._replace(network=hybrid, run=run)
+    words: Any = OmegaConf.to_container(settings("run=x", "exits=true", "early_exit_threshold=0.8"), resolve=True)
+    run.write_json("metrics.json", {"test/accuracy": 0.5})
+    with pytest.raises(UserError, match=r"has no trained exits"):
+        trained_exits(trained, words)
+    run.write_json("metrics.json", {"test/exit_1/accuracy": 0.5, "test/exit_2/accuracy": 0.5})
+    exits = trained_exits(trained, words)
+    facts = describe(trained, words, exits=exits)
+    assert list(facts["outputs"]) == ["logits", "probabilities", "exit_1", "exit_2"]
+    assert facts["early_exit"]["threshold"] == 0.8 and facts["early_exit"]["order"] == ["exit_1", "exit_2"]
+    assert 0 < facts["early_exit"]["macs"]["exit_1"] < facts["early_exit"]["macs"]["whole network"]
+    assert facts["run"]["commit"] == "unknown"
+
+
+def test_calibration_images_are_training_images(finished: Path, paths: dict[str, str]) -> None:
+    rows = run_images(open_trained(str(finished)), paths)
     train = set(rows["path"][rows["split"] == "train"])
     assert set(calibration_paths(rows, images=1000, seed=0)) == train
     few = calibration_paths(rows, images=20, seed=0)
@@ -224,7 +250,7 @@ def test_an_unfinished_run_is_named(finished: Path, tmp_path: Path) -> None:
         run_export(f"run={tmp_path}")
 
 
-def test_data_that_has_gone_is_named(finished: Path) -> None:
+def test_data_that_has_gone_is_named(finished: Path, paths: dict[str, str]) -> None:
     trained = open_trained(str(finished))
     assert trained.config is not None
     table: Any = trained.config["data"]["table"] | {"images": 100}  # the run had 120
@@ -232,7 +258,7 @@ def test_data_that_has_gone_is_named(finished: Path) -> None:
     with pytest.raises(
         UserError, match=r"images of run=.* are no longer in its data, such as SYN_\d+; restore the data"
     ):
-        run_images(trained._replace(config=config), PATHS)
+        run_images(trained._replace(config=config), paths)
 
 
 def test_without_the_packages_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,9 +41,11 @@ def test_from_training_to_a_scored_int8_file_in_five_commands(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_files_run_where_neither_torch_nor_skinkd_is_installed(finished: Path, tmp_path: Path) -> None:
+def test_the_files_run_where_neither_torch_nor_skinkd_is_installed(
+    finished: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "lesions"
-    run_export(f"run={finished}", f"out={out}", "accept_loss=true")
+    run_export(f"run={finished}", f"out={out}", "accept_loss=true", f"paths.output_dir={synthetic_root.parent}")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     packages = ["onnxruntime", "numpy", "opencv-python-headless"]
