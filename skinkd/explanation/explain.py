@@ -17,6 +17,7 @@ from skinkd.explanation.nulls import null_maps
 from skinkd.explanation.outputs import Output, outputs_of
 from skinkd.explanation.sanity import HEAD, untrained_from_the_top
 from skinkd.explanation.scores import (
+    FAITHFULNESS,
     Map,
     border_regions,
     deletion_insertion,
@@ -151,14 +152,14 @@ def _scored(
         maps = {name: crops[crop] for name, crops in found.items()}
         nulls = null_maps(masked.image, masked.lesion, mean_mask, settings["nulls"], seed=seed)
         regions = border_regions(masked.image, dark=settings["vignette"]["dark"]) | dict(masked.artefacts)
-        curves = deletion_insertion(
-            output,
-            as_batch([masked])[0],
-            [*maps.values(), *nulls.values()],
-            chosen=wanted,
-            **settings["faithfulness"],
-        )
-        for (name, values), (deletion, insertion) in zip((maps | nulls).items(), curves, strict=True):
+        every = maps | nulls
+        curves: dict[str, tuple[float, float]] = {}
+        if crop == STANDARD:  # moved crops are there for localisation alone
+            areas = deletion_insertion(
+                output, as_batch([masked])[0], list(every.values()), chosen=wanted, **settings["faithfulness"]
+            )
+            curves = dict(zip(every, areas, strict=True))
+        for name, values in every.items():
             place = {} if masked.lesion is None else localisation(values, masked.lesion)
             rows.append(
                 {
@@ -169,8 +170,7 @@ def _scored(
                     "map": name,
                     "peak": float(values.max()),
                     **place,
-                    "deletion": deletion,
-                    "insertion": insertion,
+                    **dict(zip(FAITHFULNESS, curves.get(name, ()), strict=False)),
                     **{kind: energy_inside(values, regions[kind]) for kind in SHORTCUTS if kind in regions},
                 }
             )
