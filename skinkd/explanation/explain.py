@@ -84,7 +84,8 @@ def explain_all(
         disable=None,
         leave=False,
     )
-    explained, rows = [], []
+    explained: list[Explained] = []
+    rows: list[dict[str, Any]] = []
     for case, shares, wanted in zip(material.cases, probability, classes, strict=True):
         maps: dict[tuple[str, str], NDArray[np.float32]] = {}
         number = len(explained)
@@ -151,7 +152,8 @@ def _scored(
         seed = settings["seed"] + number
         maps = {name: crops[crop] for name, crops in found.items()}
         nulls = null_maps(masked.image, masked.lesion, mean_mask, settings["nulls"], seed=seed)
-        regions = border_regions(masked.image, dark=settings["vignette"]["dark"]) | dict(masked.artefacts)
+        regions = border_regions(masked.image, dark=settings["vignette"]["dark"])
+        regions |= {kind: mask for kind, mask in masked.artefacts.items() if mask.any()}  # a crop may lack them
         every = maps | nulls
         curves: dict[str, tuple[float, float]] = {}
         if crop == STANDARD:  # moved crops are there for localisation alone

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from skinkd.build.checkpoints import untrained
 from skinkd.data.sheets import png
+from skinkd.data.sheets import write as write_png
 from skinkd.errors import UserError, check_choice, check_range, check_whole, nearest
 from skinkd.explanation.cases import input_cases, run_cases
 from skinkd.explanation.explain import Explained, explain_all
@@ -136,8 +137,7 @@ def write(
                 explained, output=output.name, classes=trained.classes, marked=marked, settings=config["sheet"]
             )
             for name, figure in pages:
-                page = png(figure)
-                folder.write(f"sheets/{output.name}/{name}.png", lambda path, page=page: path.write_bytes(page))
+                write_png(folder.path / "sheets" / output.name / f"{name}.png", png(figure))
         folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         named = dict(enumerate(trained.classes))
         folder.write_csv(

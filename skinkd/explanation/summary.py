@@ -69,7 +69,8 @@ def summarise(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
             row |= {f"{score}_over_centre_high": high}
         rows.append(row)
     found = pd.DataFrame(rows)
-    return found.assign(depends=[_depends(row, settings["sanity"]["limit"]) for _, row in found.iterrows()])
+    depends = [_depends(row, settings["sanity"]["limit"]) for _, row in found.iterrows()]
+    return found.assign(depends=pd.Series(depends, dtype=object))
 
 
 def _depends(row: pd.Series, limit: float) -> bool | None:
