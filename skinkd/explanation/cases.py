@@ -42,7 +42,7 @@ class Material(NamedTuple):
     mean_mask: Map | None
 
 
-def test_cases(trained: Trained, settings: Mapping[str, Any]) -> Material:
+def run_cases(trained: Trained, settings: Mapping[str, Any]) -> Material:
     """Return images of the run's test part: the same number of each class, as far as there are so many.
 
     Args:

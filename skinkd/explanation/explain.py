@@ -17,6 +17,7 @@ from skinkd.explanation.nulls import null_maps
 from skinkd.explanation.outputs import Output, outputs_of
 from skinkd.explanation.sanity import HEAD, untrained_from_the_top
 from skinkd.explanation.scores import (
+    FAITHFULNESS,
     Map,
     border_regions,
     deletion_insertion,
@@ -83,8 +84,8 @@ def explain_all(
         disable=None,
         leave=False,
     )
-    explained: list[Any] = []
-    rows: list[Any] = []
+    explained: list[Explained] = []
+    rows: list[dict[str, Any]] = []
     for case, shares, wanted in zip(material.cases, probability, classes, strict=True):
         maps: dict[tuple[str, str], NDArray[np.float32]] = {}
         number = len(explained)
@@ -151,15 +152,16 @@ def _scored(
         seed = settings["seed"] + number
         maps = {name: crops[crop] for name, crops in found.items()}
         nulls = null_maps(masked.image, masked.lesion, mean_mask, settings["nulls"], seed=seed)
-        regions = border_regions(masked.image, dark=settings["vignette"]["dark"]) | dict(masked.artefacts)
-        curves = deletion_insertion(
-            output,
-            as_batch([masked])[0],
-            [*maps.values(), *nulls.values()],
-            chosen=wanted,
-            **settings["faithfulness"],
-        )
-        for (name, values), (deletion, insertion) in zip((maps | nulls).items(), curves, strict=True):
+        regions = border_regions(masked.image, dark=settings["vignette"]["dark"])
+        regions |= {kind: mask for kind, mask in masked.artefacts.items() if mask.any()}  # a crop may lack them
+        every = maps | nulls
+        curves: dict[str, tuple[float, float]] = {}
+        if crop == STANDARD:  # moved crops are there for localisation alone
+            areas = deletion_insertion(
+                output, as_batch([masked])[0], list(every.values()), chosen=wanted, **settings["faithfulness"]
+            )
+            curves = dict(zip(every, areas, strict=True))
+        for name, values in every.items():
             place = {} if masked.lesion is None else localisation(values, masked.lesion)
             rows.append(
                 {
@@ -170,8 +172,7 @@ def _scored(
                     "map": name,
                     "peak": float(values.max()),
                     **place,
-                    "deletion": deletion,
-                    "insertion": insertion,
+                    **dict(zip(FAITHFULNESS, curves.get(name, ()), strict=False)),
                     **{kind: energy_inside(values, regions[kind]) for kind in SHORTCUTS if kind in regions},
                 }
             )

@@ -57,8 +57,8 @@ def _name(row: pd.Series, marked: set[tuple[str, str]]) -> str:
 
 
 def _print_scores(console: Console, rows: pd.DataFrame, title: str, marked: set[tuple[str, str]]) -> None:
-    names = [name for name in (*LOCALISATION, *FAITHFULNESS) if name in rows]
-    if rows.empty:
+    names = [name for name in (*LOCALISATION, *FAITHFULNESS) if name in rows and rows[name].notna().any()]
+    if not names:
         return
     table = plain_table(f"{title}, {int(rows['n'].max())} images", *names)
     for kind in ("method", "null"):

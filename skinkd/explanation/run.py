@@ -1,6 +1,6 @@
 """What ``python -m skinkd.explain`` does: opens the run, explains its images, writes the files, prints the summary."""
 
-from functools import partial
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from skinkd.build.checkpoints import untrained
 from skinkd.data.sheets import png
+from skinkd.data.sheets import write as write_png
 from skinkd.errors import UserError, check_choice, check_range, check_whole, nearest
-from skinkd.explanation.cases import input_cases, test_cases
+from skinkd.explanation.cases import input_cases, run_cases
 from skinkd.explanation.explain import Explained, explain_all
 from skinkd.explanation.maps import METHODS
 from skinkd.explanation.outputs import outputs_of
@@ -23,6 +24,7 @@ from skinkd.runs.folder import RunFolder
 
 FOLDER = "explanations"
 """Name of the folder of explanations in a run folder."""
+TABLE = "scores.csv"
 
 
 def explain(settings: DictConfig) -> None:
@@ -35,14 +37,15 @@ def explain(settings: DictConfig) -> None:
     check_settings(config)
     trained = open_trained(config["run"])
     chosen = _class_number(config["target"], trained)
-    material = test_cases(trained, config) if config["input"] is None else input_cases(trained, config)
+    place = output_folder(config, trained)
+    material = run_cases(trained, config) if config["input"] is None else input_cases(trained, config)
     torch.manual_seed(config["seed"])
     fresh = untrained(trained.card)
     explained, table = explain_all(
         trained.network, fresh, material, image_size=trained.image_size, chosen=chosen, settings=config
     )
     summary = summarise(table, config)
-    folder = RunFolder(output_folder(config, trained))
+    folder = RunFolder(place)
     write(folder, explained, table, summary, trained=trained, config=config)
     outputs = outputs_of(trained.network, image_size=trained.image_size, cells=config["layer_cells"])
     print_summary(summary, list(outputs), folder=folder.path, settings=config)
@@ -91,17 +94,20 @@ def _class_number(target: str, trained: Trained) -> int | None:
 
 
 def output_folder(config: dict[str, Any], trained: Trained) -> Path:
-    """Return the folder to write to.
+    """Return the folder to write to: an earlier explanation in it is replaced.
 
     Raises:
-        UserError: the network is a checkpoint without a run folder, and ``out`` is not given.
+        UserError: ``out`` holds anything else, or the network is a checkpoint without a run folder and there is no ``out``.
     """
     if config["out"] is not None:
-        return Path(config["out"]).expanduser()
+        folder = Path(config["out"]).expanduser()
+        if folder.exists() and not (folder / TABLE).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"out={folder} is a file, or a folder with other files; give a new folder")
+        return folder
     if trained.run is None:
         raise UserError(f"run={config['run']} is not in a run folder; say where to write with out=<folder>")
     own = trained.run.path / FOLDER
-    return own if config["input"] is None else own / Path(config["input"]).expanduser().resolve().stem
+    return own if config["input"] is None else own / "inputs" / Path(config["input"]).expanduser().resolve().stem
 
 
 def write(
@@ -122,18 +128,20 @@ def write(
     outputs = outputs_of(trained.network, image_size=trained.image_size, cells=config["layer_cells"])
     try:
         (folder.path / "scores.json").unlink(missing_ok=True)  # it marks a whole folder
+        for earlier in ("maps", "sheets"):
+            if (folder.path / TABLE).is_file() and (folder.path / earlier).is_dir():
+                shutil.rmtree(folder.path / earlier)
         save_maps(explained, folder.path / "maps")
         for output in outputs:
             pages = sheets(
                 explained, output=output.name, classes=trained.classes, marked=marked, settings=config["sheet"]
             )
             for name, figure in pages:
-                page = png(figure)
-                folder.write(f"sheets/{output.name}/{name}.png", partial(Path.write_bytes, data=page))
+                write_png(folder.path / "sheets" / output.name / f"{name}.png", png(figure))
         folder.write_text("config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
         named = dict(enumerate(trained.classes))
         folder.write_csv(
-            "scores.csv",
+            TABLE,
             table.assign(**{key: table[key].map(named) for key in ("label", "prediction", "explained")}),
         )
         layers = {

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
+import skinkd.explain as verb
 from skinkd.errors import UserError
 from skinkd.explanation.nulls import NULLS
 from skinkd.explanation.run import explain
@@ -57,8 +59,10 @@ def test_the_table_has_a_row_for_each_image_crop_and_map(explained: Path) -> Non
         assert set(part["label"]) == {known["label"]} and set(part["prediction"]) == {known["prediction"]}
         assert set(part["explained"]) == {known["prediction"]}
         assert part["probability"].iloc[0] == pytest.approx(known[f"p_{known['prediction']}"], abs=1e-4)
-    for name in (*LOCALISATION, "deletion", "insertion", "corners"):
+    for name in (*LOCALISATION, "corners"):
         assert rows[name].between(0, 1).all(), name
+    for name in ("deletion", "insertion"):
+        assert standard[name].between(0, 1).all() and rows.loc[rows["crop"] == "off-centre", name].isna().all()
     assert (standard.loc[standard["map"] == "mask", list(LOCALISATION)] == 1).all().all()
     assert standard.loc[standard["map"] == "uniform", "auc"].eq(0.5).all()
 
@@ -121,15 +125,18 @@ def test_a_class_can_be_named_and_the_users_own_images_need_no_masks(
     for number, path in enumerate(sorted(synthetic_root.glob("*/HAM10000_images_part_1/*.jpg"))[:2]):
         shutil.copy(path, pictures / f"mine{number}.jpg")
     run_explain(explained.parent, synthetic_root, f"input={pictures}", "target=mel", "methods=[gradcam,ig]")
-    rows = table(explained / "pictures")
+    rows = table(explained / "inputs" / "pictures")
     assert rows["image_id"].unique().tolist() == ["mine0", "mine1"] and set(rows["explained"]) == {"mel"}
     assert rows["map"].unique().tolist() == ["gradcam", "ig", "uniform", "blobs", "centre", "darkness"]
     assert "auc" not in rows and rows["label"].isna().all() and rows["deletion"].between(0, 1).all()
-    assert all(path.name.startswith("predicted_") for path in (explained / "pictures" / "sheets" / "final").iterdir())
+    assert all(
+        path.name.startswith("predicted_")
+        for path in (explained / "inputs" / "pictures" / "sheets" / "final").iterdir()
+    )
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == str(explained / "pictures") and max(map(len, printed[:-1])) <= 80
+    assert printed[-1] == str(explained / "inputs" / "pictures") and max(map(len, printed[:-1])) <= 80
     run_explain(explained.parent, synthetic_root, f"input={pictures / 'mine1.jpg'}", "methods=[ig]")
-    assert table(explained / "mine1")["image_id"].unique().tolist() == ["mine1"]
+    assert table(explained / "inputs" / "mine1")["image_id"].unique().tolist() == ["mine1"]
 
 
 def test_the_summary_fits_80_columns_and_marks_what_was_not_learned(
@@ -182,8 +189,31 @@ def test_a_broken_image_and_a_checkpoint_alone_are_one_sentence(
     run_explain(tmp_path / "alone.ckpt", synthetic_root, f"input={picture}", f"out={tmp_path / 'o'}", "methods=[ig]")
     assert (tmp_path / "o" / "scores.json").is_file()
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="give a new folder"):
         run_explain(finished, synthetic_root, f"input={picture}", "methods=[ig]", f"out={tmp_path / 'file'}")
+
+
+def test_an_explanation_replaces_an_earlier_one_and_no_other_files(
+    finished: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
+    pictures = sorted(synthetic_root.glob("*/HAM10000_images_part_1/*.jpg"))
+    out = tmp_path / "o"
+    for number, methods in ((0, "[ig,gradcam]"), (1, "[gradcam]")):
+        run_explain(finished, synthetic_root, f"input={pictures[number]}", f"methods={methods}", f"out={out}")
+        (out / "inputs").mkdir(exist_ok=True)  # such as those of a run folder
+    maps = [path.relative_to(out / "maps").as_posix() for path in (out / "maps").rglob("*.png")]
+    assert maps == [f"final/gradcam/{pictures[1].stem}.png"] and (out / "inputs").is_dir()
+    (tmp_path / "own" / "maps").mkdir(parents=True)
+    (tmp_path / "own" / "maps" / "atlas.png").write_text("mine")
+    with pytest.raises(UserError, match="a folder with other files"):
+        run_explain(finished, synthetic_root, f"input={pictures[0]}", "methods=[ig]", f"out={tmp_path / 'own'}")
+    assert (tmp_path / "own" / "maps" / "atlas.png").read_text() == "mine"
+
+
+def test_without_the_extra_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "find_spec", lambda name: None if name == "skimage" else True)
+    with pytest.raises(UserError, match=r"needs the package skimage; run pip install 'skinkd\[explain\]'"):
+        verb.explain(OmegaConf.create({}))
 
 
 def test_an_unfinished_explanation_has_no_scores_json(
