@@ -107,8 +107,9 @@ class ProcessStates(Callback):
         self._loaded: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        loader: Any = trainer.train_dataloader
         own = {
-            "loader": trainer.train_dataloader.state_dict(),
+            "loader": loader.state_dict(),
             "random": random_states(pl_module.device),
             "terms": pl_module.terms.state_dict(),
         }
@@ -133,7 +134,8 @@ class ProcessStates(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self._loaded is not None:
-            trainer.train_dataloader.load_state_dict(self._loaded["loader"])
+            loader: Any = trainer.train_dataloader
+            loader.load_state_dict(self._loaded["loader"])
             set_random_states(self._loaded["random"], pl_module.device)
             pl_module.terms.load_state_dict(self._loaded["terms"], pl_module.device)
             self._loaded = None
