@@ -25,7 +25,7 @@ from skinkd.training.midepoch import random_states, set_random_states
 Trained = Callable[..., Path]
 Job = Callable[..., Result]
 
-ALWAYS = "checkpoint.every_minutes=0"  # after each step
+ALWAYS = "checkpoint.every_minutes=1e-9"  # after each step
 WITH_STATE = [
     ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"],
     ["method=swskd", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],

@@ -31,7 +31,7 @@ class TimedCheckpoint(Checkpoint):
 
     Args:
         path: the file to write.
-        every_minutes: None: only when the run is asked to stop.
+        every_minutes: None, in a stored configuration from before the setting: only when the run is asked to stop.
     """
 
     def __init__(self, path: Path, *, every_minutes: float | None) -> None:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,27 +33,48 @@ def teacher(saved: Path, code: str = TEACHER) -> "subprocess.Popen[bytes]":
     return process
 
 
-def signal_later(number: int, *seconds: float) -> None:
-    for moment in seconds:
-        threading.Timer(moment, os.kill, (os.getpid(), number)).start()
+def signal_when_heard(number: int, times: int = 1) -> object:
+    """Send this process a signal as soon as it waits for the teacher; return the handler that it has before and after."""
+
+    def nothing(*_: object) -> None:
+        pass
+
+    def send() -> None:
+        while signal.getsignal(number) is nothing:
+            time.sleep(0.02)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+
+    signal.signal(number, nothing)
+    threading.Thread(target=send, daemon=True).start()
+    return nothing
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)], ids=["SIGTERM", "Ctrl-C"])
 def test_the_teacher_saves_first(tmp_path: Path, number: int, code: int) -> None:
-    handler, saved = signal.getsignal(number), tmp_path / "saved"
-    signal_later(number, 0.1)
+    process, saved = teacher(tmp_path / "saved"), tmp_path / "saved"
+    handler = signal_when_heard(number)
     with pytest.raises(SystemExit) as caught:
-        _ended(teacher(saved))
+        _ended(process)
     assert caught.value.code == code
     assert saved.exists()
-    assert signal.getsignal(number) == handler
+    assert signal.getsignal(number) is handler
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
-    deaf = TEACHER.replace("time.sleep(0.4)", "time.sleep(60)")
-    signal_later(signal.SIGINT, 0.1, 0.5)
+    process = teacher(tmp_path / "saved", TEACHER.replace("time.sleep(0.4)", "time.sleep(60)"))
+    signal_when_heard(signal.SIGINT, times=2)
     with pytest.raises(SystemExit):
-        _ended(teacher(tmp_path / "saved", deaf))
+        _ended(process)
     assert not (tmp_path / "saved").exists()
 
 
