@@ -26,11 +26,14 @@ def tune(settings: DictConfig) -> None:
                 f"{name}={settings[name]} is for a single run, not for the trials of a search; leave it out"
             )
     given = list(HydraConfig.get().overrides.task)
+    flags = [
+        f"--config-dir={one.path}" for one in HydraConfig.get().runtime.config_sources if one.provider == "command-line"
+    ]
     GlobalHydra.instance().clear()  # the plan composes the trials' configurations
     from skinkd.search.plan import plan_search  # imports torch and optuna, which take seconds
     from skinkd.search.study import search
 
-    search(plan_search(settings, given))
+    search(plan_search(settings, given, flags))
 
 
 if __name__ == "__main__":

@@ -158,6 +158,13 @@ def _refuse_misplaced(config_name: str, overrides: list[Override], *, multirun: 
             )
 
 
+def composed(config_name: str, arguments: list[str]) -> DictConfig:
+    """Compose a configuration outside of Hydra's main, from overrides and, if given, ``--config-dir``."""
+    with initialize_config_module(version_base="1.3", config_module=CONF):
+        _search_also(GlobalHydra.instance().config_loader(), config_dir(arguments))
+        return compose(config_name, overrides=[argument for argument in arguments if _is_override(argument)])
+
+
 def config_dir(arguments: list[str]) -> Path | None:
     """Return the folder of ``--config-dir`` or ``-cd``, which Hydra searches for further choices; None: not given.
 

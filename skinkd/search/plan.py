@@ -2,16 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 from skinkd.build.teachers import find_teacher
 from skinkd.config.identity import identity, run_path
 from skinkd.config.names import check_names
-from skinkd.config.overrides import CONF, check_overrides
+from skinkd.config.overrides import check_overrides, composed
 from skinkd.config.ranges import check_ranges, check_value
 from skinkd.config.resolve import resolved
 from skinkd.errors import UserError, check_choice
@@ -23,29 +23,33 @@ _OF_THE_SEARCH = ("tune", "tune_space", "hydra", "evaluation.test")
 _UNSEEN = "evaluation.test=false"
 
 
-def plan_search(settings: DictConfig, given: list[str]) -> Search:
+def plan_search(settings: DictConfig, given: list[str], flags: Sequence[str] = ()) -> Search:
     """Return the plan for :func:`skinkd.search.study.search`.
 
     Args:
         settings: the configuration of ``python -m skinkd.tune``.
         given: the overrides on the command line.
+        flags: ``--config-dir=<folder>``, if the command has it.
 
     Raises:
         UserError: a setting does not suit a search, or the space cannot be searched.
     """
-    return _plan(settings, [text for text in given if not _is_of_the_search(_name(text))])
+    return _plan(settings, [text for text in given if not _is_of_the_search(_name(text))], list(flags))
 
 
-def _plan(settings: DictConfig, base: list[str]) -> Search:
+def _plan(settings: DictConfig, base: list[str], flags: list[str]) -> Search:
+    def compose(overrides: list[str]) -> DictConfig:
+        return composed("train", [*flags, *overrides])
+
     options: dict[str, Any] = OmegaConf.to_container(settings.tune, resolve=True)  # type: ignore[assignment]
     _check_options(options)
     check_names({"tune": options})
-    plain = _composed(base)
+    plain = compose(base)
     config = resolved(plain)
     check_tracker(config["logger"])
     where, given = _given_space(settings, config)
     space = parse_space(given, _values(plain, list(given or {})), where=where)
-    _check_settings(base, space, where)
+    _check_settings([*flags, *base], space, where)
     parts = {
         "configuration": identity(config),
         "space": given,
@@ -61,7 +65,7 @@ def _plan(settings: DictConfig, base: list[str]) -> Search:
     )
     fixed = [text for text in base if _name(text) not in space]
     if _has_one_teacher(config, space):
-        teacher = find_teacher(_composed([*base, _UNSEEN])).parent.parent
+        teacher = find_teacher(compose([*base, _UNSEEN])).parent.parent
         fixed.append(override("method.teacher.ckpt", str(teacher)))
 
     def overrides(parameters: dict[str, Any]) -> list[str]:
@@ -81,7 +85,8 @@ def _plan(settings: DictConfig, base: list[str]) -> Search:
         options=options,
         overrides=overrides,
         extra=extra,
-        run_folder=lambda parameters: run_path(resolved(_composed([*overrides(parameters), *extra]))),
+        flags=flags,
+        run_folder=lambda parameters: run_path(resolved(compose([*overrides(parameters), *extra]))),
     )
 
 
@@ -131,11 +136,6 @@ def _check_settings(base: list[str], space: dict[str, Any], where: str) -> None:
 def _values(plain: DictConfig, names: list[str]) -> dict[str, Any]:
     """Return the values of these settings without the search."""
     return {name: OmegaConf.select(plain, name) for name in names}
-
-
-def _composed(overrides: list[str]) -> DictConfig:
-    with initialize_config_module(version_base="1.3", config_module=CONF):
-        return compose("train", overrides=overrides)
 
 
 def _name(override: str) -> str:

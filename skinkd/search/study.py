@@ -55,6 +55,7 @@ class Search:
         options: ``tune`` of the configuration.
         overrides: parameters -> overrides of ``skinkd.train`` for this run.
         extra: further overrides, the same for each trial.
+        flags: of every command of a trial, before its overrides.
         run_folder: parameters -> the trial's run folder.
     """
 
@@ -69,6 +70,7 @@ class Search:
     options: dict[str, Any]
     overrides: Callable[[dict[str, Any]], list[str]]
     extra: list[str]
+    flags: list[str]
     run_folder: Callable[[dict[str, Any]], Path]
 
 
@@ -229,7 +231,7 @@ def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> T
     run = plan.run_folder(trial.params)
     trial.set_user_attr("folder", str(run))
     log = plan.folder / "logs" / f"trial-{trial.number:03d}.log"
-    command = [sys.executable, "-m", "skinkd.train", *plan.overrides(trial.params), *plan.extra]
+    command = [sys.executable, "-m", "skinkd.train", *plan.flags, *plan.overrides(trial.params), *plan.extra]
     told = study.trials[trial.number].last_step or 0
 
     def tell(epoch: int, value: float) -> bool:
@@ -304,7 +306,7 @@ def _write(plan: Search, study: optuna.Study) -> pd.DataFrame:
 
 def _command(plan: Search, parameters: dict[str, Any]) -> str:
     """Return the command of the run with these parameters, which also scores the test part."""
-    return shlex.join(["python", "-m", "skinkd.train", *allowed_words(), *plan.overrides(parameters)])
+    return shlex.join(["python", "-m", "skinkd.train", *plan.flags, *allowed_words(), *plan.overrides(parameters)])
 
 
 def _importances(study: optuna.Study) -> dict[str, float]:
