@@ -12,6 +12,7 @@ from skinkd.config.paths import place_below
 NOT_IDENTITY = (
     "checkpoint",
     "config",
+    "distributed",
     "force",
     "given",
     "group",
