@@ -15,6 +15,7 @@ _LONGEST = 235  # of the 255 bytes that disks take; files beside the folder add 
 NOT_IDENTITY = (
     "checkpoint",
     "config",
+    "distributed",
     "force",
     "given",
     "group",

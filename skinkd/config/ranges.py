@@ -176,6 +176,7 @@ RANGES: dict[str, Range] = {
     "checkpoint.every_minutes": POSITIVE,
     "sweep.stall_minutes": POSITIVE,
     "early_stopping.patience": Range(0, whole=True, null=True),
+    "distributed.timeout_minutes": POSITIVE,
     "ema.decay": Range(0, 1, below=True, null=True),
     "evaluation.calibration_bins": Range(1, 10_000, whole=True),
     "evaluation.bootstrap_replicates": Range(1, 1_000_000, whole=True),

@@ -1,5 +1,6 @@
 """How many processes a run trains in, and whether this process may be one of them."""
 
+import os
 from typing import Any
 
 import torch
@@ -23,9 +24,17 @@ def check_rank(trainer: dict[str, Any]) -> None:
     It would train in the same folder as the first process.
 
     Raises:
-        UserError: the environment gives this process a rank above 0, and ``trainer`` has one process.
+        UserError: the environment gives this process a rank above 0, and ``trainer`` has one process. Or SLURM started several
+            processes and does not say how many each node has.
     """
     name, rank = given_rank()
+    if name == "SLURM_PROCID" and not in_one_process(trainer):
+        tasks = int(os.environ.get("SLURM_NTASKS", 1))
+        if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise UserError(
+                f"srun started {tasks} processes and does not say how many each node has; give srun or sbatch "
+                "--ntasks-per-node=<processes of a node> in place of --ntasks, and trainer.devices the same number"
+            )
     if rank > 0 and in_one_process(trainer):
         raise UserError(
             f"{name}={rank} in the environment makes this process one of several of a run, but its strategy trains in one; "

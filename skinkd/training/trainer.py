@@ -1,5 +1,6 @@
 """Lightning's trainer, and the callbacks of the fit."""
 
+import datetime
 import math
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
@@ -14,8 +16,9 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ProgressBar,
 )
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from skinkd.config.trainer_arguments import lightning_arguments
@@ -100,12 +103,24 @@ class CheckpointFiles(TorchCheckpointIO):
         write_checkpoint(checkpoint, Path(path))
 
 
-def _starts_alone(trainer: Config) -> bool:
-    """Return whether the variables that SLURM sets say nothing about this run: it is one task, or one process of any task.
+def _environments(trainer: Config) -> list[ClusterEnvironment]:
+    """Return who starts the processes of the run, where Lightning's guess would be wrong; empty: Lightning's guess is right.
 
-    Otherwise Lightning would take the allocation's number of tasks for the run's number of processes.
+    The variables that SLURM sets say nothing about a run that is one task, or one process of any task. Lightning would take the
+    allocation's number of tasks for the run's number of processes. At SIGUSR1 it would write ``hpc_ckpt_1.ckpt`` into the
+    current folder and queue the job again; our checkpoints go to the run folder.
     """
-    return in_one_process(trainer) or os.environ.get("SLURM_NTASKS") == "1"
+    if in_one_process(trainer) or os.environ.get("SLURM_NTASKS") == "1":
+        return [LightningEnvironment()]
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def _strategy(name: str, minutes: float) -> str | Strategy:
+    """Return the strategy of a name of ``trainer.strategy``; its processes wait at most ``minutes`` for each other."""
+    limit = datetime.timedelta(minutes=minutes)
+    if name.startswith("ddp"):
+        return DDPStrategy(timeout=limit, find_unused_parameters=name == "ddp_find_unused_parameters_true")
+    return FSDPStrategy(timeout=limit) if name == "fsdp" else name
 
 
 def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> L.Trainer:
@@ -119,6 +134,8 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
         raise UserError("strategy needs a CUDA GPU and this machine has none; use strategy=cpu, ddp_cpu or auto")
     if settings["precision"] == "16-mixed" and not torch.cuda.is_available():
         raise UserError("precision=fp16 needs a CUDA GPU and this machine has none; use precision=bf16 or fp32")
+    if "distributed" in config:  # stored runs may be older than the setting
+        settings["strategy"] = _strategy(settings["strategy"], config["distributed"]["timeout_minutes"])
     settings["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     try:
         trainer = L.Trainer(
@@ -129,7 +146,9 @@ def build_trainer(config: Config, *, callbacks: list[Callback], logger: Any) -> 
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            plugins=[CheckpointFiles(), *([LightningEnvironment()] if _starts_alone(settings) else [])],
+            plugins=[CheckpointFiles(), *_environments(settings)],
+            # here Lightning looks for hpc_ckpt_N.ckpt, and would go on from it: in the current folder, that of any run
+            default_root_dir=os.devnull,
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}; change that argument, or leave it out") from error
