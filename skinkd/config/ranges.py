@@ -195,6 +195,7 @@ RANGES: dict[str, Range] = {
     "trainer.num_nodes": COUNT,
     "trainer.overfit_batches": PART,
     "logger.example_images": WHOLE_FROM_0,
+    "conformal_level": INSIDE_0_AND_1,
     "early_exit_threshold": NUMBER_FROM_0,
     "int8.calibration_images": COUNT,
     "int8.calibration_seed": SEED,

@@ -157,3 +157,23 @@ def as_frame(lines: Sequence[Line]) -> pd.DataFrame:
             for line in lines
         ]
     ).astype({"n": "Int64"})
+
+
+def card_frame(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return the table under the titles in which a model card shows it."""
+    return pd.DataFrame(
+        [
+            {
+                "Measure": f"Sensitivity, {line.label}" if line.name.startswith("sensitivity/") else line.label,
+                "Images": line.n,
+                "PyTorch": line.values.get(TORCH),
+                "float32": line.values.get(FP32),
+                "int8": line.values.get(INT8),
+                "int8 − float32": line.difference,
+                "low": line.low,
+                "high": line.high,
+            }
+            for line in lines
+        ],
+        dtype=object,
+    )

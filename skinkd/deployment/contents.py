@@ -16,7 +16,8 @@ from skinkd.data.files import read_image
 from skinkd.data.source import source_of
 from skinkd.data.transforms import eval_pipeline
 from skinkd.deployment import read_image as reader
-from skinkd.deployment.before_after import Line, agreement, as_frame, losses, parity, score_lines, slower
+from skinkd.deployment.before_after import Line, agreement, as_frame, card_frame, losses, parity, score_lines, slower
+from skinkd.deployment.card import write_card
 from skinkd.deployment.engines import (
     FP32,
     INT8,
@@ -29,6 +30,7 @@ from skinkd.deployment.engines import (
     score,
     torch_engine,
 )
+from skinkd.deployment.fitted import fitted_on_validation
 from skinkd.deployment.graph import INPUT, LOGITS, PROBABILITIES, trace, write_metadata, write_onnx
 from skinkd.deployment.images import batches, calibration_paths, write_golden
 from skinkd.deployment.quantize import quantize
@@ -107,6 +109,8 @@ def write_contents(
         },
     )
     inside.write_json("export.json", facts)
+    sentences = [f"{words}." for words in (*failed, *notes)]
+    write_card(trained, folder, paths=settings["paths"], export=card_frame(lines), export_notes=sentences)
     inside.write_text("README.md", readme(facts, lines, warnings=failed, notes=notes, level=level))
     print_report(lines, warnings=failed, notes=notes, level=level)
     return not failed or settings["accept_loss"]
@@ -137,8 +141,7 @@ def describe(trained: Trained, settings: Mapping[str, Any], *, exits: Sequence[s
         },
         "outputs": {name: name for name in (LOGITS, PROBABILITIES, *exits)},
         "early_exit": early_exit,
-        "temperature": None,
-        "conformal": None,
+        **fitted_on_validation(trained, level=settings["conformal_level"]),
         "run": {
             "name": trained.run.path.resolve().name,
             "method": trained.config["method"]["name"],

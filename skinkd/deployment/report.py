@@ -105,7 +105,7 @@ def readme(
         ),
         ("before_after.csv, .json", "the table below with every digit"),
         ("export.json", "classes, input and outputs, calibration, and the run that this comes from"),
-        *([("MODEL_CARD.md", "the model card")] if facts.get("card") else []),
+        ("MODEL_CARD.md, model_card.json", "what the network is: data, scores with intervals, recipe, limits"),
     ]
     parts = [
         *(f"**Warning:** {warning}." for warning in warnings),

@@ -24,6 +24,9 @@ from skinkd.deployment.images import calibration_paths, run_images
 from skinkd.errors import UserError
 from skinkd.inference.trained import open_trained
 from skinkd.runs.folder import RunFolder
+from skinkd.scoring.conformal import fit_conformal, from_plain
+from skinkd.scoring.predictions import read_predictions
+from skinkd.scoring.temperature import fit_temperature
 
 
 def settings(*words: str) -> DictConfig:
@@ -57,6 +60,7 @@ def lines_of(folder: Path) -> pd.DataFrame:
 def test_the_folder_is_complete_and_nothing_is_beside_it(exported: Path, finished: Path) -> None:
     assert {path.name for path in exported.iterdir()} == {
         *("model.onnx", "model_int8.onnx", "read_image.py", "preprocess.json", "golden", "golden.json"),
+        *("MODEL_CARD.md", "model_card.json"),
         *("before_after.csv", "before_after.json", "export.json", "README.md"),
     }
     assert list(exported.parent.iterdir()) == [exported]
@@ -84,6 +88,26 @@ def test_what_export_json_says(exported: Path, finished: Path) -> None:
         assert metadata["licence"] == facts["licence"] and metadata["preprocess"]["image_size"] == 64
         (given,) = session.get_inputs()
         assert (given.type, given.shape[1:]) == ("tensor(uint8)", [3, 64, 64])
+
+
+def test_what_is_fitted_on_validation_is_fitted_on_the_runs_table(exported: Path, finished: Path) -> None:
+    facts = json.loads((exported / "export.json").read_text("utf-8"))
+    table, classes = read_predictions(finished / "predictions" / "val.csv")
+    assert facts["temperature"] == fit_temperature(table, classes)
+    sets, expected = from_plain(facts["conformal"]), fit_conformal(table, classes, level=0.9)
+    assert sets.level == 0.9 and sets.by_class and sets.n.tolist() == expected.n.tolist()
+    assert sets.threshold.tolist() == expected.threshold.tolist()
+
+
+def test_the_card_has_the_table(exported: Path) -> None:
+    lines = pd.read_csv(exported / "before_after.csv").set_index("name")
+    card = json.loads((exported / "model_card.json").read_text("utf-8"))["export"]
+    rows = {row["Measure"]: row for row in card["rows"]}
+    assert len(rows) == len(lines)
+    assert rows["accuracy"]["int8"] == pytest.approx(lines.loc["accuracy", "int8"])
+    assert rows["Sensitivity, nv"]["Images"] == lines.loc["sensitivity/nv", "n"]
+    assert any("same prediction" in note for note in card["notes"])
+    assert "| accuracy |" in (exported / "MODEL_CARD.md").read_text("utf-8")
 
 
 def test_the_numbers_are_those_of_the_files_and_of_the_run(
