@@ -158,7 +158,7 @@ def test_a_changed_checkpoint_is_refused_by_whoever_reads_it(finished: Path, tmp
 FILES = ["metrics.json", "config.yaml", "splits.csv", "history.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"]
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", ["cut", "garbage"])
 def test_a_damaged_run_goes_on_to_the_same_bytes(
     finished: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
