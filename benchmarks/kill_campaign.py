@@ -37,6 +37,7 @@ from skinkd.config.identity import run_path
 from skinkd.config.resolve import resolved
 from skinkd.config.user_errors import user_errors
 from skinkd.data.synthetic import generate
+from skinkd.runs.files import Lock
 from skinkd.train import train
 
 METHODS = ("supervised", "swskd", "tsskd", "kd", "ssdkd", "mskd")
@@ -95,7 +96,9 @@ def main() -> None:
     if not options.table:
         for method in options.method:
             for workers in options.workers:
-                campaign(options.out.resolve(), method, workers, options.kills, options.seed)
+                # another campaign would use the same folder
+                with Lock(options.out / f".{method}-{workers}.lock"):
+                    campaign(options.out.resolve(), method, workers, options.kills, options.seed)
     print("\n".join(table(results(options.out))))
     sys.exit(any(not result["same"] for result in results(options.out)))
 

@@ -38,13 +38,15 @@ def last(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("overrides", WITH_STATE, ids=" ".join)
-@pytest.mark.parametrize("step", [3, STEPS + 2], ids=["first epoch", "second epoch"])
-def test_killed_inside_an_epoch(
-    trained: Trained, job: Job, tmp_path: Path, overrides: list[str], step: int, monkeypatch: pytest.MonkeyPatch
+def test_killed_inside_the_first_epoch_and_inside_the_second(
+    trained: Trained, job: Job, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert job(ALWAYS, *overrides, act=Act(STEP, step + 1, KILL)).code == -signal.SIGKILL
+    first, second = 3, STEPS + 2  # steps that are saved
+    assert job(ALWAYS, *overrides, act=Act(STEP, first + 1, KILL)).code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
-    assert last(folder)["global_step"] == step
+    assert last(folder)["global_step"] == first
+    assert job(ALWAYS, *overrides, act=Act(STEP, second - first + 1, KILL)).code == -signal.SIGKILL
+    assert last(folder)["global_step"] == second
 
     steps: list[int] = []
     combine = Method.combine
@@ -55,7 +57,7 @@ def test_killed_inside_an_epoch(
 
     monkeypatch.setattr(Method, "combine", noted)
     assert trained(*overrides) == folder
-    assert steps == list(range(step, 2 * STEPS))
+    assert steps == list(range(second, 2 * STEPS))
     check_same(folder, trained(*overrides, output=tmp_path / "whole"))
 
 

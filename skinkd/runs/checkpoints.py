@@ -77,9 +77,8 @@ def mend_best(folder: Path, *, metric: str, mode: str) -> None:
     history = _load(newest)["callbacks"]["History"]["rows"]
     if not history:  # the first epoch is not complete
         return
-    worst = float("-inf")
-    scores = [float(row.get(metric, worst)) * (1 if mode == "max" else -1) for row in history]
-    scores = [worst if math.isnan(score) else score for score in scores]
+    signed = [float(row.get(metric, math.nan)) * (1 if mode == "max" else -1) for row in history]
+    scores = [float("-inf") if math.isnan(score) else score for score in signed]
     best = scores.index(max(scores)) + 1
     for kept in (folder / LAST, folder / BEFORE):
         if kept.exists() and damage(kept) is None:

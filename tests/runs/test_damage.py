@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,6 +134,17 @@ def test_a_damaged_best_checkpoint_is_written_again_if_its_epoch_is_kept(
             mend_best(tmp_path, metric="val/f1", mode=mode)
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_an_epoch_that_was_not_measured_is_not_the_best(tmp_path: Path, mode: str) -> None:
+    stored: Any = epoch(2, [float("nan"), 0.5])
+    for rows in (stored["callbacks"]["History"]["rows"], [{"epoch": 1.0}, {"epoch": 2.0, "val/f1": 0.5}]):
+        stored["callbacks"]["History"]["rows"] = rows
+        write_checkpoint(stored, tmp_path / LAST)
+        (tmp_path / BEST).write_bytes(b"")
+        mend_best(tmp_path, metric="val/f1", mode=mode)
+        assert int(torch.load(tmp_path / BEST)["state_dict"]["a"]) == 2
+
+
 def test_a_changed_checkpoint_is_refused_by_whoever_reads_it(finished: Path, tmp_path: Path) -> None:
     path = tmp_path / BEST
     data = (finished / "checkpoints" / BEST).read_bytes()
@@ -146,7 +158,7 @@ def test_a_changed_checkpoint_is_refused_by_whoever_reads_it(finished: Path, tmp
 FILES = ["metrics.json", "config.yaml", "splits.csv", "history.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt"]
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", ["cut", "garbage"])
 def test_a_damaged_run_goes_on_to_the_same_bytes(
     finished: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
