@@ -1,6 +1,7 @@
 """Scores a trained network on other data, without the images that its run has seen."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,11 +176,13 @@ def match_classes(
         elif common in classes:
             of_data.append(classes.index(common))
         else:
+            leave = f"leave_out=[{_quoted(name)}]"
+            leave = leave if re.fullmatch(r"[\w-]+", name) else shlex.quote(leave)
             key, known = re.sub(r"[^A-Za-z0-9_]+", "_", run[0]), [_quoted(run[0]), _quoted(name)]
             raise UserError(
                 f"class {name!r} of the data is not a class of the run{nearest(name, run)}; map it, as in "
                 f"'+class_map.{key}=[{','.join(known)}]' for {run[0]!r}, "
-                f"{''.join(f'give class_map={table}, ' for table in stored)}or 'leave_out=[{_quoted(name)}]'"
+                f"{''.join(f'give class_map={table}, ' for table in stored)}or {leave}"
             )
     return ClassTable(classes, tuple(classes.index(name) for name in common_of_run), tuple(of_data))
 

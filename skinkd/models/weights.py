@@ -74,14 +74,15 @@ def _read(path: Path, file: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling, zip and safetensors errors share no class
         _, _, named = re.sub(r"GLOBAL |Unsupported globals?:", "\0", str(error), count=1).partition("\0")
-        objects = ", ".join(re.findall(r"\b(?:\w+\.)+\w+", named.partition(" was not ")[0])[:6])
+        objects = ", ".join(re.findall(r"\b(?:\w+\.)+\w+", re.split(r" was not |\. |\n", named)[0])[:6])
         if "torch.nn." in objects or "timm." in objects or "torchvision." in objects:
             raise UserError(
                 f"backbone.weights={file} holds a whole pickled network, which would run code of its own; {_SAVE}"
             ) from error
         if objects:
             raise UserError(
-                f"backbone.weights={file} holds objects besides weights ({objects[:100]}), which could run code; {_SAVE}"
+                f"backbone.weights={file} cannot be read as a state dict: it holds objects besides weights "
+                f"({objects[:100]}), which could run code; {_SAVE}"
             ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
