@@ -58,7 +58,7 @@ class Cluster:
         limit = {f"{cluster}_max_num_timeout": max_num_timeout}
         self.queue = Queue() if cluster == "slurm" else None
         try:
-            self.executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster, **limit)
+            self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **limit)
             self.executor.update_parameters(**given)
         except RuntimeError as error:
             raise UserError(
