@@ -182,7 +182,8 @@ def test_a_broken_image_and_a_checkpoint_alone_are_one_sentence(
         run_explain(finished, synthetic_root, f"input={tmp_path / 'pictures'}")
     shutil.copy(finished / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
     with pytest.raises(UserError, match="a checkpoint without its run folder"):
-        run_explain(tmp_path / "alone.ckpt", synthetic_root)
+        run_explain(tmp_path / "alone.ckpt", synthetic_root, f"out={tmp_path / 'never'}")
+    assert not (tmp_path / "never").exists()
     (picture,) = list(synthetic_root.glob("*/HAM10000_images_part_1/*1.jpg"))[:1]
     with pytest.raises(UserError, match="say where to write with out="):
         run_explain(tmp_path / "alone.ckpt", synthetic_root, f"input={picture}", "methods=[gradcam]")
