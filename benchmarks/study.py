@@ -18,10 +18,11 @@ import pandas as pd
 
 from skinkd.analysis.aggregate import METRICS, Protocol, values_of
 from skinkd.analysis.comparison import Comparison, compare, summary
+from skinkd.analysis.formats import amount
 from skinkd.analysis.report import markdown_tables
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import read_runs
-from skinkd.analysis.tables import all_tables, amount
+from skinkd.analysis.tables import all_tables
 from skinkd.scoring.bootstrap import Widening, draw_groups, percentiles, weighted_metrics
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import as_scores

@@ -7,49 +7,34 @@ The SVG holds nothing random and no date: the same numbers give the same bytes.
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from skinkd.analysis.aggregate import CURVES, METRICS
+from skinkd.analysis.aggregate import CURVES
 from skinkd.analysis.comparison import Comparison, summary
 from skinkd.analysis.deployed import COSTS, FILES
 from skinkd.analysis.explanations import SCORES
-from skinkd.analysis.tables import amount, percent, time_unit
-
-INK, FAINT = "#111213", "#8a8b8c"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-COLOURS = {INK: "--ink", FAINT: "--faint"} | {colour: f"--series-{n}" for n, colour in enumerate(PALETTE)}
-"""Colours of the plots -> the page's CSS variables that replace them."""
-_MARKERS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", ":", "-.")
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "skinkd",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": FAINT,
-    "grid.alpha": 0.25,
-    "figure.constrained_layout.h_pad": 0.1,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-    "legend.frameon": False,
-}
+from skinkd.analysis.formats import amount, time_unit
+from skinkd.analysis.panels import (
+    COLOURS,
+    FAINT,
+    INK,
+    STYLE,
+    colour_of,
+    forest,
+    label_ends,
+    label_points,
+    looks_of,
+    panel_grid,
+    short_label,
+    wide_grid,
+)
 
 
 def all_figures(comparison: Comparison) -> dict[str, str]:
@@ -66,7 +51,7 @@ def all_figures(comparison: Comparison) -> dict[str, str]:
         drawings["curves"] = draw_curves
     if any(comparison.reliability.values()):
         drawings["reliability"] = draw_reliability
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return {name: as_svg(draw(comparison), name) for name, draw in drawings.items()}
 
 
@@ -88,11 +73,11 @@ def as_svg(figure: Figure, name: str) -> str:
 
 def draw_intervals(comparison: Comparison) -> Figure:
     """Draw a panel for each metric: the mean of each row with its interval by lesion, and its runs as ticks."""
-    figure, panels = _forest(comparison, [row.label for row in comparison.rows])
+    figure, panels = forest(comparison, [row.label for row in comparison.rows])
     for axes, name in panels:
         scores = summary(comparison, name)
         for place, row in enumerate(comparison.rows):
-            score, colour = scores[row.label], _colour(comparison, row.label)
+            score, colour = scores[row.label], colour_of(comparison, row.label)
             axes.plot(
                 [score["low"], score["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round"
             )
@@ -109,14 +94,14 @@ def draw_differences(comparison: Comparison) -> Figure:
     """Draw a panel for each metric: the paired difference of each tested row to its baseline, with its interval."""
     tests = comparison.tests[comparison.tests["test"] == "paired bootstrap"]
     labels = [row.label for row in comparison.rows if row.label in comparison.baselines]
-    figure, panels = _forest(comparison, labels)
+    figure, panels = forest(comparison, labels)
     for axes, name in panels:
         for place, label in enumerate(labels):
             lines = tests[(tests["row"] == label) & (tests["metric"] == name)]
             if lines.empty:  # these test labels leave the metric undefined
                 continue
             test = lines.iloc[0]
-            colour = _colour(comparison, label)
+            colour = colour_of(comparison, label)
             axes.plot([test["low"], test["high"]], [place, place], color=colour, linewidth=2.2, solid_capstyle="round")
             sure = test["p_holm"] < 1 - comparison.protocol.level
             axes.plot(
@@ -130,19 +115,19 @@ def draw_explanations(comparison: Comparison) -> Figure:
     """Draw a panel for each explanation score: the difference of each tested row to its baseline under each method."""
     lines = comparison.explanations.dropna(subset=["difference"])
     scores, maps, labels = (list(lines[name].unique()) for name in ("score", "map", "row"))
-    figure, panels = _panels(len(scores), height=0.9 + 0.24 * max(2, len(maps) * len(labels)), width=4.0)
+    figure, panels = panel_grid(len(scores), height=0.9 + 0.24 * max(2, len(maps) * len(labels)), width=4.0)
     for axes, score in zip(panels, scores, strict=True):
         for _, line in lines[lines["score"] == score].iterrows():
             place = maps.index(line["map"]) + (labels.index(line["row"]) + 1) / (len(labels) + 1) - 0.5
-            colour, sure = _colour(comparison, line["row"]), line["p_holm"] < 1 - comparison.protocol.level
+            colour, sure = colour_of(comparison, line["row"]), line["p_holm"] < 1 - comparison.protocol.level
             axes.hlines(place, line["difference_low"], line["difference_high"], color=colour, linewidth=2.2)
             axes.plot(line["difference"], place, "o", color=colour, mfc=colour if sure else "none")
         axes.set(yticks=range(len(maps)), yticklabels=maps, ylim=(len(maps) - 0.4, -0.6))
         axes.axvline(0, color=INK, linewidth=1, zorder=0)
         axes.set_title(SCORES[score], loc="left")
-    keys = [Line2D([], [], color=_colour(comparison, label)) for label in labels]
+    keys = [Line2D([], [], color=colour_of(comparison, label)) for label in labels]
     figure.legend(
-        keys, [_short(comparison, label) for label in labels], loc="outside lower center", ncols=3, fontsize=9
+        keys, [short_label(comparison, label) for label in labels], loc="outside lower center", ncols=3, fontsize=9
     )
     return figure
 
@@ -150,7 +135,7 @@ def draw_explanations(comparison: Comparison) -> Figure:
 def draw_curves(comparison: Comparison) -> Figure:
     """Draw validation metrics by epoch: the mean of the runs, and a band from the least run to the greatest."""
     present = [name for name in CURVES if name in set(comparison.curves["metric"])]
-    figure, panels = _wide_panels(comparison, len(present), height=3.6)
+    figure, panels = wide_grid(comparison, len(present), height=3.6)
     for axes, metric in zip(panels, present, strict=True):
         lines = comparison.curves[comparison.curves["metric"] == metric]
         ends: list[tuple[float, float, str, str]] = []
@@ -158,15 +143,15 @@ def draw_curves(comparison: Comparison) -> Figure:
             curve = lines[lines["row"] == row.label].sort_values("epoch")
             if curve.empty:
                 continue
-            colour, dash, marker = _looks(comparison, row.label)
+            colour, dash, marker = looks_of(comparison, row.label)
             x, y = curve["epoch"].to_numpy(float), curve["mean"].to_numpy(float)
             axes.plot(
                 x, y, dash, color=colour, linewidth=1.8, marker=marker if len(curve) <= 12 else None, markersize=4
             )
             if curve["runs"].max() > 1:
                 axes.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.13, linewidth=0)
-            ends.append((float(x[-1]), float(y[-1]), _short(comparison, row.label), colour))
-        _label_ends(axes, ends, x=max((end[0] for end in ends), default=0))
+            ends.append((float(x[-1]), float(y[-1]), short_label(comparison, row.label), colour))
+        label_ends(axes, ends, x=max((end[0] for end in ends), default=0))
         axes.set_title(f"validation {CURVES[metric]}", loc="left")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
@@ -177,9 +162,9 @@ def draw_curves(comparison: Comparison) -> Figure:
 def draw_reliability(comparison: Comparison) -> Figure:
     """Draw for each row accuracy against confidence, before and after temperature scaling, and the images in each bin."""
     kept = {label: parts for label, parts in comparison.reliability.items() if parts}
-    figure, panels = _panels(len(kept), height=3.0, width=2.9, columns=4)
+    figure, panels = panel_grid(len(kept), height=3.0, width=2.9, columns=4)
     for number, (axes, (label, parts)) in enumerate(zip(panels, kept.items(), strict=True)):
-        colour = _colour(comparison, label)
+        colour = colour_of(comparison, label)
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":")
         share = parts["after"]["n"] / parts["after"]["n"].sum()
         width = (parts["after"]["high"] - parts["after"]["low"]).to_numpy()
@@ -192,7 +177,7 @@ def draw_reliability(comparison: Comparison) -> Figure:
             size = 6 + 150 * bins["n"] / bins["n"].sum()  # bins with few images are small
             axes.scatter(bins["confidence"], bins["accuracy"], size, color=shade, marker=marker, label=part, zorder=3)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        title = textwrap.fill(_short(comparison, label), 26)
+        title = textwrap.fill(short_label(comparison, label), 26)
         axes.set_title(title, loc="left", fontsize=11, parse_math=False)
         axes.set_xlabel("confidence")
         if number == 0:
@@ -206,7 +191,7 @@ def draw_cost(comparison: Comparison) -> Figure:
     scores = summary(comparison, "balanced_accuracy")
     costs = comparison.cost.set_index("row")
     known = _costs_that_differ(comparison)
-    figure, panels = _wide_panels(comparison, len(known), height=3.8)
+    figure, panels = wide_grid(comparison, len(known), height=3.8)
     for axes, (name, words) in zip(panels, known.items(), strict=True):
         size, unit = time_unit(costs[name].max()) if name == "seconds" else (1, "")
         points = []
@@ -214,14 +199,14 @@ def draw_cost(comparison: Comparison) -> Figure:
             x, score = float(costs[name][row.label]) / size, scores[row.label]
             if np.isnan(x):
                 continue
-            colour, _, marker = _looks(comparison, row.label)
+            colour, _, marker = looks_of(comparison, row.label)
             axes.plot([x, x], [score["low"], score["high"]], color=colour, linewidth=1.2, alpha=0.45)
             axes.plot(x, score["mean"], marker, color=colour, markersize=7)
-            points.append((x, float(score["mean"]), _short(comparison, row.label), colour))
+            points.append((x, float(score["mean"]), short_label(comparison, row.label), colour))
         low, high = min(p[0] for p in points), max(p[0] for p in points)
         room = 0.2 * (high - low) or 0.5 * high
         axes.set_xlim(max(0, low - room), high + 2.2 * room)
-        _label_points(axes, points)
+        label_points(axes, points)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
         if not unit:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: amount(value)))
@@ -233,18 +218,18 @@ def draw_cost(comparison: Comparison) -> Figure:
 
 def draw_deployed(comparison: Comparison) -> Figure:
     """Draw balanced accuracy against latency and size, once exported: float32 filled, int8 open."""
-    figure, panels = _wide_panels(comparison, len(COSTS), height=3.8)
+    figure, panels = wide_grid(comparison, len(COSTS), height=3.8)
     for axes, (cost, words) in zip(panels, COSTS.items(), strict=True):
         points = []
         for _, line in comparison.deployed.iterrows():
-            colour, _, marker = _looks(comparison, line["row"])
+            colour, _, marker = looks_of(comparison, line["row"])
             x, y = ([line[f"{name}_{file}"] for file in FILES] for name in (cost, "balanced_accuracy"))
             axes.plot(x, y, color=colour, linewidth=1.2, alpha=0.45)
             for place, face in enumerate((colour, "none")):
                 axes.plot(x[place], y[place], marker, color=colour, mfc=face, markersize=7, mew=1.8)
-            points.append((x[0], y[0], _short(comparison, line["row"]), colour))
+            points.append((x[0], y[0], short_label(comparison, line["row"]), colour))
         axes.set(xlim=(0, 1.7 * max(point[0] for point in points)), xlabel=words)
-        _label_points(axes, points)
+        label_points(axes, points)
         axes.set_title("balanced accuracy", loc="left")
     return figure
 
@@ -253,117 +238,3 @@ def _costs_that_differ(comparison: Comparison) -> dict[str, str]:
     """Return the columns of ``cost`` with more than one value, which deserve a panel, and their names in print."""
     words = {"macs": "MACs of one image", "parameters": "parameters", "seconds": "training time"}
     return {name: text for name, text in words.items() if comparison.cost[name].nunique() > 1}
-
-
-def _forest(comparison: Comparison, labels: Sequence[str]) -> tuple[Figure, list[tuple[Axes, str]]]:
-    """Return a figure with a panel for each metric, and the same rows from top to bottom in all panels."""
-    columns = min(3, len(comparison.metrics))
-    figure, panels = _panels(
-        len(comparison.metrics), height=0.9 + 0.36 * max(2, len(labels)), width=4.0, columns=columns
-    )
-    for number, (axes, name) in enumerate(zip(panels, comparison.metrics, strict=True)):
-        shown = [_short(comparison, label) for label in labels] if number % columns == 0 else [""] * len(labels)
-        axes.set_yticks(range(len(labels)), shown, parse_math=False)
-        axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.set_title(METRICS[name], loc="left")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
-        axes.grid(axis="x")
-    figure.supxlabel(f"{percent(comparison.protocol.level)} intervals, by lesion", fontsize=10, color=INK)
-    return figure, list(zip(panels, comparison.metrics, strict=True))
-
-
-def _panels(count: int, *, height: float, width: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    columns = max(1, min(columns, count))
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
-
-
-def _wide_panels(comparison: Comparison, count: int, *, height: float) -> tuple[Figure, list[Axes]]:
-    """Return panels with room for names at the right; fewer panels next to each other if names are long."""
-    columns = 3 if all(len(row.short) <= 20 for row in comparison.rows) else 2
-    return _panels(count, height=height, width=13.8 / columns, columns=columns)
-
-
-def _looks(comparison: Comparison, label: str) -> tuple[str, str, str]:
-    """Return colour, dash and marker of a row; a baseline has the colour of the text."""
-    baselines = set(comparison.baselines.values())
-    others = [row.label for row in comparison.rows if row.label not in baselines]
-    if label in baselines:
-        place = sorted(baselines).index(label)
-        return INK, _DASHES[(place + 1) % len(_DASHES)], _MARKERS[place % len(_MARKERS)]
-    place = others.index(label)
-    again = place // len(PALETTE)
-    return PALETTE[place % len(PALETTE)], _DASHES[again % len(_DASHES)], _MARKERS[again % len(_MARKERS)]
-
-
-def _colour(comparison: Comparison, label: str) -> str:
-    return _looks(comparison, label)[0]
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, x: float) -> None:
-    """Write names at the right of the lines, moved apart if they would overlap."""
-    for (_, _, label, colour), y in zip(ends, _apart(axes, [end[1] for end in ends], gap=0.065), strict=True):
-        axes.annotate(
-            label, (x, y), (6, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
-            annotation_clip=False, parse_math=False,
-        )  # fmt: skip
-
-
-def _label_points(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write names next to points; names of points at about the same x are moved apart."""
-    left, right = axes.get_xlim()
-    for cluster in _clusters(sorted(points), 0.3 * (right - left)):
-        for (x, _, label, colour), y in zip(cluster, _apart(axes, [p[1] for p in cluster], gap=0.06), strict=True):
-            axes.annotate(
-                label, (x, y), (8, 0), textcoords="offset points", color=colour, fontsize=10, va="center",
-                annotation_clip=False, parse_math=False,
-            )  # fmt: skip
-
-
-def _clusters(
-    points: Sequence[tuple[float, float, str, str]], width: float
-) -> Iterator[list[tuple[float, float, str, str]]]:
-    cluster: list[tuple[float, float, str, str]] = []
-    for point in points:
-        if cluster and point[0] - cluster[0][0] > width:
-            yield cluster
-            cluster = []
-        cluster.append(point)
-    if cluster:
-        yield cluster
-
-
-def _apart(axes: Axes, heights: Sequence[float], *, gap: float) -> list[float]:
-    """Return the heights, moved as little as possible so that any two are ``gap`` of the axes' height apart."""
-    low, high = axes.get_ylim()
-    step = gap * (high - low)
-    order = np.argsort(heights, kind="stable")
-    placed = np.array(heights, dtype=float)[order]
-    for _ in range(200):
-        close = np.diff(placed) < step * 0.999
-        if not close.any():
-            break
-        for i in np.flatnonzero(close):
-            middle = (placed[i] + placed[i + 1]) / 2
-            placed[i], placed[i + 1] = middle - step / 2, middle + step / 2
-    # back into the axes as far as there is room, away from the title and the ticks
-    room = high - step / 2
-    for place in reversed(range(len(placed))):
-        placed[place] = min(placed[place], room)
-        room = placed[place] - step
-    room = low + step / 2
-    for place in range(len(placed)):
-        placed[place] = max(placed[place], room)
-        room = placed[place] + step
-    result = np.empty(len(placed))
-    result[order] = placed
-    return [float(value) for value in result]
-
-
-def _short(comparison: Comparison, label: str) -> str:
-    """Return a row's name for plots, at most 36 characters; a longer name loses its middle."""
-    (short,) = (row.short for row in comparison.rows if row.label == label)
-    return short if len(short) <= 36 else f"{short[:14]}…{short[-21:]}"

@@ -16,18 +16,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from skinkd.analysis.comparison import Comparison
-from skinkd.analysis.figures import FAINT, INK, PALETTE, all_figures
+from skinkd.analysis.figures import all_figures
+from skinkd.analysis.formats import Cell, Table, percent
+from skinkd.analysis.panels import FAINT, INK, PALETTE
 from skinkd.analysis.runs import Skipped
-from skinkd.analysis.tables import (
-    Cell,
-    Table,
-    all_tables,
-    cost_table,
-    deployed_table,
-    percent,
-    scores_table,
-    tests_table,
-)
+from skinkd.analysis.tables import all_tables, cost_table, deployed_table, scores_table, tests_table
 from skinkd.runs.folder import RunFolder
 
 PAGE = "report.html"

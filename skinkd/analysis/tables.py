@@ -1,8 +1,5 @@
 """The tables of a comparison, rounded and in words. Terminal, Markdown, LaTeX and HTML show the same tables."""
 
-import math
-from dataclasses import dataclass
-
 import pandas as pd
 
 from skinkd.analysis.aggregate import METRICS
@@ -10,108 +7,22 @@ from skinkd.analysis.comparison import Comparison
 from skinkd.analysis.deployed import COSTS, FILES
 from skinkd.analysis.deployed import SCORES as DEPLOYED_SCORES
 from skinkd.analysis.explanations import SCORES as EXPLANATION_SCORES
+from skinkd.analysis.formats import (
+    UNDEFINED,
+    Cell,
+    Table,
+    amount,
+    bounds,
+    count,
+    difference,
+    digits,
+    duration,
+    number,
+    p_value,
+    percent,
+    spread,
+)
 from skinkd.scoring.metrics import LOWER_IS_BETTER
-
-UNDEFINED = "-"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: the words or the rounded number.
-        note: a second, smaller line; "" for none.
-        bold: whether the text is bold; the table's caption says why.
-        value: the unrounded number, to sort by; None for words.
-    """
-
-    text: str
-    note: str = ""
-    bold: bool = False
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table, ready to print.
-
-    Attributes:
-        name: a short name for labels and anchors.
-        title: the heading.
-        caption: one sentence on the numbers, intervals and tests.
-        more: further explanation; may be "".
-        header: the heading of each column.
-        rows: rows of cells, as many as columns.
-        words: number of columns of words, at the left; the other columns are numbers.
-    """
-
-    name: str
-    title: str
-    caption: str
-    more: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    words: int
-
-
-def number(value: float | None) -> str:
-    """Format a number with three decimals."""
-    return UNDEFINED if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def difference(value: float) -> str:
-    """Format a difference with three decimals and a sign."""
-    return UNDEFINED if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
-
-
-def bounds(low: float, high: float) -> str:
-    """Format an interval; "" if it is undefined."""
-    if math.isnan(low) or math.isnan(high):
-        return ""
-    return f"{low:.3f} to {high:.3f}".replace("-", "−")
-
-
-def spread(mean: float, sd: float) -> str:
-    """Format mean ± standard deviation; the standard deviation of a single run is -."""
-    return UNDEFINED if math.isnan(mean) else f"{mean:.3f} ± {number(sd)}"
-
-
-def p_value(value: float) -> str:
-    """Format a p-value with three decimals, or as < 0.001."""
-    if math.isnan(value):
-        return UNDEFINED
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def amount(value: float) -> str:
-    """Format a number of parameters or multiply-adds with three digits and k, M or G."""
-    if math.isnan(value):
-        return UNDEFINED
-    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= 0.9995 * factor:
-            return f"{value / factor:#.3g}".rstrip(".") + unit
-    return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Format a duration in seconds, minutes, or hours and minutes."""
-    if math.isnan(seconds):
-        return UNDEFINED
-    if seconds < 119.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def time_unit(most: float) -> tuple[int, str]:
-    """Return the unit for an axis up to ``most`` seconds: its length in seconds, and its name."""
-    return next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s")) if most >= 3 * size or size == 1)
-
-
-def percent(level: float) -> str:
-    """Format a confidence, such as 95 %."""
-    return f"{100 * level:g} %"
 
 
 def all_tables(comparison: Comparison) -> list[Table]:
@@ -129,7 +40,7 @@ def scores_table(comparison: Comparison) -> Table:
     rows = []
     for row in comparison.rows:
         lines = comparison.scores[comparison.scores["row"] == row.label].set_index("metric")
-        cells = [Cell(row.label), _count(len(row.runs))]
+        cells = [Cell(row.label), count(len(row.runs))]
         for name in comparison.metrics:
             score = {part: float(lines[part][name]) for part in ("mean", "sd", "low", "high")}
             cells.append(
@@ -222,8 +133,8 @@ def per_class_table(comparison: Comparison) -> Table:
                 (
                     Cell(str(name)),
                     Cell(str(line["row"])),
-                    _count(line["n"]),
-                    _count(line["lesions"]),
+                    count(line["n"]),
+                    count(line["lesions"]),
                     Cell(number(line["sensitivity"]), value=line["sensitivity"]),
                     Cell(bounds(line["sensitivity_low"], line["sensitivity_high"]) or UNDEFINED),
                     *(Cell(number(line[m]), value=line[m]) for m in ("specificity", "precision", "f1", "auroc")),
@@ -298,7 +209,7 @@ def cost_table(comparison: Comparison) -> Table:
     rows = tuple(
         (
             Cell(str(line["row"])),
-            _count(line["runs"]),
+            count(line["runs"]),
             Cell(amount(line["parameters"]), value=line["parameters"]),
             Cell(amount(line["macs"]), value=line["macs"]),
             Cell(duration(line["seconds"]), value=line["seconds"]),
@@ -317,8 +228,8 @@ def deployed_table(comparison: Comparison) -> Table:
     """Return the table of what rows cost and score once exported; without rows if no run has an export."""
     rows = []
     for _, line in comparison.deployed.iterrows():
-        cells = [Cell(str(line["row"])), _count(line["exports"])]
-        for name, show in [*((cost, _digits) for cost in COSTS), *((score, number) for score in DEPLOYED_SCORES)]:
+        cells = [Cell(str(line["row"])), count(line["exports"])]
+        for name, show in [*((cost, digits) for cost in COSTS), *((score, number) for score in DEPLOYED_SCORES)]:
             cells += [Cell(show(line[f"{name}_{file}"]), value=line[f"{name}_{file}"]) for file in FILES]
         rows.append(tuple(cells))
     units = ("ms", "MB", *(METRICS[name] for name in DEPLOYED_SCORES))
@@ -331,10 +242,6 @@ def deployed_table(comparison: Comparison) -> Table:
     return Table("deployed", "Once exported", caption, more, header, tuple(rows), 1)
 
 
-def _digits(value: float) -> str:
-    return UNDEFINED if math.isnan(value) else f"{value:#.3g}".rstrip(".")
-
-
 def runs_table(comparison: Comparison) -> Table:
     """Return the table of all runs."""
     rows = []
@@ -343,16 +250,11 @@ def runs_table(comparison: Comparison) -> Table:
         cells = [
             Cell(str(line["row"])),
             Cell(str(line["folder"])),
-            _count(line["seed"]),
-            _count(line["fold"]),
+            count(line["seed"]),
+            count(line["fold"]),
             Cell(epochs),
         ]
         rows.append((*cells, *(Cell(number(line[name]), value=line[name]) for name in comparison.metrics)))
     header = ("", "run folder", "seed", "fold", "epoch", *(METRICS[name] for name in comparison.metrics))
     caption = "Each run, on the test set. The epoch is the epoch that validation chose."
     return Table("runs", "Runs", caption, "", header, tuple(rows), 2)
-
-
-def _count(value: float | None) -> Cell:
-    undefined = value is None or pd.isna(value)
-    return Cell(UNDEFINED) if undefined else Cell(f"{value:,.0f}", value=float(value))  # type: ignore[arg-type]

@@ -16,10 +16,11 @@ from rich.console import Console
 from run_factory import CLASSES, MakeRun, image_rows
 
 from skinkd.analysis.comparison import Comparison, compare
+from skinkd.analysis.formats import amount, bounds, difference, duration, p_value, spread
 from skinkd.analysis.report import html, latex, markdown, markdown_tables, print_comparison, write_outputs
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import Skipped, read_runs
-from skinkd.analysis.tables import all_tables, amount, bounds, difference, duration, p_value, spread
+from skinkd.analysis.tables import all_tables
 from skinkd.analysis.wandb_report import build_report, build_workspace, check_wandb, logged_runs
 from skinkd.errors import UserError
 
@@ -299,7 +300,7 @@ def test_names_that_differ_at_their_end_differ_in_plots(lengthy: Comparison) -> 
 
 @pytest.mark.parametrize("heights", [[0.99, 0.98, 1.0, 0.01], [0.5] * 6, [0.2, 0.8], [0.0, 0.0, 0.0]])
 def test_names_beside_lines_stay_apart_and_inside(heights: list[float]) -> None:
-    from skinkd.analysis.figures import _apart
+    from skinkd.analysis.panels import _apart
 
     axes = Figure().add_subplot()
     placed = _apart(axes, heights, gap=0.1)
@@ -321,13 +322,13 @@ def test_a_time_axis_has_whole_units(comparison: Comparison) -> None:
 
 
 def test_many_rows_have_markers_of_their_own(comparison: Comparison) -> None:
-    from skinkd.analysis.figures import _looks
+    from skinkd.analysis.panels import looks_of
 
     rows = (
         *comparison.rows,
         *(Row(f"more {number}", comparison.rows[1].runs, f"more {number}") for number in range(12)),
     )
-    looks = [_looks(dataclasses.replace(comparison, rows=rows), row.label) for row in rows]
+    looks = [looks_of(dataclasses.replace(comparison, rows=rows), row.label) for row in rows]
     assert len(set(looks)) == len(rows)
 
 
