@@ -35,8 +35,8 @@ def stored_settings(settings: DictConfig) -> DictConfig:
         raise UserError(f"config={path} is not a file; give the config.yaml of a run folder")
     stored = _load(path)
     config: Config = OmegaConf.to_container(stored)  # type: ignore[assignment]
-    resolved_paths: Config = OmegaConf.to_container(OmegaConf.create({"paths": settings.paths}), resolve=True)  # type: ignore[assignment]
-    moved = below_the_commands(config, resolved_paths["paths"], file=path)
+    folders: Config = OmegaConf.to_container(OmegaConf.create({"paths": settings.paths}), resolve=True)  # type: ignore[assignment]
+    moved = below_the_commands(config, folders["paths"], file=path)
     return OmegaConf.create(moved | {"force": settings.force, "run_dir": settings.run_dir or moved["run_dir"]})
 
 
