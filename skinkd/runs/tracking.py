@@ -140,7 +140,9 @@ class WandbTracker(Tracker):
                 dir=self._folder.path,
                 mode=mode,
                 reinit="finish_previous",
-                settings=self._wandb.Settings(silent=True, console="off", init_timeout=60),
+                settings=self._wandb.Settings(
+                    silent=True, console="off", init_timeout=60, finish_timeout_raises=True, **_finish_timeout()
+                ),
             )
 
         if not self.offline:
@@ -181,7 +183,18 @@ class WandbTracker(Tracker):
 
     def finish(self, *, failed: bool) -> None:
         """Close the run. Otherwise the next run of this process would log into it."""
-        self._wandb.finish(exit_code=1 if failed else 0)
+        try:
+            self._wandb.finish(exit_code=1 if failed else 0)
+        except TimeoutError:
+            say(f"W&B did not take all data in time; to upload the rest: {self.sync_command}")
+
+
+def _finish_timeout() -> dict[str, float]:
+    """Return how many seconds the end of the run waits for W&B, unless the environment says so.
+
+    W&B's default is without limit: a run whose server is gone would never end.
+    """
+    return {} if "WANDB_FINISH_TIMEOUT" in os.environ else {"finish_timeout": 600.0}
 
 
 def _must_be_offline() -> bool:
