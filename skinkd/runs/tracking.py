@@ -220,7 +220,18 @@ class WandbTracker(Tracker):
 
     def finish(self, *, failed: bool) -> None:
         """Close the run. Otherwise the next run of this process would log into it."""
-        self._wandb.finish(exit_code=1 if failed else 0)
+        try:
+            self._wandb.finish(exit_code=1 if failed else 0)
+        except TimeoutError:
+            say(f"W&B did not take all data in time; to upload the rest: {self.sync_command}")
+
+
+def _finish_timeout() -> dict[str, float]:
+    """Return how many seconds the end of the run waits for W&B, unless the environment says so.
+
+    W&B's default is without limit: a run whose server is gone would never end.
+    """
+    return {} if "WANDB_FINISH_TIMEOUT" in os.environ else {"finish_timeout": 600.0}
 
 
 def add_to_run(settings: dict[str, Any], folder: RunFolder, numbers: dict[str, float]) -> None:
@@ -249,7 +260,9 @@ def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tupl
             dir=folder.path,
             mode=mode,
             reinit="finish_previous",
-            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+            settings=wandb.Settings(
+                silent=True, console="off", init_timeout=60, finish_timeout_raises=True, **_finish_timeout()
+            ),
             **about,
         )
 
