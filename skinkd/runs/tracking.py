@@ -226,7 +226,7 @@ class WandbTracker(Tracker):
             say(f"W&B did not take all data in time; to upload the rest: {self.sync_command}")
 
 
-def _finish_timeout() -> dict[str, float]:
+def _finish_timeout() -> dict[str, Any]:
     """Return how many seconds the end of the run waits for W&B, unless the environment says so.
 
     W&B's default is without limit: a run whose server is gone would never end.
