@@ -1,5 +1,7 @@
 """The two pictures of an answer: the square that the network sees, and the explanation to lay over it."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ def central_square(image: NDArray[np.uint8]) -> bytes:
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
+    square: NDArray[Any] = image[top : top + side, left : left + side]
     if side > SIDE:
         square = cv2.resize(square, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.uint8)
     return _png(square[..., ::-1])
@@ -38,5 +40,5 @@ def coloured_map(values: NDArray[np.float32]) -> bytes | None:
     return _png(np.dstack([colours, np.round(255 * share).astype(np.uint8)]))
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def _png(image: NDArray[Any]) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
