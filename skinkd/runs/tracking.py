@@ -183,10 +183,11 @@ class WandbTracker(Tracker):
 
     def finish(self, *, failed: bool) -> None:
         """Close the run. Otherwise the next run of this process would log into it."""
+        folder = os.path.dirname(self.run.dir)
         try:
             self._wandb.finish(exit_code=1 if failed else 0)
         except TimeoutError:
-            say(f"W&B did not take all data in time; to upload the rest: {self.sync_command}")
+            say(f"W&B did not take all data in time; to upload the rest: wandb sync --no-skip-online {folder}")
 
 
 def _finish_timeout() -> dict[str, float]:
