@@ -173,9 +173,11 @@ class WandbTracker(Tracker):
         if report.examples:
             media[f"{report.part}/examples"] = [wandb.Image(image, caption=text) for image, text in report.examples]
         numbers = {name: value for name, value in report.metrics.items() if isinstance(value, int | float)}
-        self.run.log({**{name: v for name, v in numbers.items() if name.startswith("test/")}, **media})
+        self.run.log({name: value for name, value in numbers.items() if name.startswith("test/")})
         # the summary holds the selected checkpoint's numbers, not the last epoch's
         self.run.summary.update(report.metrics)
+        # after the numbers: online, a table asks the server first, and fails without it
+        self.run.log(media)
         if self._settings["log_checkpoint"]:
             artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model")
             artifact.add_file(str(self._folder.checkpoints / "best.ckpt"))
