@@ -16,7 +16,7 @@ define PROGRESS
 /^Installing collected packages/ { print "  unpacking " NF - 3 " packages, about a minute"; fflush() }
 endef
 
-.PHONY: train export test test-slow study docs lint types wheel-check clean
+.PHONY: train export test test-slow test-cluster study docs lint types wheel-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): skinkd, the packages it needs and those of its tests and documentation, by constraints.txt"
@@ -39,6 +39,11 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -m slow --timeout 3600
+
+# as root on Debian or Ubuntu. It unpacks SLURM's packages into a temporary folder, which no other command sees, starts SLURM,
+# runs the tests, and stops it; nothing is installed
+test-cluster: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster tests/cluster
 
 # takes hours on a CPU; can be resumed. STUDY="sweep.devices=2" runs two jobs at once
 study: $(VENV)/.installed

@@ -210,9 +210,11 @@ class WandbTracker(Tracker):
         if report.examples:
             media[f"{report.part}/examples"] = [wandb.Image(image, caption=text) for image, text in report.examples]
         numbers = {name: value for name, value in report.metrics.items() if isinstance(value, int | float)}
-        self.run.log({**{name: v for name, v in numbers.items() if name.startswith("test/")}, **media})
+        self.run.log({name: value for name, value in numbers.items() if name.startswith("test/")})
         # the summary holds the selected checkpoint's numbers, not the last epoch's
         self.run.summary.update(report.metrics)
+        # after the numbers: online, a table asks the server first, and fails without it
+        self.run.log(media)
         if self._settings["log_checkpoint"]:
             artifact = wandb.Artifact(f"checkpoint-{self.run.id}", type="model")
             artifact.add_file(str(self._folder.checkpoints / "best.ckpt"))
@@ -220,10 +222,11 @@ class WandbTracker(Tracker):
 
     def finish(self, *, failed: bool) -> None:
         """Close the run. Otherwise the next run of this process would log into it."""
+        folder = os.path.dirname(self.run.dir)
         try:
             self._wandb.finish(exit_code=1 if failed else 0)
         except TimeoutError:
-            say(f"W&B did not take all data in time; to upload the rest: {self.sync_command}")
+            say(f"W&B did not take all data in time; to upload the rest: wandb sync --no-skip-online {folder}")
 
 
 def _finish_timeout() -> dict[str, Any]:

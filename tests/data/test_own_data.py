@@ -46,7 +46,9 @@ def ids(root: Path) -> list[str]:
     return folder(root).frame["image_id"].tolist()
 
 
-@pytest.mark.parametrize("name", [".ipynb_checkpoints", ".Trash-1000", "$RECYCLE.BIN", "Thumbnails", "@eaDir", *LITTER])
+@pytest.mark.parametrize(
+    "name", [".ipynb_checkpoints", ".Trash-1000", "$RECYCLE.BIN", "Thumbnails", "@eaDir", *sorted(LITTER)]
+)
 def test_folders_of_systems_are_no_classes_and_no_images_at_any_depth(clinic: Path, picture: bytes, name: str) -> None:
     expected = ids(clinic)
     for place in (clinic, clinic / "nv", clinic / "nv" / "deeper" / "still"):
@@ -198,7 +200,7 @@ def test_a_folder_is_no_csv(clinic: Path) -> None:
 WORDS = ("NA", "N/A", "nan", "NaN", "None", "null", "?", "")
 
 
-@pytest.mark.parametrize("word", [*WORDS, "unknown"])
+@pytest.mark.parametrize("word", [*sorted(WORDS), "unknown"])
 def test_a_word_for_no_patient_makes_no_group_and_is_counted(
     table: Table, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -209,7 +211,7 @@ def test_a_word_for_no_patient_makes_no_group_and_is_counted(
     assert f"4 of 12 images have no 'patient' ({word!r})" in caplog.text
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if word])
+@pytest.mark.parametrize("word", [word for word in sorted(WORDS) if word])
 def test_a_word_for_no_class_is_refused_unless_it_is_one(table: Table, word: str) -> None:
     text = lines([(path, word if label == "nv" else label, patient) for path, label, patient in ROWS])
     with pytest.raises(

@@ -39,15 +39,15 @@ def run_of(server: WandbServer, folder: Path) -> StoredRun:
     return run
 
 
-def check_numbers(run: StoredRun, folder: Path) -> None:
-    """The summary is metrics.json, and the curves are history.csv."""
+def check_numbers(run: StoredRun, folder: Path, *, lost: int = 0) -> None:
+    """The summary is metrics.json, and the curves are history.csv, of which ``lost`` epochs may be missing at the beginning."""
     numbers = metrics_of(folder)
     assert {name: run.summary.get(name) for name in numbers} == pytest.approx(numbers)
     history = pd.read_csv(folder / "history.csv")
     for name in [name for name in history if name.startswith("val/")]:
-        assert [row[name] for row in run.history if name in row] == pytest.approx(history[name].tolist(), rel=1e-5), (
-            name
-        )
+        curve = [row[name] for row in run.history if name in row]
+        assert len(curve) >= len(history) - lost
+        assert curve == pytest.approx(history[name].tolist()[-len(curve) :], rel=1e-5), name
     assert run.exit_code == 0 and run.config["seed"] == 0
 
 
@@ -60,7 +60,9 @@ def test_a_killed_run_goes_on_as_the_same_run(job: Job, server: WandbServer, tmp
     folder = only_run(tmp_path / "outputs")
     run = run_of(server, folder)
     assert run.opened == 2
-    check_numbers(run, folder)
+    check_numbers(
+        run, folder, lost=1
+    )  # the client sends rows every 15 s, and was killed before; they are in its local file
     assert run.given["displayName"] == folder.name and run.given["jobType"] == "baseline"
     assert "seed=0" in run.given["tags"]
     assert "config.yaml" in run.files and any("confusion_matrix" in name for name in run.files)
@@ -75,7 +77,7 @@ def test_a_killed_run_goes_on_as_the_same_run(job: Job, server: WandbServer, tmp
 def sync(folder: Path, server: WandbServer) -> None:
     """Upload the folder's W&B runs, as the printed line says."""
     runs = [str(run) for run in sorted((folder / "wandb").glob("*run-*-*"))]
-    command = [sys.executable, "-m", "wandb", "sync", *runs]
+    command = [sys.executable, "-m", "wandb", "sync", "--no-skip-online", *runs]
     result = subprocess.run(
         command, env=os.environ | server.environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -107,7 +109,7 @@ def test_a_server_that_dies_costs_the_run_nothing(job: Job, server: WandbServer,
     folder = only_run(tmp_path / "outputs")
     assert metrics_of(folder)["epochs"] == 2
     assert server.runs and all(run.exit_code is None for run in server.runs.values())
-    assert "W&B did not take all data in time; to upload the rest: wandb sync" in result.out
+    assert "W&B did not take all data in time; to upload the rest: wandb sync --no-skip-online" in result.out
     with WandbServer() as later:
         sync(folder, later)
         check_numbers(run_of(later, folder), folder)
