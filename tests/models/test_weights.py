@@ -147,7 +147,7 @@ def test_what_is_no_network_is_refused_with_the_remedy(kind: str, network: nn.Mo
         (b"<!DOCTYPE html>", "a web page"),
         (b"", "is empty"),
         (b"\x89HDF\r\n", "a file of Keras"),
-        (gzip.compress(b"x"), "compressed with gzip"),
+        (gzip.compress(b"x", mtime=0), "compressed with gzip"),
         (b"noise that is nothing", "cannot be read as a state dict"),
     ],
 )
