@@ -36,6 +36,7 @@ def test_two_jobs_on_two_nodes(slurm: Slurm, tiny: list[str], finished: Path, tm
     sweep = slurm.sweep([*tiny, f"paths.output_dir={output}", "seed=0,1"], tmp_path)
     assert sweep.wait(900) == 0, text(tmp_path)
     assert "2 of 2 jobs finished" in text(tmp_path)
+    until(lambda: not slurm.run("squeue", "--noheader").stdout, "the end of the jobs, which comes after their results")
     jobs = [job for number, job in slurm.jobs().items() if number not in before]
     assert [job["JobState"] for job in jobs] == ["COMPLETED", "COMPLETED"]
     assert {job["NodeList"] for job in jobs} == {"n1", "n2"}
