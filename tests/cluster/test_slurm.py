@@ -36,6 +36,7 @@ def test_two_jobs_on_two_nodes(slurm: Slurm, tiny: list[str], finished: Path, tm
     sweep = slurm.sweep([*tiny, f"paths.output_dir={output}", "seed=0,1"], tmp_path)
     assert sweep.wait(900) == 0, text(tmp_path)
     assert "2 of 2 jobs finished" in text(tmp_path)
+    until(lambda: not slurm.run("squeue", "--noheader").stdout, "the end of the jobs, which comes after their results")
     jobs = [job for number, job in slurm.jobs().items() if number not in before]
     assert [job["JobState"] for job in jobs] == ["COMPLETED", "COMPLETED"]
     assert {job["NodeList"] for job in jobs} == {"n1", "n2"}
@@ -76,7 +77,7 @@ def test_a_job_out_of_time_is_queued_again_and_finishes(slurm: Slurm, tiny: list
 def test_a_job_that_is_cancelled_from_outside_is_noticed(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
     """This cluster has no accounting, so ``sacct`` knows nothing."""
     output = tmp_path / "outputs"
-    sweep = slurm.sweep([*tiny, f"paths.output_dir={output}", "trainer.max_epochs=2000", "seed=0"], tmp_path)
+    sweep = slurm.sweep([*tiny, f"paths.output_dir={output}", "trainer.max_epochs=2000", "seed=4"], tmp_path)
     until(lambda: epochs(output) >= 1, "the first epoch")
     (number,) = slurm.jobs(only_run(output).name)
     assert slurm.run("scancel", number).returncode == 0
@@ -87,7 +88,7 @@ def test_a_job_that_is_cancelled_from_outside_is_noticed(slurm: Slurm, tiny: lis
 
 def test_a_stopped_sweep_cancels_its_jobs(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
     output = tmp_path / "outputs"
-    sweep = slurm.sweep([*tiny, f"paths.output_dir={output}", "trainer.max_epochs=2000", "seed=0"], tmp_path)
+    sweep = slurm.sweep([*tiny, f"paths.output_dir={output}", "trainer.max_epochs=2000", "seed=5"], tmp_path)
     until(lambda: epochs(output) >= 1, "the first epoch")
     sweep.send_signal(signal.SIGTERM)
     assert sweep.wait(180) == 143

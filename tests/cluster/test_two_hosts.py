@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 # a network without BatchNorm, whose statistics are those of each process's share of the batch, and no random augmentation: the
 # gradient is then the mean over the same 16 images, in whatever processes
 ALIKE = ["backbone.name=test_convnext.r160_in1k", "augment=none"]
-TOLERANCE = 1e-4  # of losses near 2, after ten steps; what rounding makes of sums in another order
+TOLERANCE = 1e-4  # of losses up to 5, after ten steps; what rounding makes of sums in another order
 
 
 @pytest.fixture
