@@ -23,6 +23,7 @@ from skinkd.errors import UserError, nearest
 
 CONF = "skinkd.conf"
 _MAY_BE_NULL = ("data.near_duplicate_bits",)  # in conf/ it alone is a number by default and has a meaning for null
+_PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
@@ -133,7 +134,10 @@ def _refuse_misplaced(config_name: str, overrides: list[Override], *, multirun: 
     """Raise UserError for an override that Hydra takes and nothing would follow."""
     for override in overrides:
         key, text = override.key_or_group, override.input_line or ""
-        if key.startswith(("hydra.run.", "hydra.sweep.")) or key in ("hydra.run", "hydra.sweep", "hydra.output_subdir"):
+        # Lightning starts the other processes of a run with the values that conf/ has
+        as_it_is = text.replace('"', "") in ("hydra.run.dir=.", "hydra.output_subdir=null")
+        places = key.startswith(("hydra.run.", "hydra.sweep.")) or key in _PLACES_OF_HYDRA
+        if places and not as_it_is:
             raise UserError(
                 f"{text} has no effect, as a run's folder follows from its configuration; give run_dir=<folder> for this run, "
                 "or paths.output_dir=<folder> for all"

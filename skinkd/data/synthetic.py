@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.random import Generator, SeedSequence
 
+from skinkd.data.drawn_lesions import add_patch, draw_lesion, photograph
+from skinkd.data.drawn_looks import LOOKS, blend
 from skinkd.data.ham10000_folder import CLASS_NAMES, MASKS, SUBGROUPS, lesion_mask, read_folder
 from skinkd.data.source import Source
-from skinkd.data.synthetic_lesions import add_patch, draw_lesion, photograph
-from skinkd.data.synthetic_looks import LOOKS, blend
 from skinkd.data.table import ImageTable
 from skinkd.errors import UserError, check_choice, check_range
 

@@ -6,13 +6,18 @@ in place of the lesion, and knowing where the patch is, one can check whether an
 
 from pathlib import Path
 
-from skinkd.data.ham10000_folder import lesion_mask, read_folder
+from skinkd.data.ham10000_folder import CLASS_NAMES, SUBGROUPS, lesion_mask, read_folder
 from skinkd.data.source import Source
 from skinkd.data.synthetic import CLASSES, artefact_masks, generate
 from skinkd.data.table import ImageTable
 
 SOURCE = Source(
     licence="none of others",
+    title="the embedded dataset of skinkd with a coloured patch",
+    shows="drawings that imitate dermatoscopic images and say nothing about real skin; a coloured patch shows one class",
+    class_names=CLASS_NAMES,
+    same_lesion="they are drawn from the same lesion",
+    subgroups=SUBGROUPS,
     ids="synthetic {images} {height} {width} {seed} with a patch on {patch_class}",
     generated=True,
     lesion_mask=lesion_mask,

@@ -10,9 +10,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from skinkd.build.seen import own_images
+from skinkd.data.drawn_lesions import draw_lesion, photograph
+from skinkd.data.drawn_looks import LOOKS
 from skinkd.data.files import read_image
-from skinkd.data.synthetic_lesions import draw_lesion, photograph
-from skinkd.data.synthetic_looks import LOOKS
 from skinkd.data.transforms import eval_pipeline
 from skinkd.errors import UserError
 from skinkd.inference.trained import Trained

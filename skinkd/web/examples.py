@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from skinkd.data.synthetic_lesions import draw_lesion, photograph
-from skinkd.data.synthetic_looks import LOOKS
+from skinkd.data.drawn_lesions import draw_lesion, photograph
+from skinkd.data.drawn_looks import LOOKS
 
 IMAGE_SIZE = (192, 256)
 """Height and width of an example, px."""

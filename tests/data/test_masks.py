@@ -76,7 +76,7 @@ def test_a_mask_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
         ("good.png", (4, 5), "has 4×4 pixels, and its image 4×5"),
         ("broken.png", (4, 4), "is no image"),
         ("missing.png", (4, 4), "cannot be read .No such file"),
-        ("pipe.png", (4, 4), "cannot be read .it is no regular file"),
+        ("pipe.png", (4, 4), "cannot be read .it is a pipe"),
     ):
         with pytest.raises(UserError, match=words):
             read_mask(tmp_path / name, size)

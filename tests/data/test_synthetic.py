@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from skinkd.data.drawn_lesions import Photograph, draw_lesion, photograph
+from skinkd.data.drawn_looks import LOOKS, blend
 from skinkd.data.ham10000_folder import MASKS
 from skinkd.data.synthetic import (
     ARTEFACTS,
@@ -28,8 +30,6 @@ from skinkd.data.synthetic import (
     counts,
     generate,
 )
-from skinkd.data.synthetic_lesions import Photograph, draw_lesion, photograph
-from skinkd.data.synthetic_looks import LOOKS, blend
 from skinkd.errors import UserError
 
 IMAGES, SIZE = 100, (48, 64)

@@ -44,6 +44,10 @@ class Card:
 
 
 def made(trained: Trained, folder: Path, **arguments: Any) -> Card:
+    if trained.config is not None and "paths" not in arguments:
+        # the drawn images of the tests lie outside the folder of runs; a card reads no others
+        root = trained.config["data"]["table"].get("root", "")
+        arguments["paths"] = trained.config["paths"] | {"cache_dir": root}
     paths = write_card(trained, folder, **arguments)
     assert [path.name for path in paths] == [MARKDOWN, JSON] and all(path.is_file() for path in paths)
     assert sorted(path.name for path in folder.iterdir()) == sorted([MARKDOWN, JSON])

@@ -168,13 +168,13 @@ def test_every_stored_sweep_composes(path: Path) -> None:
     hydra = yaml.safe_load(path.read_text())["hydra"]
     assert hydra["mode"] == "MULTIRUN"
     check_overrides("train", [f"sweep={path.stem}"])
-    check_overrides("train", [f"{key}={values}" for key, values in hydra["sweeper"]["params"].items()])
+    check_overrides("train", ["-m", *(f"{key}={values}" for key, values in hydra["sweeper"]["params"].items())])
 
 
 def test_the_sweep_for_wandbs_agent_names_settings_that_there_are() -> None:
     sweep = yaml.safe_load((CONF.parent / "docs" / "wandb_sweep.yaml").read_text())
     given = {name: one.get("values") or [one["value"]] for name, one in sweep["parameters"].items()}
-    check_overrides("train", [f"{name}={','.join(map(str, values))}" for name, values in given.items()])
+    check_overrides("train", ["-m", *(f"{name}={','.join(map(str, values))}" for name, values in given.items())])
     assert sweep["metric"]["name"].startswith("val/") and sweep["program"] == "skinkd.train"
 
 

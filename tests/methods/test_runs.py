@@ -63,10 +63,10 @@ def settings_of(tiny: list[str], output: Path) -> Callable[..., DictConfig]:
             *networks_of(name),
             "backbone.pretrained=false",
         ]
+        size = 64 if name == "swskd" else 32  # FRB needs a last stage of more than one cell
+        texts += [f"data.image_size={size}", "trainer.limit_train_batches=2"]
         with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-            return compose(
-                "train", overrides=[*texts, "data.image_size=32", "trainer.limit_train_batches=2", *overrides]
-            )
+            return compose("train", overrides=[*texts, *overrides])
 
     return settings
 

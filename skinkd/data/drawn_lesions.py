@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from skinkd.data.synthetic_looks import Look
+from skinkd.data.drawn_looks import Look
 
 Array = NDArray[Any]  # float32; the stubs of OpenCV and numpy are less precise
 
