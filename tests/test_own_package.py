@@ -13,12 +13,16 @@ from test_extending import SMALL, data, own, python  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
-WORDS = ("data=moles", "backbone=narrow", "augment=shadow")
+WORDS = ("data=moles", "backbone=narrow", "backbone.pretrained=false", "augment=shadow")
 
 
 def test_a_teacher_of_ones_own_is_trained(own: Path, data: Path) -> None:  # noqa: F811
     """The teacher's process reads a stored configuration, which can allow nothing: the command's word goes with it."""
-    teacher = ("method@method.teacher.run.method=confidence", "backbone@method.teacher.run.backbone=narrow")
+    teacher = (
+        "method@method.teacher.run.method=confidence",
+        "backbone@method.teacher.run.backbone=narrow",
+        "method.teacher.run.backbone.pretrained=false",
+    )
     words = ("--config-dir", "conf", *WORDS, "method=kd", *teacher, *SMALL)
     python("skinkd.train", "allow_targets=mine", *words, folder=own, data=data)
     (student,) = own.glob("outputs/kd-moles-*")
