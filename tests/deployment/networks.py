@@ -41,7 +41,20 @@ def network(preset: str, *overrides: str, size: int = 64) -> Any:
     torch.manual_seed(0)
     made = build(config, place="backbone", num_classes=K)
     randomise(made)
+    settle(made, size=size)
     return made.eval()
+
+
+@torch.no_grad()
+def settle(network: nn.Module, *, size: int) -> None:
+    """Give batch normalisations the statistics of noise. In a deep network the images would else be lost on the way."""
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.9
+    network.train()(torch.from_numpy(noise(8, size, seed=1)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def randomise(network: nn.Module) -> None:
