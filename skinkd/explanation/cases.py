@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from skinkd.build.seen import own_images
-from skinkd.data.files import find_images, read_image
+from skinkd.data.decode import decode_file
+from skinkd.data.files import find_images
 from skinkd.data.masks import Masked, prepared, read_mask, read_masked
 from skinkd.data.source import Source, source_of
 from skinkd.data.transforms import eval_pipeline
@@ -92,10 +93,10 @@ def input_cases(trained: Trained, settings: Mapping[str, Any]) -> Material:
     found = {place.stem: str(place)} if place.is_file() else find_images(place, [""])
     if not found:
         raise UserError(f"input={settings['input']} is neither an image nor a folder with images; give one of these")
-    pipeline = eval_pipeline(image_size=trained.image_size)
+    pipeline, most = eval_pipeline(image_size=trained.image_size), settings["max_pixels"]
     return Material(
         [
-            Case(name, "", None, prepared(Masked(read_image(path), None, {}), pipeline), None)
+            Case(name, "", None, prepared(Masked(decode_file(Path(path), max_pixels=most), None, {}), pipeline), None)
             for name, path in sorted(found.items())
         ],
         None,
