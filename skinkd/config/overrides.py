@@ -22,7 +22,7 @@ from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, nearest
 
 CONF = "skinkd.conf"
-_MAY_BE_NULL = ("data.near_duplicate_bits",)  # in conf/ it alone is a number by default and has a meaning for null
+_MAY_BE_NULL = ("data.near_duplicate_bits",)  # the only number in conf/ that may also be null
 _PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
