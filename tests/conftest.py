@@ -31,6 +31,12 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def synthetic_folder(synthetic_root: Path) -> Path:
+    """The folder of the tiny runs' images; other tests may generate further folders beside it."""
+    return generate(synthetic_root, images=IMAGES, image_size=(HEIGHT, WIDTH), seed=0)
+
+
+@pytest.fixture(scope="session")
 def tiny(synthetic_root: Path) -> list[str]:
     """Overrides that make a run tiny; 5 steps an epoch of 81 training images."""
     return [
@@ -126,7 +132,7 @@ def _ctrl_c() -> None:
 def _no_account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reaches anybody's W&B account or is told by the environment to be offline."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_GROUP"):
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_GROUP", "WANDB_SERVICE"):
             patch.delenv(name, raising=False)
         patch.setenv("NETRC", str(tmp_path_factory.mktemp("home") / "no-netrc"))
         yield

@@ -82,11 +82,10 @@ def test_the_teacher_is_frozen_in_every_process(tiny: list[str], finished: Path,
         assert {key.split(".")[0] for key in stored["state_dict"]} == {"network"}
 
 
-def test_a_failing_process_ends_the_other(tiny: list[str], synthetic_root: Path, tmp_path: Path) -> None:
+def test_a_failing_process_ends_the_other(tiny: list[str], synthetic_folder: Path, tmp_path: Path) -> None:
     """One training image is damaged where only reading it shows; one of the two processes meets it."""
-    (source,) = synthetic_root.glob("synthetic_*")
     root = tmp_path / "ham10000"
-    shutil.copytree(source, root)
+    shutil.copytree(synthetic_folder, root)
     splits = build_split(tiny, root)
     name = splits.index[splits == "train"][0]
     (image,) = root.glob(f"HAM10000_images_part_*/{name}.jpg")

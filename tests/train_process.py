@@ -116,6 +116,7 @@ def _main(arguments: list[str], folder: Path, out: Path, err: Path, settings: Se
         os.dup2(file, number)
         os.close(file)
     os.chdir(folder)
+    os.environ.pop("WANDB_SERVICE", None)  # W&B's process of the tests would outlive a killed run and keep its id
     os.environ.update(settings.env or {})
     # as in a process of its own; the loading processes of a child of the forkserver would wait for the forkserver
     multiprocessing.set_start_method("fork", force=True)

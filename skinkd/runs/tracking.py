@@ -272,9 +272,18 @@ def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tupl
     if not _must_be_offline():
         try:
             return start("online"), False
-        except wandb.errors.Error as error:
-            say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
-    return start("offline"), True
+        except Exception as error:  # W&B's errors have no common base
+            say(f"W&B cannot be reached: {_first_line(error)}")
+    try:
+        return start("offline"), True
+    except Exception as error:
+        raise UserError(
+            f"W&B cannot log in {folder.path}: {_first_line(error)}; logger=csv trains without W&B"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _sync_command(run: Any) -> str:
@@ -290,7 +299,7 @@ def _must_be_offline() -> bool:
     try:
         return not wandb.login(prompt=False)
     except wandb.errors.Error as error:  # there is a key, but no server accepts it
-        say(f"W&B cannot be reached: {str(error).strip().splitlines()[0]}")
+        say(f"W&B cannot be reached: {_first_line(error)}")
         return True
 
 

@@ -19,10 +19,9 @@ METADATA = "HAM10000_metadata.csv"
 
 
 @pytest.fixture
-def ham(synthetic_root: Path, tmp_path: Path) -> Path:
+def ham(synthetic_folder: Path, tmp_path: Path) -> Path:
     """A copy of the synthetic images, to be spoiled."""
-    (source,) = synthetic_root.glob("synthetic_*")
-    shutil.copytree(source, tmp_path / "data" / "ham10000", ignore=shutil.ignore_patterns("*segmentation*"))
+    shutil.copytree(synthetic_folder, tmp_path / "data" / "ham10000", ignore=shutil.ignore_patterns("*segmentation*"))
     return tmp_path / "data" / "ham10000"
 
 

@@ -15,6 +15,7 @@ import pytest
 from train_process import Act, Result, metrics_of, only_run
 from wandb_file import WandbFile
 
+import wandb
 from skinkd.errors import UserError
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tracking import add_to_run
@@ -188,6 +189,7 @@ def test_numbers_that_come_later_go_to_the_same_run(tmp_path: Path) -> None:
     assert offline_runs(tmp_path) == []
     add_to_run(settings, folder, {"export/accuracy_int8": 0.75})
     (run,) = offline_runs(tmp_path)
+    wandb.teardown()  # W&B's own process writes the file, and ends when the file is complete
     file = WandbFile(run)
     assert file.run.run_id == "abc123" and file.summary["export/accuracy_int8"] == 0.75 and file.exit_code == 0
     assert (tmp_path / "wandb_run_id").read_text() == "abc123\n"
@@ -202,6 +204,14 @@ def test_an_unreachable_server_makes_it_go_offline(job: Callable[..., Result], t
     assert result.code == 0, result.err
     assert "W&B cannot be reached" in result.out and "W&B logs offline" in result.out
     assert len(offline_runs(only_run(tmp_path / "outputs"))) == 1
+
+
+def test_a_client_that_cannot_start_is_one_sentence(job: Callable[..., Result]) -> None:
+    """The variable names a W&B process that has ended, as in a shell whose notebook was closed."""
+    result = job("logger=wandb", env={"WANDB_SERVICE": "3-1-unix-/nowhere/socket"})
+    assert result.code == 2
+    assert "W&B cannot log in" in result.err and "logger=csv trains without W&B" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_csv(trained: Trained) -> None:
