@@ -10,7 +10,8 @@ import pandas as pd
 from skinkd.analysis.calibration import reliability
 from skinkd.analysis.rows import Row
 from skinkd.analysis.runs import Run
-from skinkd.scoring.bootstrap import mean_intervals
+from skinkd.analysis.trainings import mean_over_trainings
+from skinkd.scoring.bootstrap import Resampled, intervals_of_mean
 from skinkd.scoring.metrics import confusion_matrix, evaluate, per_class, wilson_interval
 from skinkd.scoring.predictions import Floats
 from skinkd.scoring.temperature import apply_temperature, fit_temperature
@@ -69,17 +70,11 @@ def run_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def score_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
-    """Return a line for each metric: mean and spread over the runs, and the interval of the mean by resampling lesions."""
+def score_lines(row: Row, runs: Resampled, protocol: Protocol) -> pd.DataFrame:
+    """Return a line for each metric: mean and spread over the runs, and intervals of the mean over lesions and trainings."""
     values = pd.DataFrame([values_of(run, protocol) for run in row.runs])
-    intervals = mean_intervals(
-        [run.test for run in row.runs],
-        row.classes,
-        replicates=protocol.replicates,
-        seed=protocol.seed,
-        level=protocol.level,
-        calibration_bins=protocol.calibration_bins,
-    )
+    intervals = intervals_of_mean(runs, protocol.level)
+    trained = mean_over_trainings(runs, [run.place for run in row.runs], protocol.level)
     nothing = (float("nan"), float("nan"))
     return pd.DataFrame(
         [
@@ -90,6 +85,8 @@ def score_lines(row: Row, protocol: Protocol) -> pd.DataFrame:
                 "sd": values[name].std(ddof=1),
                 "low": intervals.get(name, nothing)[0],
                 "high": intervals.get(name, nothing)[1],
+                "trained_low": trained[name].low if name in trained else float("nan"),
+                "trained_high": trained[name].high if name in trained else float("nan"),
             }
             for name in METRICS
         ]

@@ -22,12 +22,15 @@ from skinkd.analysis.aggregate import (
 from skinkd.analysis.deployed import deployed_lines
 from skinkd.analysis.explanations import compare_explanations
 from skinkd.analysis.rows import Row, check_comparable
-from skinkd.analysis.statistics import delong, holm, mcnemar, paired_bootstrap
+from skinkd.analysis.statistics import delong, holm, mcnemar, paired_differences
+from skinkd.analysis.trainings import difference_over_trainings
 from skinkd.errors import UserError, check_choice, nearest
+from skinkd.scoring.bootstrap import Resampled, resample
 from skinkd.scoring.predictions import Floats
 
 MAIN_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "auroc_macro", "ece")
 DEFAULT_BASELINE = "supervised"
+TRAINED = ("low", "high", "p")  # columns of the tests over trainings and lesions, after ``trained_``
 _WEIGHTY = ("backbone.name", "data.name", "protocol", "data.image_size", "trainer.max_epochs", "backbone.pretrained")
 """Settings to name first if rows differ in more than the method."""
 _NAMED = 4  # most settings that a remark on such a difference names
@@ -42,11 +45,13 @@ class Comparison:
         metrics: names of the metrics to show; ``scores`` and ``tests`` hold all metrics.
         protocol: calibration bins, replicates, confidence, seed of the draws.
         baselines: label of a row -> label of its baseline; a row without a baseline is not a key.
-        scores: row, metric, mean, sd (over runs, NaN for one run), low, high (interval of the mean, by lesion).
+        scores: row, metric, mean, sd (over runs, NaN for one run), low, high (interval of the mean, by lesion),
+            trained_low, trained_high (over lesions and trainings, NaN for one training).
         runs: a line for each run: row, folder, seed, fold, epochs, best_epoch, and every metric.
         cost: row, runs, parameters, macs, seconds (training, mean over runs); NaN if a run lacks the number.
         deployed: what the exports of a row's runs cost and score (``deployed.COLUMNS``); only rows with an export.
-        tests: row, baseline, test, metric, difference, low, high, statistic, p, p_holm.
+        tests: row, baseline, test, metric, difference, low, high, statistic, p, p_holm; of the paired bootstrap also
+            trained_low, trained_high, trained_p, trained_p_holm, over lesions and trainings.
         per_class: row, class, n, lesions, and each metric of the class: mean and sd over runs.
         confusion: by label, the share of each true class (row) predicted as each class, mean over runs, (K, K).
         calibration: row, temperature, temperature_sd, and mean and sd of ece, loss and brier before and after scaling.
@@ -106,15 +111,19 @@ def compare(
     if across_test_sets:
         baselines, notes = {}, ["Test sets may differ between the rows, so nothing is tested and no row is best."]
     scores, tests = [], []
+    drawn: dict[str, Resampled] = {}
     for row in ordered:
         progress(f"intervals of {row.label}")
-        scores.append(score_lines(row, protocol))
+        drawn[row.label] = _resampled(row, protocol)
+        scores.append(score_lines(row, drawn[row.label], protocol))
     by_label = {row.label: row for row in ordered}
     for row in ordered:
         if row.label in baselines:
-            progress(f"{row.label} against {baselines[row.label]}")
-            tests.append(_tests(row, by_label[baselines[row.label]], protocol))
-            _note_difference(row, by_label[baselines[row.label]], notes)
+            base = by_label[baselines[row.label]]
+            progress(f"{row.label} against {base.label}")
+            # both have the same test sets, and so the same draws of lesions
+            tests.append(_tests(row, base, drawn[row.label].joined(drawn[base.label]), protocol))
+            _note_difference(row, base, notes)
     notes += _too_few_draws(tests, metrics, protocol)
     parts = {}
     for row in ordered:
@@ -250,17 +259,22 @@ def _protocol(rows: Sequence[Row]) -> Protocol:
     )
 
 
-def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
-    tables, baseline_tables = ([run.test for run in either.runs] for either in (row, baseline))
-    differences = paired_bootstrap(
-        tables,
-        baseline_tables,
+def _resampled(row: Row, protocol: Protocol) -> Resampled:
+    return resample(
+        [run.test for run in row.runs],
         row.classes,
         replicates=protocol.replicates,
         seed=protocol.seed,
-        level=protocol.level,
         calibration_bins=protocol.calibration_bins,
     )
+
+
+def _tests(row: Row, baseline: Row, runs: Resampled, protocol: Protocol) -> pd.DataFrame:
+    """Return a line for each test; ``runs`` are the row's, then its baseline's."""
+    tables, baseline_tables = ([run.test for run in either.runs] for either in (row, baseline))
+    places, baseline_places = ([run.place for run in either.runs] for either in (row, baseline))
+    differences = paired_differences(runs, len(tables), protocol.level)
+    trained = difference_over_trainings(runs, places, baseline_places, protocol.level)
     lines: list[dict[str, object]] = [
         {
             "test": "paired bootstrap",
@@ -270,6 +284,7 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
             "high": result.high,
             "p": result.p,
             "least": result.least,
+            **({f"trained_{part}": getattr(trained[name], part) for part in TRAINED} if name in trained else {}),
         }
         for name, result in differences.items()
         if name in METRICS
@@ -296,12 +311,14 @@ def _tests(row: Row, baseline: Row, protocol: Protocol) -> pd.DataFrame:
 def _adjusted(tests: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return all tests with Holm's adjustment over the rows, separately for each test and metric."""
     columns = ["row", "baseline", "test", "metric", "difference", "low", "high", "statistic", "p", "p_holm"]
+    columns += [*(f"trained_{part}" for part in TRAINED), "trained_p_holm"]
     if not tests:
         return pd.DataFrame(columns=columns)
     table = pd.concat(tests, ignore_index=True).reindex(columns=columns)
-    table["p_holm"] = np.nan
-    for _, index in table.groupby(["test", "metric"]).groups.items():
-        table.loc[index, "p_holm"] = holm(table.loc[index, "p"].astype(float).tolist())
+    for p in ("p", "trained_p"):
+        table[f"{p}_holm"] = np.nan
+        for _, index in table.groupby(["test", "metric"]).groups.items():
+            table.loc[index, f"{p}_holm"] = holm(table.loc[index, p].astype(float).tolist())
     return table
 
 

@@ -65,10 +65,11 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
 
 
 def wide_scores(comparison: Comparison) -> pd.DataFrame:
-    """Return a line for each row: its cost, also once exported, and mean, sd, low and high of every metric."""
-    wide = comparison.scores.pivot(index="row", columns="metric", values=["mean", "sd", "low", "high"])
+    """Return a line for each row: its cost, also once exported, and mean, sd and intervals of every metric."""
+    parts = [name for name in comparison.scores if name not in ("row", "metric")]
+    wide = comparison.scores.pivot(index="row", columns="metric", values=parts)
     metrics = list(dict.fromkeys(comparison.scores["metric"]))
-    order = [(part, name) for name in metrics for part in ("mean", "sd", "low", "high")]
+    order = [(part, name) for name in metrics for part in parts]
     wide = wide[order]
     wide.columns = [f"{name}_{part}" for part, name in order]
     cost = comparison.cost

@@ -103,9 +103,18 @@ def tests_table(comparison: Comparison) -> Table:
                     Cell(METRICS[name] if test == "paired bootstrap" else f"{METRICS[name]}, {test}"),
                     Cell(str(test_line["row"]), note=f"against {test_line['baseline']}" if several else ""),
                     Cell(difference(test_line["difference"]), value=test_line["difference"]),
-                    Cell(bounds(test_line["low"], test_line["high"]) or UNDEFINED),
-                    Cell(p_value(test_line["p"]), value=test_line["p"]),
-                    Cell(p_value(test_line["p_holm"]), value=test_line["p_holm"]),
+                    Cell(
+                        bounds(test_line["low"], test_line["high"]) or UNDEFINED,
+                        bounds(test_line["trained_low"], test_line["trained_high"]),
+                    ),
+                    *(
+                        Cell(
+                            p_value(test_line[p]),
+                            "" if pd.isna(test_line[f"trained_{p}"]) else p_value(test_line[f"trained_{p}"]),
+                            value=test_line[p],
+                        )
+                        for p in ("p", "p_holm")
+                    ),
                 ]
                 lines.append(tuple(cells))
     against = "its baseline" if several else "".join(baselines)
@@ -116,9 +125,14 @@ def tests_table(comparison: Comparison) -> Table:
         "of AUROC, both clustered by lesion."
     )
     more = (
-        "p (Holm) is adjusted for the number of rows tested, separately for each test and metric. All tests hold for these "
-        "trained networks on new lesions, not for new trainings."
+        "p (Holm) is adjusted for the number of rows tested, separately for each test and metric. These numbers hold for these "
+        "trained networks on new lesions."
     )
+    if tests["trained_p"].notna().any():
+        more += (
+            " The second line holds for new trainings too, with seeds or folds as the sample. It answers whether the method "
+            "helps; two or three trainings leave it wide."
+        )
     header = ("metric", "", "difference", f"{level} interval", "p", "p (Holm)")
     return Table("tests", f"Difference to {against}", caption, more, header, tuple(lines), 2)
 

@@ -46,12 +46,12 @@ class Run:
     Attributes:
         scores: the table as arrays, with G groups (lesions).
         lesions: number of each group among the lesions of all tables, (G,).
-        test_set: the same number for runs with the same images.
+        test_set: names of the images.
     """
 
     scores: Scores
     lesions: Ints
-    test_set: int
+    test_set: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,51 @@ class Widening:
     def p(self, tail: float) -> float:
         """Return the two-sided p-value of a share of replicates: below 1 − level if the share is below ``tail(level)``."""
         return float(min(1.0, 2 * t.sf(norm.isf(min(tail, 0.5)) / self.factor, self.df)))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Every metric of some runs, as observed and in replicates that draw the lesions of all runs together.
+
+    Attributes:
+        runs: the runs.
+        observed: by metric, (runs,), NaN if undefined.
+        drawn: by metric, (replicates, runs), NaN if undefined. ``shift`` is the sum of |gap* − gap| over the bins of
+            ``bin_gaps``.
+    """
+
+    runs: tuple[Run, ...]
+    observed: dict[str, Floats]
+    drawn: dict[str, Floats]
+
+    @property
+    def widening(self) -> Widening:
+        """The widening of a mean over classes, with the lesions of all runs together."""
+        return Widening.of((run.lesions[run.scores.group], run.scores.label) for run in self.runs)
+
+    def joined(self, other: "Resampled") -> "Resampled":
+        """Return the runs of both; they must have been resampled alike, with the same lesions and seed."""
+        return Resampled(
+            self.runs + other.runs,
+            {name: np.append(values, other.observed[name]) for name, values in self.observed.items()},
+            {name: np.hstack([values, other.drawn[name]]) for name, values in self.drawn.items()},
+        )
+
+    def weighted(self, weights: Sequence[float]) -> tuple[dict[str, float], dict[str, Floats]]:
+        """Return by metric the weighted sum over runs: as observed, and in each replicate, (replicates,).
+
+        A run of weight 0 does not count, even if it is NaN.
+        """
+        observed = {name: float(_weighted_sum(values, weights)) for name, values in self.observed.items()}
+        return observed, {name: _weighted_sum(values, weights) for name, values in self.drawn.items()}
+
+
+def _weighted_sum(values: Floats, weights: Sequence[float]) -> Floats:
+    total = np.zeros(values.shape[:-1])
+    for run, weight in enumerate(weights):
+        if weight:
+            total = total + weight * values[..., run]
+    return total
 
 
 def bootstrap_intervals(
@@ -179,15 +224,16 @@ def mean_intervals(
     Raises:
         UserError: an image has two labels or two lesions.
     """
-    runs, lesions = align(tables, classes)
-    weight = [1 / len(runs)] * len(runs)
-    observed, drawn = resample(
-        runs, lesions, weight, replicates=replicates, seed=seed, calibration_bins=calibration_bins
-    )
+    rules = {"replicates": replicates, "seed": seed, "calibration_bins": calibration_bins}
+    return intervals_of_mean(resample(tables, classes, **rules), level)
+
+
+def intervals_of_mean(runs: Resampled, level: float) -> dict[str, tuple[float, float]]:
+    """Return what ``mean_intervals`` returns, for runs that have been resampled."""
+    observed, drawn = runs.weighted([1 / len(runs.runs)] * len(runs.runs))
     ece, least = observed["ece"], float(np.quantile(drawn.pop("ece"), (1 - level) / 2))
     lowest = ece - float(np.quantile(drawn.pop("shift"), (1 + level) / 2))
-    widening = Widening.of((run.lesions[run.scores.group], run.scores.label) for run in runs)
-    return percentiles(drawn, level, widening) | {"ece": (max(0.0, lowest), max(ece, 2 * ece - least))}
+    return percentiles(drawn, level, runs.widening) | {"ece": (max(0.0, lowest), max(ece, 2 * ece - least))}
 
 
 def align(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> tuple[list[Run], int]:
@@ -202,28 +248,29 @@ def align(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> tuple[list[
             "compare runs of the same data"
         )
     names = np.unique(images["group"].to_numpy(dtype=str))
-    test_sets: dict[frozenset[str], int] = {}
     runs = []
     for table in tables:
         lesions = np.searchsorted(names, np.unique(table["group"].to_numpy(dtype=str)))
-        test_set = test_sets.setdefault(frozenset(table["image_id"]), len(test_sets))
-        runs.append(Run(as_scores(table, classes), lesions, test_set))
+        runs.append(Run(as_scores(table, classes), lesions, frozenset(table["image_id"])))
     return runs, len(names)
 
 
 def resample(
-    runs: Sequence[Run],
-    lesions: int,
-    weights: Sequence[float],
-    *,
-    replicates: int,
-    seed: int,
-    calibration_bins: int,
-) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Return by name the weighted sum over runs of every metric: as observed, and in each replicate, (R,), NaN if undefined.
+    tables: Sequence[pd.DataFrame], classes: Sequence[str], *, replicates: int, seed: int, calibration_bins: int
+) -> Resampled:
+    """Return every metric of each run in replicates of the lesions: a replicate draws the lesions of all tables once.
 
-    The replicates also have ``shift``, the sum of |gap* − gap| over the bins of ``bin_gaps``.
+    Args:
+        tables: the runs' prediction tables, on one or more test sets.
+        classes: the K class names.
+        replicates: number of resampled tables.
+        seed: seed of the draws.
+        calibration_bins: as in ``metrics.evaluate``.
+
+    Raises:
+        UserError: an image has two labels or two lesions.
     """
+    runs, lesions = align(tables, classes)
     rng = np.random.default_rng(seed)
     once = np.ones((1, lesions))
     gaps = [bin_gaps(run.scores, once[:, run.lesions], calibration_bins) for run in runs]
@@ -231,8 +278,8 @@ def resample(
     pieces = (draw_groups(lesions, min(size, replicates - start), rng) for start in range(0, replicates, size))
     parts = []
     for counts in chain([once], pieces):
-        total: dict[str, Floats] = {}
-        for run, gap, weight in zip(runs, gaps, weights, strict=True):
+        columns: dict[str, list[Floats]] = {}
+        for run, gap in zip(runs, gaps, strict=True):
             # the memory layout of take keeps sums the same to the last bit
             drawn_counts = np.take(counts, run.lesions, axis=1)
             # a replicate may hold no lesion of a small test set among several
@@ -241,10 +288,10 @@ def resample(
                 drawn = bin_gaps(run.scores, drawn_counts, calibration_bins)
             values |= {"ece": np.abs(drawn).sum(axis=1), "shift": np.abs(drawn - gap).sum(axis=1)}
             for name, column in values.items():
-                total[name] = total.get(name, 0) + weight * column
-        parts.append(total)
-    observed = {name: float(column[0]) for name, column in parts[0].items()}
-    return observed, {name: np.concatenate([part[name] for part in parts[1:]]) for name in observed}
+                columns.setdefault(name, []).append(column)
+        parts.append({name: np.stack(of_runs, axis=1) for name, of_runs in columns.items()})
+    observed = {name: values[0] for name, values in parts[0].items()}
+    return Resampled(tuple(runs), observed, {name: np.concatenate([p[name] for p in parts[1:]]) for name in observed})
 
 
 def percentiles(replicates: Mapping[str, Floats], level: float, widening: Widening) -> dict[str, tuple[float, float]]:
