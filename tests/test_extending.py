@@ -16,7 +16,14 @@ import train_process
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
-ROOMS = {"confidence": "methods", "moles": "data", "pyramid": "models", "shadow": "data", "parts": ""}
+ROOMS = {
+    "confidence": "methods",
+    "hints": "methods",
+    "moles": "data",
+    "pyramid": "models",
+    "shadow": "data",
+    "parts": "",
+}
 SMALL = (
     *("data.image_size=32", "data.batch_size=16", "data.num_workers=0", "trainer.max_epochs=1", "logger=none"),
     *("trainer.enable_progress_bar=false", "evaluation.bootstrap_replicates=20", "strategy=cpu"),
@@ -66,7 +73,14 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_shows_every_file_that_it_names() -> None:
     shown = set(files_of_the_page())
     modules = {f"mine/{name}.py" for name in ROOMS}
-    choices = {"method/confidence", "data/moles", "backbone/narrow", "backbone/pyramid", "augment/shadow"}
+    choices = {
+        "method/confidence",
+        "method/hints",
+        "data/moles",
+        "backbone/narrow",
+        "backbone/pyramid",
+        "augment/shadow",
+    }
     assert shown == modules | {f"conf/{name}.yaml" for name in choices}
 
 
@@ -93,6 +107,61 @@ def test_a_package_of_ones_own(own: Path, data: Path) -> None:
     assert "1 of 1 jobs finished" in sweep
     for command in ([*words, *SMALL, "--config-dir=conf"], [f"config={run}/config.yaml"]):
         assert "finished already" in python("skinkd.train", "allow_targets=mine", *command, folder=own, data=data)
+
+
+def test_its_network_serves_a_method_that_reads_its_stages_and_a_teacher(own: Path, data: Path) -> None:
+    words = ("--config-dir", "conf", "allow_targets=mine", "data=moles", "backbone=pyramid", *SMALL)
+    teacher = "backbone@method.teacher.run.backbone=pyramid"
+    for further in (("method=swskd",), ("method=hints", teacher)):
+        assert "skinkd.evaluate allow_targets=mine" in python("skinkd.train", *words, *further, folder=own, data=data)
+    (run,) = own.glob("outputs/hints-moles-pyramid-*")
+    assert "train/hint" in set(pd.read_csv(run / "history.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "sentence"),
+    [
+        ("conf/method/confidence.yaml", "threshold:", "treshold:", "method.threshold has no value"),
+        ("conf/method/confidence.yaml", "name:", "further: 1\nname:", "method.further is not an argument of"),
+        ("conf/method/confidence.yaml", "_target_", "_traget_", "did you mean '_target_'"),
+        ("conf/method/confidence.yaml", "confidence.Confidence", "confidence.Confident", "cannot be imported"),
+        ("mine/confidence.py", "class Confidence(Method):", "class Confidence(Method:", "confidence.py, line"),
+        ("mine/confidence.py", '("penalty",)', '("penalti",)', "did you mean 'penalty'"),
+        ("mine/confidence.py", "return self.combine(", "self.combine(", "returns no loss; end it with return"),
+        ("mine/confidence.py", "entropy).mean()", "entropy)", "penalty of Confidence has the shape (16,)"),
+        (
+            "mine/confidence.py",
+            "            ce=lambda: self.criterion(logits, label),\n",
+            "",
+            "its term_names are ce, penalty",
+        ),
+        ("mine/moles.py", "return ImageTable(", "return print(", "returns NoneType, and a loader returns an ImageTable"),
+        ("conf/method/confidence.yaml", None, "conf/method/kd.yaml", "would be ignored, because skinkd has a file"),
+    ],
+)
+def test_a_beginners_mistake_is_one_sentence(
+    own: Path, data: Path, tmp_path: Path, name: str, old: str | None, new: str, sentence: str
+) -> None:
+    folder = shutil.copytree(own, tmp_path / "own", ignore=shutil.ignore_patterns("outputs", "__pycache__"))
+    if old is None:
+        shutil.copy(folder / name, folder / new)
+    else:
+        content = (folder / name).read_text("utf-8")
+        assert content.count(old) == 1, content.count(old)
+        (folder / name).write_text(content.replace(old, new), "utf-8")
+    words = (
+        "method=confidence",
+        "data=moles",
+        "backbone=pyramid",
+        "--config-dir",
+        "conf",
+        "allow_targets=mine",
+        *SMALL,
+    )
+    env = {"SKINKD_DATA_DIR": str(data)}
+    done = train_process.run(words, folder=folder, env=env, fork_children=True)
+    assert done.code == 2 and sentence in done.err, done.err
+    assert "Traceback" not in done.err
 
 
 def commands_of_the_page() -> list[str]:

@@ -1,5 +1,8 @@
 """The one place where a configuration's ``_target_`` becomes an object."""
 
+import difflib
+import re
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,8 +26,8 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
         arguments: further arguments of the constructor by name.
 
     Raises:
-        UserError: a ``_target_`` that is not allowed, or an argument that a library refuses.
-        hydra.errors.InstantiationException: the constructor refuses its arguments.
+        UserError: a ``_target_`` that is not allowed or cannot be imported, an argument that is missing, unknown, or refused.
+        Exception: whatever else the constructor raises.
     """
     check_targets(tree, place=place)
     check_targets(arguments, place=place)
@@ -33,19 +36,39 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
     try:
         return instantiate(tree, *positional, _convert_="all", **arguments)
     except InstantiationException as error:
-        if place in _OF_LIBRARIES and isinstance(error.__cause__, TypeError | ValueError):
-            reason = " ".join(str(error.__cause__).split())
+        cause = error.__cause__
+        if cause is None:
+            raise
+        if place in _OF_LIBRARIES and isinstance(cause, TypeError | ValueError):
+            reason = " ".join(str(cause).split())
             raise UserError(
                 f"{place} cannot be built: {reason[:300]}; correct the argument, or leave it out"
             ) from error
-        raise
+        if isinstance(cause, TypeError) and (wrong := _ARGUMENT.search(str(cause))):
+            raise UserError(_wrong_argument(wrong, tree, place)) from error
+        raise cause from None  # its traceback has the file and the line
+
+
+_ARGUMENT = re.compile(r"([\w.]+)\(\) (missing \d+ required .*arguments?: |got an unexpected keyword argument )'(\w+)'")
+
+
+def _wrong_argument(wrong: re.Match[str], tree: Any, place: str) -> str:
+    """Return the sentence on an argument that is missing or unknown: the keys of a setting are its constructor's arguments."""
+    what, fault, name = wrong.groups()
+    if fault.startswith("missing"):
+        alike = difflib.get_close_matches(name, [key for key in tree if not key.startswith("_")], n=1, cutoff=0.7)
+        hint = f"; is {place}.{alike[0]} misspelt?" if alike else ""
+        return (
+            f"{place}.{name} has no value, and {what} of {tree['_target_']} needs one{hint}; give {place}.{name} in its YAML "
+            "file"
+        )
+    return f"{place}.{name} is not an argument of {what} of {tree['_target_']}; correct its name, or leave it out"
 
 
 def find_class(target: str, *, place: str) -> Any:
     """Return the class that a setting names, after the same check."""
     check_targets({"_target_": target}, place=place)
-    _check_definition(target, place)
-    return get_object(target)
+    return _check_definition(target, place)
 
 
 def _targets(tree: Any) -> Iterator[str]:
@@ -59,15 +82,33 @@ def _targets(tree: Any) -> Iterator[str]:
             yield from _targets(value)
 
 
-def _check_definition(target: str, place: str) -> None:
-    """Refuse a name in an allowed package for something that another package defines, such as ``mine.module.os.system``."""
+def _check_definition(target: str, place: str) -> Any:
+    """Return what a name stands for.
+
+    Raises:
+        UserError: it cannot be imported, or another package defines it, such as ``mine.module.os.system``.
+    """
     package = package_of(target, place)
     try:
-        defined = getattr(get_object(target), "__module__", None) or ""
-    except Exception:  # whoever builds it is told why
-        return
+        found = get_object(target)
+    except Exception as error:
+        raise UserError(f"{place}._target_={target} cannot be imported: {_reason(error)}") from error
+    defined = getattr(found, "__module__", None) or ""
     if not f"{defined}.".startswith(f"{package}."):
         raise UserError(
             f"{place}: _target_={target} is refused: {defined or 'nobody'} defines it and not {package}; name a class or "
             f"function of {package}"
         )
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first of a chain of errors in words, with the file and the line that it comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} in {error.filename}, line {error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    ours = not any(name in frame.filename for name in ("importlib", "hydra"))
+    return f"{words} in {frame.filename}, line {frame.lineno}" if ours else words

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from hydra.errors import InstantiationException
 
 from skinkd.build.construct import build
 from skinkd.config.paths import place_below
@@ -70,8 +69,8 @@ def own_images(
             continue
         try:
             frame = protocol_images(build(settings, place="data.table"), run["protocol"]).frame
-        except InstantiationException as error:
-            problem = problem or str(error.__cause__ or error).split("; ")[0]
+        except Exception as error:  # whatever a loader raises: the data of another run may be gone
+            problem = problem or str(error).split("; ")[0]
             continue
         images = _names(card["images"])
         missing = len(images - set(frame["image_id"]))

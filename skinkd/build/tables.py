@@ -17,9 +17,18 @@ Config = dict[str, Any]
 
 
 def load_table(config: Config) -> ImageTable:
-    """Return the dataset's table; from here on, no image above ``data.max_pixels`` is decoded."""
+    """Return the dataset's table; from here on, no image above ``data.max_pixels`` is decoded.
+
+    Raises:
+        UserError: the dataset cannot be read, or its loader returns something else.
+    """
     limit_pixels(config["data"].get("max_pixels", MAX_PIXELS))  # stored runs may be older than the setting
-    return build(config["data"]["table"], place="data.table")
+    table = build(config["data"]["table"], place="data.table")
+    if not isinstance(table, ImageTable):
+        raise UserError(
+            f"{config['data']['table']['_target_']} returns {type(table).__name__}, and a loader returns an ImageTable"
+        )
+    return table
 
 
 def check_stored_table(config: Config) -> None:

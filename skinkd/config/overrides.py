@@ -27,6 +27,7 @@ _PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
+_FOLDER_FLAGS = ("-cd", "--config-dir")
 _NO_CHECK = (
     "-h",
     "--help",
@@ -56,8 +57,13 @@ def stored_sweep(arguments: list[str]) -> list[str]:
 
 
 def flag_first(arguments: list[str]) -> list[str]:
-    """Return the command line with ``-m`` or ``--multirun`` first: Hydra refuses it between two overrides."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+    """Return the command line with ``-m`` and ``--config-dir`` first: Hydra refuses a flag between two overrides."""
+    first: list[bool] = []
+    for argument, before in zip(arguments, ["", *arguments], strict=False):
+        flag = argument.partition("=")[0]
+        first.append(flag in ("-m", "--multirun", *_FOLDER_FLAGS) or before in _FOLDER_FLAGS)
+    flags = [argument for argument, is_first in zip(arguments, first, strict=True) if is_first]
+    return flags + [argument for argument, is_first in zip(arguments, first, strict=True) if not is_first]
 
 
 def hold_back(arguments: list[str]) -> list[str]:
@@ -173,16 +179,25 @@ def config_dir(arguments: list[str]) -> Path | None:
     """Return the folder of ``--config-dir`` or ``-cd``, which Hydra searches for further choices; None: not given.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or a file in it has the name of a file of skinkd, which Hydra would take instead.
     """
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
-        if flag in ("-cd", "--config-dir"):
+        if flag in _FOLDER_FLAGS:
             folder = Path(value if equals else following)
             if not folder.is_dir():
                 raise UserError(f"--config-dir={folder} is no folder; give one with files such as method/<name>.yaml")
+            _refuse_hidden(folder.resolve())
             return folder.resolve()
     return None
+
+
+def _refuse_hidden(folder: Path) -> None:
+    ours = Path(str(files(CONF)))
+    for file in sorted(folder.rglob("*.yaml")) if folder != ours.resolve() else ():
+        name = file.relative_to(folder)
+        if (ours / name).is_file():
+            raise UserError(f"{file} would be ignored, because skinkd has a file {name} too; give it another name")
 
 
 def _search_also(loader: Any, folder: Path | None) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from skinkd.errors import UserError
+from skinkd.errors import UserError, nearest
 
 ENVIRONMENT = "SKINKD_ALLOW_TARGETS"
 """The packages that ``allow_targets`` gave, with commas between them."""
@@ -102,7 +102,10 @@ def check_targets(tree: Any, *, place: str) -> None:
             raise UserError(f"{name}._target_={_short(target)} is refused: {_remedy(target, place)}")
         for key in node:
             if isinstance(key, str) and key.startswith("_") and key.endswith("_") and key not in _SPECIAL:
-                raise UserError(f"{name}.{key} is refused: the arguments of a constructor are given by their names")
+                raise UserError(
+                    f"{name}.{key} is refused: the arguments of a constructor are given by their names"
+                    f"{nearest(key, _SPECIAL)}"
+                )
 
 
 def check_config(config: Mapping[str, Any], *, inside: str = "") -> None:

@@ -66,6 +66,7 @@ class Method(L.LightningModule):
         warmup_epochs: float,
     ) -> None:
         super().__init__()
+        self._check_names()
         self._check_weights(loss_weights)
         if warmup_epochs < 0:
             raise UserError(f"method.warmup_epochs={warmup_epochs} is negative; use 0 for no warm-up")
@@ -79,6 +80,13 @@ class Method(L.LightningModule):
         self.terms = TermMeter()
         self._optimizer = optimizer
         self._schedule = schedule
+
+    def _check_names(self) -> None:
+        for names in ("distillation_terms", "hard_label_terms"):
+            for name in set(getattr(self, names)) - set(self.term_names):
+                raise UserError(
+                    f"{type(self).__name__}.{names} names {name}, which is not in term_names{nearest(name, self.term_names)}"
+                )
 
     def _check_weights(self, loss_weights: dict[str, float]) -> None:
         for name, weight in loss_weights.items():
@@ -109,11 +117,20 @@ class Method(L.LightningModule):
             terms: for each name of ``term_names``, a function that returns the term, a scalar.
 
         Raises:
-            ValueError: the names are not those of ``term_names``.
+            UserError: the names are not those of ``term_names``, or a term is no scalar.
         """
         if set(terms) != set(self.term_names):
-            raise ValueError(f"the step gives the terms {sorted(terms)}, and term_names are {sorted(self.term_names)}")
+            raise UserError(
+                f"training_step of {type(self).__name__} gives the terms {', '.join(sorted(terms))}, and its term_names are "
+                f"{', '.join(sorted(self.term_names))}; combine needs each of them once"
+            )
         values = {name: term() for name, term in terms.items() if self.uses(name)}
+        for name, value in values.items():
+            if value.ndim:
+                raise UserError(
+                    f"the term {name} of {type(self).__name__} has the shape {tuple(value.shape)}, and a term is a scalar; "
+                    "return its mean over the batch"
+                )
         ramp = self._ramp()
         weights = {
             name: self.loss_weights[name] * (ramp if name in self.distillation_terms else 1.0) for name in values
@@ -135,6 +152,12 @@ class Method(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.terms.reset()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not outputs:  # Lightning would go on without training
+            raise UserError(
+                f"training_step of {type(self).__name__} returns no loss; end it with return self.combine(…)"
+            )
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skinkd.config.quoting import word
+from skinkd.config.targets import allowed_words
 
 if TYPE_CHECKING:
     import pandas as pd  # slow to import, and only its type is needed
@@ -99,7 +100,10 @@ def next_commands(folder: Path, *, tested: bool) -> str:
         tested: whether the test part was scored; without it, a run cannot be compared.
     """
     python = _python()
-    chosen = f"{python} -m skinkd.evaluate {word('run', str(folder))} data=folder data.root=FOLDER data.name=NAME"
+    allowed = "".join(f"{text} " for text in allowed_words())
+    chosen = (
+        f"{python} -m skinkd.evaluate {allowed}{word('run', str(folder))} data=folder data.root=FOLDER data.name=NAME"
+    )
     steps = [("score it on your own images, FOLDER/<class>/*.jpg:", chosen)]
     if tested:
         steps.append(
