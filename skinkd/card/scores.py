@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from skinkd.build.seen import own_images
+from skinkd.card.run import StoredRun
 from skinkd.data.source import Source
 from skinkd.data.table import SUBGROUPS
-from skinkd.deployment.card_run import StoredRun
 from skinkd.inference.trained import Trained
 from skinkd.scoring.metrics import evaluate, per_class
 from skinkd.scoring.subgroups import age_bands, subgroup_scores, subgroup_sensitivity

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skinkd.deployment.markdown import interval, number, score
+from skinkd.card.markdown import interval, number, score
 
 Row = list[Any]
 Facts = Mapping[str, Any]

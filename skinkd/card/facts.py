@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from skinkd import __version__
+from skinkd.card.checklists import checklists
+from skinkd.card.run import StoredRun, read_run
+from skinkd.card.scores import calibration, records, results, subgroups
+from skinkd.card.words import intended_use, limits, not_for, protocol_sentence
 from skinkd.config.identity import identity
 from skinkd.data.source import Source, source_of
-from skinkd.deployment.card_checklists import checklists
-from skinkd.deployment.card_run import StoredRun, read_run
-from skinkd.deployment.card_scores import calibration, records, results, subgroups
-from skinkd.deployment.card_words import intended_use, limits, not_for, protocol_sentence
 from skinkd.inference.trained import Trained
 from skinkd.models.cost import network_macs
 
