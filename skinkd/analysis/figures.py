@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from skinkd.analysis.abstention import COVERAGE
 from skinkd.analysis.aggregate import CURVES
 from skinkd.analysis.comparison import Comparison, summary
 from skinkd.analysis.deployed import COSTS, FILES
@@ -51,6 +52,7 @@ def all_figures(comparison: Comparison) -> dict[str, str]:
         drawings["curves"] = draw_curves
     if any(comparison.reliability.values()):
         drawings["reliability"] = draw_reliability
+    drawings["abstention"] = draw_abstention
     with mpl.rc_context(STYLE):
         return {name: as_svg(draw(comparison), name) for name, draw in drawings.items()}
 
@@ -183,6 +185,24 @@ def draw_reliability(comparison: Comparison) -> Figure:
         if number == 0:
             axes.set_ylabel("accuracy")
             axes.legend(loc="upper left", fontsize=9, handlelength=1.4, borderpad=0)
+    return figure
+
+
+def draw_abstention(comparison: Comparison) -> Figure:
+    """Draw the share of wrong predictions among the images that are kept, against the share of images kept."""
+    figure, (axes,) = panel_grid(1, height=3.8, width=7.5)
+    ends = []
+    for row in comparison.rows:
+        curve = comparison.risk[comparison.risk["row"] == row.label]
+        colour, dash, _ = looks_of(comparison, row.label)
+        axes.plot(curve["coverage"], curve["risk"], dash, color=colour, linewidth=1.8)
+        ends.append((1.0, float(curve["risk"].iloc[-1]), short_label(comparison, row.label), colour))
+    axes.set(xlim=(0, 1), xlabel="share of images kept")
+    axes.set_ylim(bottom=0)
+    axes.axvline(COVERAGE, color=FAINT, linestyle=":", linewidth=1.2, zorder=0)
+    label_ends(axes, ends, x=1)
+    axes.set_title("wrong among the images kept", loc="left")
+    axes.grid(axis="y")
     return figure
 
 

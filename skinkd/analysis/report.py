@@ -46,6 +46,7 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
         "tests.csv": comparison.tests,
         "per_class.csv": comparison.per_class,
         "calibration.csv": comparison.calibration,
+        "abstention.csv": comparison.abstention,
         "runs.csv": comparison.runs,
         **({"explanations.csv": comparison.explanations} if len(comparison.explanations) else {}),
     }
@@ -78,7 +79,7 @@ def wide_scores(comparison: Comparison) -> pd.DataFrame:
 
 
 def markdown_tables(comparison: Comparison) -> dict[str, str]:
-    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, cost, deployed, runs."""
+    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, …, runs."""
     return {table.name: _markdown(table) for table in all_tables(comparison)}
 
 

@@ -120,7 +120,8 @@ def describe(trained: Trained, settings: Mapping[str, Any], *, exits: Sequence[s
     """Return what export.json says of the network, its files and its run, before anything is scored."""
     assert trained.run is not None and trained.config is not None
     network: Any = trained.network
-    source = source_of(trained.config["data"]["table"])
+    table = trained.config["data"]["table"]
+    source = source_of(table)
     early_exit = None
     if exits:
         macs = exit_macs(network, trained.image_size)
@@ -150,7 +151,8 @@ def describe(trained: Trained, settings: Mapping[str, Any], *, exits: Sequence[s
             "configuration": identity(trained.config),
             "commit": _commit_of(trained.run),
         },
-        "licence": "unknown" if source is None else source.licence_for(trained.config["data"]["table"]),
+        "licence": "unknown" if source is None else source.licence_for(table),
+        "licence_note": "" if source is None else source.licence_note,
     }
 
 

@@ -75,6 +75,25 @@ def test_the_numbers_are_those_of_the_run(card: Card, finished: Path, trained: T
     assert 0 < facts["calibration"]["temperature"] < 101 and set(facts["calibration"]["after"]) == {"ece", "brier"}
 
 
+def test_abstention_is_that_of_the_runs_predictions(card: Card, finished: Path) -> None:
+    """By plain counting, with the threshold that four of five validation images reach."""
+    val, test = (pd.read_csv(finished / "predictions" / f"{part}.csv") for part in ("val", "test"))
+    probability = [name for name in test.columns if name.startswith("p_")]
+    found = card.facts["abstention"]
+    assert (val[probability].max(axis=1) >= found["threshold"]).sum() == int(np.ceil(0.8 * len(val)))
+    kept = test[probability].max(axis=1) >= found["threshold"]
+    for one in found["classes"]:
+        own = test["label"].isin([one["class"]]) | (one["class"] == "all")
+        assert (one["n"], one["kept"]) == (own.sum(), (own & kept).sum())
+    for point in found["curve"]:
+        surest = test[probability].max(axis=1).nlargest(round(point["coverage"] * len(test)), keep="all").index
+        assert len(surest) == round(point["coverage"] * len(test))
+        right = (test["label"] == test["prediction"])[surest].mean()
+        assert point["accuracy"] == pytest.approx(right)
+        assert f"| {point['coverage']:.3f} | {right:.3f} |" in card.body
+    assert 0 <= found["aurc_excess"] <= found["aurc"] <= 1 and f"{found['aurc']:.4f}" in card.body
+
+
 def test_subgroups_are_those_of_the_metadata(card: Card, finished: Path, trained: Trained) -> None:
     assert trained.config is not None
     (metadata,) = Path(trained.config["data"]["table"]["root"]).rglob("HAM10000_metadata.csv")
@@ -127,7 +146,14 @@ def test_the_sections_stand_in_order_and_no_level_of_heading_is_skipped(card: Ca
             "Split and leak audit",
             "Scores on the test part",
         ),
-        *("Calibration", "Teacher and recipe", "Known limits", "Origin", "Appendix: reporting guidelines"),
+        *(
+            "Calibration",
+            "Abstention",
+            "Teacher and recipe",
+            "Known limits",
+            "Origin",
+            "Appendix: reporting guidelines",
+        ),
     ]
     levels = [len(marks) for marks, _ in headings]
     assert levels[0] == 1 and levels.count(1) == 1

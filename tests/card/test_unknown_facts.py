@@ -10,6 +10,7 @@ from cards import made
 from huggingface_hub import ModelCard
 
 from skinkd.card.write import write_card
+from skinkd.deployment.contents import describe
 from skinkd.errors import UserError
 from skinkd.inference.trained import Trained, open_trained
 from skinkd.runs.folder import RunFolder
@@ -51,6 +52,7 @@ def test_absent_validation_predictions_audit_and_environment_are_said_to_be_abse
     for name in ("predictions/val.csv", "splits_report.json", "environment.txt"):
         (copied / name).unlink()
     found = made(open_trained(str(copied)), tmp_path / "card")
+    assert "No threshold was chosen" in found.facts["abstention"]["reason"]
     assert "No temperature was fitted" in found.body and "| not audited |" in found.body
     assert "| Python | not known |" in found.body and "| GPU | not known |" in found.body
 
@@ -100,6 +102,7 @@ def test_a_published_dataset_has_licence_citation_and_class_names(trained: Train
     data = moved.config["data"] | {"table": table, "name": "ham10000"}
     found = made(moved._replace(config=moved.config | {"data": data}), tmp_path / "card")
     assert found.front["license"] == "cc-by-nc-sa-4.0" and "excludes commercial use" in found.body
+    assert "names CC BY-NC 4.0 in one place and CC BY-NC-SA in others" in found.body
     assert "10.1038/sdata.2018.161" in found.body and "| mel | melanoma |" in found.body
     assert "skin tones" not in found.body and "equally well for all groups of people was not measured" in found.body
     assert "which images are of one patient" in found.body
@@ -114,6 +117,9 @@ def test_a_licence_may_follow_from_the_files_that_are_chosen(
     data = trained.config["data"] | {"table": table, "name": flag}
     found = made(trained._replace(config=trained.config | {"data": data}), tmp_path / "card")
     assert found.front["license"] == licence
+    settings = {"formats": ["onnx"], "input_type": "uint8", "conformal_level": 0.9}
+    exported = describe(trained._replace(config=trained.config | {"data": data}), settings, exits=())
+    assert exported["licence"] == found.facts["data"]["licence"], "an export and its card say the same"
     assert "Each image counts as a separate lesion." in found.body
     assert "neither sex, age, body site" in found.facts["subgroups"]["reason"]
 
