@@ -129,7 +129,7 @@ def test_occlusion_is_the_mean_fall_over_the_windows_of_a_pixel(images: Tensor, 
 
 @pytest.mark.parametrize("shade", [0.0, 0.5, 1.0])
 def test_an_image_of_one_colour_has_superpixels_too(shade: float) -> None:
-    regions = superpixel_numbers(torch.full((3, SIZE, SIZE), shade), count=12, compactness=10.0)
+    regions = maps.superpixel_numbers(torch.full((3, SIZE, SIZE), shade), count=12, compactness=10.0)
     assert regions.shape == (SIZE, SIZE) and regions.unique().tolist() == list(range(int(regions.max()) + 1))
     assert regions.max() > 3, "a grid, more or less"
 
