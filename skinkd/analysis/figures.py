@@ -20,7 +20,7 @@ from skinkd.analysis.abstention import COVERAGE
 from skinkd.analysis.aggregate import CURVES
 from skinkd.analysis.comparison import Comparison, summary
 from skinkd.analysis.deployed import COSTS, FILES
-from skinkd.analysis.explanations import SCORES
+from skinkd.analysis.explanations import MARK, SCORES
 from skinkd.analysis.formats import amount, time_unit
 from skinkd.analysis.panels import (
     COLOURS,
@@ -117,6 +117,8 @@ def draw_explanations(comparison: Comparison) -> Figure:
     """Draw a panel for each explanation score: the difference of each tested row to its baseline under each method."""
     lines = comparison.explanations.dropna(subset=["difference"])
     scores, maps, labels = (list(lines[name].unique()) for name in ("score", "map", "row"))
+    marked = set(comparison.explanations.loc[~comparison.explanations["depends"].astype(bool), "map"])
+    names = [f"{name} {MARK}" if name in marked else name for name in maps]
     figure, panels = panel_grid(len(scores), height=0.9 + 0.24 * max(2, len(maps) * len(labels)), width=4.0)
     for axes, score in zip(panels, scores, strict=True):
         for _, line in lines[lines["score"] == score].iterrows():
@@ -124,7 +126,7 @@ def draw_explanations(comparison: Comparison) -> Figure:
             colour, sure = colour_of(comparison, line["row"]), line["p_holm"] < 1 - comparison.protocol.level
             axes.hlines(place, line["difference_low"], line["difference_high"], color=colour, linewidth=2.2)
             axes.plot(line["difference"], place, "o", color=colour, mfc=colour if sure else "none")
-        axes.set(yticks=range(len(maps)), yticklabels=maps, ylim=(len(maps) - 0.4, -0.6))
+        axes.set(yticks=range(len(maps)), yticklabels=names, ylim=(len(maps) - 0.4, -0.6))
         axes.axvline(0, color=INK, linewidth=1, zorder=0)
         axes.set_title(SCORES[score], loc="left")
     keys = [Line2D([], [], color=colour_of(comparison, label)) for label in labels]

@@ -29,7 +29,7 @@ _RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "<": "$<$", ">": "$>$",
-    "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "×": r"$\times$", "…": r"\dots{}",
+    "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "×": r"$\times$", "†": r"\dag{}", "…": r"\dots{}",
 }  # fmt: skip
 _NARROW = r"\footnotesize\setlength{\tabcolsep}{3pt}"  # so that five metrics fit a page of an article
 _LONG = 30  # a LaTeX table with more lines may break over pages
@@ -293,6 +293,6 @@ def _plain(console: Console, text: str) -> str:
     """Return the text in characters of the terminal's encoding."""
     if "utf" in console.encoding.lower():
         return text
-    for character, plain in (("±", "+/-"), ("−", "-"), ("…", "...")):
+    for character, plain in (("±", "+/-"), ("−", "-"), ("…", "..."), ("†", "*")):
         text = text.replace(character, plain)
     return text.encode(console.encoding, "replace").decode(console.encoding)

@@ -7,6 +7,7 @@ from skinkd.analysis.aggregate import METRICS
 from skinkd.analysis.comparison import Comparison
 from skinkd.analysis.deployed import COSTS, FILES
 from skinkd.analysis.deployed import SCORES as DEPLOYED_SCORES
+from skinkd.analysis.explanations import MARK
 from skinkd.analysis.explanations import SCORES as EXPLANATION_SCORES
 from skinkd.analysis.formats import (
     UNDEFINED,
@@ -217,7 +218,8 @@ def explanations_table(comparison: Comparison) -> Table:
     """Return the table of explanation scores, a line for each method of explanation, score and row."""
     rows = []
     for _, line in comparison.explanations.iterrows():
-        cells = [Cell(f"{line['map']}: {EXPLANATION_SCORES[line['score']]}"), Cell(str(line["row"]))]
+        label = str(line["row"]) if line["depends"] else f"{line['row']} {MARK}"
+        cells = [Cell(f"{line['map']}: {EXPLANATION_SCORES[line['score']]}"), Cell(label)]
         cells.append(Cell(spread(line["mean"], line["sd"]), bounds(line["low"], line["high"]), value=line["mean"]))
         cells.append(
             Cell(
@@ -237,6 +239,11 @@ def explanations_table(comparison: Comparison) -> Table:
         "p (Holm) is adjusted for the number of rows tested, separately for each map and score. Networks are explained for the "
         "class that each predicts."
     )
+    if not comparison.explanations["depends"].all():
+        more += (
+            f" {MARK}: in at least one run of the row these maps do not depend on what was learned, so their differences say "
+            "nothing about it."
+        )
     header = ("map", "", "score", "difference", "p", "p (Holm)")
     return Table("explanations", "Where they look", caption, more, header, tuple(rows), 2)
 
