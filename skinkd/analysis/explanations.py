@@ -90,8 +90,8 @@ def compare_explanations(
     ``statistics.paired_bootstrap``: twice the smaller share of replicates on one side of 0, the observed table among them.
 
     Returns:
-        Columns ``COLUMNS``: ``depends`` is that of :func:`depends`, and Holm's adjustment is over the rows for each map and score.
-        And remarks for the reader of the tables.
+        Columns ``COLUMNS``, with ``depends`` of :func:`depends` and with Holm's adjustment over the rows for each map and
+        score; and remarks for the reader.
     """
     tables = {row.label: [read_scores(run) for run in row.runs] for row in rows}
     known = {label: found for label, runs in tables.items() if (found := [t for t in runs if t is not None])}
