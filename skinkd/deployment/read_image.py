@@ -23,18 +23,18 @@ def read_image(path: str | Path, image_size: int | None = None) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data.startswith(STARTS) else None
     if image is None:
         raise ValueError(f"{path} cannot be decoded: it is damaged, or no JPEG, PNG, WebP, BMP or TIFF")
-    stored, tiff = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), data[:2] in (b"II", b"MM")
+    stored = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
+    tiff = data[:2] in (b"II", b"MM")
     strange = TIFF_ALPHA.search(data) if tiff else b"tRNS" in data and (stored.ndim == 2 or stored.dtype == np.uint16)
     if not tiff and stored.ndim == 3 and stored.shape[2] == 4:
-        stored = (stored >> 8 if stored.dtype == np.uint16 else stored).astype(np.uint16)
-        alpha = stored[..., 3:]
+        eight = stored >> 8 if stored.dtype == np.uint16 else stored
+        colours, alpha = np.split(eight.astype(np.uint16), [3], axis=2)
         strange = strange or (alpha.min() < 255 and TURNED.search(data))
-        image = image if alpha.min() == 255 else (stored[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+        image = image if alpha.min() == 255 else (colours * alpha + 255 * (255 - alpha) + 127) // 255
     if strange:
         raise ValueError(f"{path} has transparency that this reader cannot lay on white; save it as PNG in 8-bit RGB")
     image, scale = image[..., ::-1].astype(np.uint8), size / min(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    if (height, width) != image.shape[:2]:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     top, left = (height - size) // 2, (width - size) // 2
     return np.ascontiguousarray(image[top : top + size, left : left + size].transpose(2, 0, 1))
