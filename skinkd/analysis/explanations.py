@@ -22,7 +22,7 @@ SCORES = {
     "energy": "energy on the lesion",
     "auc": "AUC against the mask",
     "insertion": "insertion",
-    "deletion": "deletion",
+    "deletion": "deletion (lower is better)",
 }
 """The scores of maps that are compared, and their names in print."""
 MARK = "†"
