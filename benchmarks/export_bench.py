@@ -1,12 +1,15 @@
-"""The targets of an export, as a table: python benchmarks/export_bench.py [preset …] [--threads 1] [--rounds 15].
+"""The targets of an export, as a table: python benchmarks/export_bench.py [preset …] [--threads 1] [--rounds 15]
+[--calibration 8].
 
 For each preset of conf/backbone it exports an untrained network at 224 px to float32 and int8, and compares sizes and
 latencies. Weights change neither. The engines take turns, and the median of the rounds counts. With one thread the time is
 the processor's time of that thread, which other programs on the machine disturb least. Each ratio has a target or none; a
-target that is missed is marked. Calibration uses 8 random images, which change neither size nor latency.
+target that is missed is marked. Calibration uses 8 random images: their number changes neither size nor latency. It may
+change the memory, whose peak stands below the table; give a single preset and the number of a real export, 256, for it.
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +22,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from skinkd.build.construct import build
+from skinkd.deployment.contents import CALIBRATION_BATCH
 from skinkd.deployment.engines import FP32, INT8, TORCH, Engine, has_vnni, latency, onnx_engine, torch_engine
 from skinkd.deployment.graph import trace, write_onnx
 from skinkd.deployment.quantize import quantize
@@ -43,15 +47,16 @@ def network_of(preset: str) -> Any:
     return build(config, place="backbone", num_classes=7).eval()
 
 
-def measure(preset: str, *, threads: int, rounds: int, batch: int) -> dict[str, float]:
+def measure(preset: str, *, threads: int, rounds: int, batch: int, calibration: int) -> dict[str, float]:
     """Return the size ratio, and the milliseconds of each engine."""
     network, rng = network_of(preset), np.random.default_rng(0)
-    images = rng.integers(0, 256, (max(batch, 8), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    images = rng.integers(0, 256, (max(batch, CALIBRATION_BATCH), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    given = (images[:CALIBRATION_BATCH] for _ in range(max(1, calibration // CALIBRATION_BATCH)))  # a batch at a time
     with tempfile.TemporaryDirectory() as folder:
         fp32, int8 = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
         program = trace(network, image_size=IMAGE_SIZE, input_type="uint8", exits=())
         write_onnx(program, fp32, exits=(), metadata={})
-        quantize(fp32, int8, np.split(images[:8], 4), keep_first_convolution=True, keep_classifier=True)
+        quantize(fp32, int8, given, keep_first_convolution=True, keep_classifier=True)
         size = int8.stat().st_size / fp32.stat().st_size
         engines: dict[str, Engine] = {TORCH: torch_engine(network)}
         engines |= {FP32: onnx_engine(fp32, threads=threads), INT8: onnx_engine(int8, threads=threads)}
@@ -59,6 +64,11 @@ def measure(preset: str, *, threads: int, rounds: int, batch: int) -> dict[str, 
         return {"size": size} | latency(
             engines, images[:batch], threads=threads, rounds=rounds, seconds=60, clock=clock
         )
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has taken so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def shown(value: float, target: float | None) -> str:
@@ -86,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--calibration", type=int, default=CALIBRATION_BATCH)
+    before = peak_mb()
     options = parser.parse_args(arguments)
     print(
         f"{processor()}, {'with' if has_vnni() else 'without'} VNNI; {options.threads} thread(s), {IMAGE_SIZE} px, ",
@@ -94,8 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"batch {options.batch}, median of at most {options.rounds} rounds; PyTorch {torch.__version__}\n")
     print(f"| {' | '.join(HEADER)} |\n| --- |{' ---: |' * (len(HEADER) - 1)}")
     for preset in options.presets:
-        found = measure(preset, threads=options.threads, rounds=options.rounds, batch=options.batch)
+        found = measure(
+            preset, threads=options.threads, rounds=options.rounds, batch=options.batch, calibration=options.calibration
+        )
         print(f"| {' | '.join(row(preset, found))} |", flush=True)
+    print(f"\npeak memory {peak_mb():.0f} MB, {before:.0f} MB of it before the first network")
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ LAYERS: dict[str, set[str]] = {
     "build": {"config", "data", "models", "methods", "jobs", "runs", "errors"},
     "explanation": {"inference", "build", "config", "data", "models", "runs", "scoring", "errors"},
     "inference": {"build", "config", "data", "models", "runs", "scoring", "errors"},
-    "deployment": {"analysis", "build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
+    "card": {"build", "config", "data", "inference", "models", "runs", "scoring", "errors"},
+    "deployment": {"analysis", "build", "card", "config", "data", "inference", "models", "runs", "scoring", "errors"},
     "training": {"build", "config", "data", "methods", "models", "scoring", "runs", "runs.files", "batch", "errors"},
-    "web": {"data", "deployment", "explanation", "inference", "scoring", "errors"},
+    "web": {"card", "data", "explanation", "inference", "scoring", "errors"},
     # modules that others may import without their room
     "runs.files": set(),
     "runs.cells": set(),

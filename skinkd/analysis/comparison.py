@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from skinkd.analysis.abstention import abstention_lines, risk_lines
 from skinkd.analysis.aggregate import (
     METRICS,
     Protocol,
@@ -56,6 +57,8 @@ class Comparison:
         confusion: by label, the share of each true class (row) predicted as each class, mean over runs, (K, K).
         calibration: row, temperature, temperature_sd, and mean and sd of ece, loss and brier before and after scaling.
         reliability: by label, then "before" and "after": bins with mean confidence, accuracy and number of images.
+        abstention: of ``abstention.abstention_lines``; no line of a row without validation predictions.
+        risk: of ``abstention.risk_lines``: row, coverage, risk.
         curves: row, metric, epoch, mean, low, high (least and greatest run), runs.
         explanations: of ``explanations.compare_explanations``; no line if no row's runs are all explained.
         notes: sentences that a reader of the tables must know.
@@ -74,6 +77,8 @@ class Comparison:
     confusion: dict[str, Floats]
     calibration: pd.DataFrame
     reliability: dict[str, dict[str, pd.DataFrame]]
+    abstention: pd.DataFrame
+    risk: pd.DataFrame
     curves: pd.DataFrame
     explanations: pd.DataFrame
     notes: tuple[str, ...]
@@ -130,7 +135,9 @@ def compare(
         scaled = scaled_tables(row)
         parts[row.label] = {part: pooled_reliability(tables, row, protocol) for part, tables in scaled.items()}
     if missing := [row.label for row in ordered if not parts[row.label]]:
-        notes.append(f"No validation predictions, so no temperature is fitted: {', '.join(missing)}.")
+        notes.append(
+            f"No validation predictions, so no temperature and no threshold of abstention is fitted: {', '.join(missing)}."
+        )
     explanations, more = compare_explanations(ordered, baselines, protocol, progress)
     notes += more
     return Comparison(
@@ -147,6 +154,8 @@ def compare(
         confusion={row.label: mean_confusion(row) for row in ordered},
         calibration=pd.DataFrame([calibration_line(row, protocol) for row in ordered]),
         reliability=parts,
+        abstention=pd.concat([abstention_lines(row) for row in ordered], ignore_index=True),
+        risk=pd.concat([risk_lines(row) for row in ordered], ignore_index=True),
         curves=pd.concat([curve_lines(row) for row in ordered], ignore_index=True),
         explanations=explanations,
         notes=tuple(notes),

@@ -1,5 +1,6 @@
 """Where the networks of a comparison look: the explanation scores of their runs, and differences to the baseline's."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,10 +22,12 @@ SCORES = {
     "energy": "energy on the lesion",
     "auc": "AUC against the mask",
     "insertion": "insertion",
-    "deletion": "deletion",
+    "deletion": "deletion (lower is better)",
 }
 """The scores of maps that are compared, and their names in print."""
-COLUMNS = ("map", "score", "row", "mean", "sd", "low", "high", "baseline", "difference", "difference_low",
+MARK = "†"
+"""Stands beside a method whose maps do not depend on what was learned."""
+COLUMNS = ("map", "score", "row", "depends", "mean", "sd", "low", "high", "baseline", "difference", "difference_low",
            "difference_high", "p", "p_holm")  # fmt: skip
 _PLACES = ("run", "out", "input", "paths", "sheet", "batch")  # settings of an explanation that change no score
 
@@ -50,6 +53,25 @@ def read_scores(run: Run) -> pd.DataFrame | None:
         ) from None
 
 
+def depends(row: Row, name: str) -> bool:
+    """Return whether the maps of a method depend on what was learned, by the sanity checks of every run of a row.
+
+    Raises:
+        UserError: the scores of a run cannot be read.
+    """
+    return all(_verdict(run.folder, name) for run in row.runs)
+
+
+def _verdict(folder: Path, name: str) -> bool:
+    file = folder / FOLDER / "scores.json"
+    try:
+        return bool(json.loads(file.read_text("utf-8")).get(f"{OUTPUT}/{name}/depends", True))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}); make it again with python -m skinkd.explain run={folder}"
+        ) from None
+
+
 def settings_of(folder: Path) -> Mapping[str, object]:
     """Return the settings that the scores of a folder of explanations depend on."""
     return {key: value for key, value in read_stored(folder / "config.yaml").items() if key not in _PLACES}
@@ -68,7 +90,8 @@ def compare_explanations(
     ``statistics.paired_bootstrap``: twice the smaller share of replicates on one side of 0, the observed table among them.
 
     Returns:
-        Columns ``COLUMNS``, with Holm's adjustment over the rows for each map and score; and remarks for the reader.
+        Columns ``COLUMNS``, with ``depends`` of :func:`depends` and with Holm's adjustment over the rows for each map and
+        score; and remarks for the reader.
     """
     tables = {row.label: [read_scores(run) for run in row.runs] for row in rows}
     known = {label: found for label, runs in tables.items() if (found := [t for t in runs if t is not None])}
@@ -92,8 +115,15 @@ def compare_explanations(
     for row in (row for row in rows if row.label in known):
         own, base = known[row.label], known.get(baselines.get(row.label, ""))
         for name in own[0].index.get_level_values("map").unique():
+            learned = depends(row, name)
             for score in (score for score in SCORES if score in own[0]):
-                line = {"map": name, "score": score, "row": row.label, **_mean(own, name, score, protocol)}
+                line = {
+                    "map": name,
+                    "score": score,
+                    "row": row.label,
+                    "depends": learned,
+                    **_mean(own, name, score, protocol),
+                }
                 if base is not None:
                     line |= {"baseline": baselines[row.label], **_difference(own, base, name, score, protocol)}
                 lines.append(line)

@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from skinkd.analysis.abstention import COVERAGE
 from skinkd.analysis.aggregate import CURVES
 from skinkd.analysis.comparison import Comparison, summary
 from skinkd.analysis.deployed import COSTS, FILES
-from skinkd.analysis.explanations import SCORES
+from skinkd.analysis.explanations import MARK, SCORES
 from skinkd.analysis.formats import amount, time_unit
 from skinkd.analysis.panels import (
     COLOURS,
@@ -51,6 +52,7 @@ def all_figures(comparison: Comparison) -> dict[str, str]:
         drawings["curves"] = draw_curves
     if any(comparison.reliability.values()):
         drawings["reliability"] = draw_reliability
+    drawings["abstention"] = draw_abstention
     with mpl.rc_context(STYLE):
         return {name: as_svg(draw(comparison), name) for name, draw in drawings.items()}
 
@@ -115,6 +117,8 @@ def draw_explanations(comparison: Comparison) -> Figure:
     """Draw a panel for each explanation score: the difference of each tested row to its baseline under each method."""
     lines = comparison.explanations.dropna(subset=["difference"])
     scores, maps, labels = (list(lines[name].unique()) for name in ("score", "map", "row"))
+    marked = set(comparison.explanations.loc[~comparison.explanations["depends"].astype(bool), "map"])
+    names = [f"{name} {MARK}" if name in marked else name for name in maps]
     figure, panels = panel_grid(len(scores), height=0.9 + 0.24 * max(2, len(maps) * len(labels)), width=4.0)
     for axes, score in zip(panels, scores, strict=True):
         for _, line in lines[lines["score"] == score].iterrows():
@@ -122,7 +126,7 @@ def draw_explanations(comparison: Comparison) -> Figure:
             colour, sure = colour_of(comparison, line["row"]), line["p_holm"] < 1 - comparison.protocol.level
             axes.hlines(place, line["difference_low"], line["difference_high"], color=colour, linewidth=2.2)
             axes.plot(line["difference"], place, "o", color=colour, mfc=colour if sure else "none")
-        axes.set(yticks=range(len(maps)), yticklabels=maps, ylim=(len(maps) - 0.4, -0.6))
+        axes.set(yticks=range(len(maps)), yticklabels=names, ylim=(len(maps) - 0.4, -0.6))
         axes.axvline(0, color=INK, linewidth=1, zorder=0)
         axes.set_title(SCORES[score], loc="left")
     keys = [Line2D([], [], color=colour_of(comparison, label)) for label in labels]
@@ -183,6 +187,24 @@ def draw_reliability(comparison: Comparison) -> Figure:
         if number == 0:
             axes.set_ylabel("accuracy")
             axes.legend(loc="upper left", fontsize=9, handlelength=1.4, borderpad=0)
+    return figure
+
+
+def draw_abstention(comparison: Comparison) -> Figure:
+    """Draw the share of wrong predictions among the images that are kept, against the share of images kept."""
+    figure, (axes,) = panel_grid(1, height=3.8, width=7.5)
+    ends = []
+    for row in comparison.rows:
+        curve = comparison.risk[comparison.risk["row"] == row.label]
+        colour, dash, _ = looks_of(comparison, row.label)
+        axes.plot(curve["coverage"], curve["risk"], dash, color=colour, linewidth=1.8)
+        ends.append((1.0, float(curve["risk"].iloc[-1]), short_label(comparison, row.label), colour))
+    axes.set(xlim=(0, 1), xlabel="share of images kept")
+    axes.set_ylim(bottom=0)
+    axes.axvline(COVERAGE, color=FAINT, linestyle=":", linewidth=1.2, zorder=0)
+    label_ends(axes, ends, x=1)
+    axes.set_title("wrong among the images kept", loc="left")
+    axes.grid(axis="y")
     return figure
 
 

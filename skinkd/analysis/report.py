@@ -29,7 +29,7 @@ _RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "<": "$<$", ">": "$>$",
-    "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "×": r"$\times$", "…": r"\dots{}",
+    "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "×": r"$\times$", "†": r"\dag{}", "…": r"\dots{}",
 }  # fmt: skip
 _NARROW = r"\footnotesize\setlength{\tabcolsep}{3pt}"  # so that five metrics fit a page of an article
 _LONG = 30  # a LaTeX table with more lines may break over pages
@@ -46,6 +46,7 @@ def write_outputs(comparison: Comparison, skipped: Sequence[Skipped], out: Path)
         "tests.csv": comparison.tests,
         "per_class.csv": comparison.per_class,
         "calibration.csv": comparison.calibration,
+        "abstention.csv": comparison.abstention,
         "runs.csv": comparison.runs,
         **({"explanations.csv": comparison.explanations} if len(comparison.explanations) else {}),
     }
@@ -79,7 +80,7 @@ def wide_scores(comparison: Comparison) -> pd.DataFrame:
 
 
 def markdown_tables(comparison: Comparison) -> dict[str, str]:
-    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, cost, deployed, runs."""
+    """Return every table as Markdown with its caption, by name: scores, tests, per_class, calibration, …, runs."""
     return {table.name: _markdown(table) for table in all_tables(comparison)}
 
 
@@ -293,6 +294,6 @@ def _plain(console: Console, text: str) -> str:
     """Return the text in characters of the terminal's encoding."""
     if "utf" in console.encoding.lower():
         return text
-    for character, plain in (("±", "+/-"), ("−", "-"), ("…", "...")):
+    for character, plain in (("±", "+/-"), ("−", "-"), ("…", "..."), ("†", "*")):
         text = text.replace(character, plain)
     return text.encode(console.encoding, "replace").decode(console.encoding)

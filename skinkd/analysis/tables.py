@@ -2,10 +2,12 @@
 
 import pandas as pd
 
+from skinkd.analysis.abstention import ALL, COVERAGE
 from skinkd.analysis.aggregate import METRICS
 from skinkd.analysis.comparison import Comparison
 from skinkd.analysis.deployed import COSTS, FILES
 from skinkd.analysis.deployed import SCORES as DEPLOYED_SCORES
+from skinkd.analysis.explanations import MARK
 from skinkd.analysis.explanations import SCORES as EXPLANATION_SCORES
 from skinkd.analysis.formats import (
     UNDEFINED,
@@ -28,7 +30,8 @@ from skinkd.scoring.metrics import LOWER_IS_BETTER
 def all_tables(comparison: Comparison) -> list[Table]:
     """Return the tables in reading order, without empty tables."""
     tables = [scores_table(comparison), tests_table(comparison), per_class_table(comparison)]
-    tables += [calibration_table(comparison), explanations_table(comparison)]
+    tables += [calibration_table(comparison), abstention_table(comparison), abstention_by_class_table(comparison)]
+    tables += [explanations_table(comparison)]
     tables += [cost_table(comparison), deployed_table(comparison), runs_table(comparison)]
     return [table for table in tables if table.rows]
 
@@ -190,11 +193,47 @@ def calibration_table(comparison: Comparison) -> Table:
     return Table("calibration", "Calibration", caption, more, header, tuple(rows), 1)
 
 
+def abstention_table(comparison: Comparison) -> Table:
+    """Return the table of abstention over all images."""
+    rows = []
+    for _, line in comparison.abstention[comparison.abstention["class"] == ALL].iterrows():
+        names = ("aurc", "aurc_excess", "accuracy", "coverage", "accuracy_kept")
+        rows.append((Cell(str(line["row"])), *(Cell(number(line[name]), value=line[name]) for name in names)))
+    caption = (
+        "Test set, means over runs. A network abstains where it is less confident than a threshold, which keeps "
+        f"{percent(COVERAGE)} of the images of its validation part."
+    )
+    more = (
+        "AURC is the area under the risk–coverage curve: the mean error among the most confident images, over all numbers of "
+        "images kept. Its excess is what a better order of the same predictions could remove. Lower is better for both."
+    )
+    header = ("", "AURC", "excess AURC", "accuracy", "share kept", "accuracy of the kept")
+    return Table("abstention", "Abstention", caption, more, header, tuple(rows), 1)
+
+
+def abstention_by_class_table(comparison: Comparison) -> Table:
+    """Return the table of what abstention keeps of each class."""
+    lines = comparison.abstention[comparison.abstention["class"] != ALL]
+    rows = []
+    for name in dict.fromkeys(lines["class"]):
+        for _, line in lines[lines["class"] == name].iterrows():
+            shares = (line[part] for part in ("coverage", "accuracy", "accuracy_kept"))
+            cells = (Cell(number(share), value=share) for share in shares)
+            rows.append((Cell(str(name)), Cell(str(line["row"])), count(line["n"]), *cells))
+    caption = (
+        "Test set, means over runs, with the thresholds of the table before. Where much less is kept of a class than of all "
+        "images, the gain in accuracy is a change of the mixture."
+    )
+    header = ("class", "", "images", "share kept", "sensitivity", "sensitivity of the kept")
+    return Table("abstention_by_class", "Abstention by class", caption, "", header, tuple(rows), 2)
+
+
 def explanations_table(comparison: Comparison) -> Table:
     """Return the table of explanation scores, a line for each method of explanation, score and row."""
     rows = []
     for _, line in comparison.explanations.iterrows():
-        cells = [Cell(f"{line['map']}: {EXPLANATION_SCORES[line['score']]}"), Cell(str(line["row"]))]
+        label = str(line["row"]) if line["depends"] else f"{line['row']} {MARK}"
+        cells = [Cell(f"{line['map']}: {EXPLANATION_SCORES[line['score']]}"), Cell(label)]
         cells.append(Cell(spread(line["mean"], line["sd"]), bounds(line["low"], line["high"]), value=line["mean"]))
         cells.append(
             Cell(
@@ -214,6 +253,11 @@ def explanations_table(comparison: Comparison) -> Table:
         "p (Holm) is adjusted for the number of rows tested, separately for each map and score. Networks are explained for the "
         "class that each predicts."
     )
+    if not comparison.explanations["depends"].all():
+        more += (
+            f" {MARK}: in at least one run of the row these maps do not depend on what was learned, so their differences say "
+            "nothing about it."
+        )
     header = ("map", "", "score", "difference", "p", "p (Holm)")
     return Table("explanations", "Where they look", caption, more, header, tuple(rows), 2)
 

@@ -23,6 +23,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 _BYTES_TO_DECODE = 11  # for each of max_pixels: 275 MB for 25 megapixels
 _BYTES_OF_FILE = 4  # for each of max_pixels; the pixels themselves take three
 _ALWAYS = 1_000_000  # bytes more, for small values of max_pixels
+_LONGEST = 100  # times the shorter side, by which a network scales an image: the longer one could fill the memory
 _ROWS = 256  # that are laid on white at once
 
 
@@ -75,6 +76,8 @@ def _check_size(header: Header, length: int, max_pixels: int) -> None:
     size = f"{header.width}×{header.height} pixels"
     if header.width * header.height > max_pixels:
         raise ImageRefusedError(f"has {size}, more than max_pixels={max_pixels}")
+    if max(header.width, header.height) > _LONGEST * min(header.width, header.height):
+        raise ImageRefusedError(f"has {size}: one side is more than {_LONGEST} times the other")
     needed = 2 * length + header.working_bytes * header.width * header.height
     if needed > _BYTES_TO_DECODE * max_pixels + _ALWAYS:
         raise ImageRefusedError(

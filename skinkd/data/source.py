@@ -57,6 +57,7 @@ class Source:
 
     Attributes:
         licence: the terms of use.
+        licence_note: what a reader of the licence must know, such as where others state another; a sentence or two.
         licence_of: returns the terms of the files that ``data.table`` chooses, where not all files have the same.
         title: the dataset's name in print.
         shows: what its images show, a noun phrase.
@@ -83,6 +84,7 @@ class Source:
     """
 
     licence: str
+    licence_note: str = ""
     licence_of: Callable[[Settings], str] | None = None
     title: str = ""
     shows: str = ""

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from skinkd.card.write import write_card
 from skinkd.config.identity import identity
 from skinkd.data.files import read_image
 from skinkd.data.source import source_of
 from skinkd.data.transforms import eval_pipeline
 from skinkd.deployment import read_image as reader
 from skinkd.deployment.before_after import Line, agreement, as_frame, card_frame, losses, parity, score_lines, slower
-from skinkd.deployment.card import write_card
 from skinkd.deployment.engines import (
     FP32,
     INT8,
@@ -120,7 +120,8 @@ def describe(trained: Trained, settings: Mapping[str, Any], *, exits: Sequence[s
     """Return what export.json says of the network, its files and its run, before anything is scored."""
     assert trained.run is not None and trained.config is not None
     network: Any = trained.network
-    source = source_of(trained.config["data"]["table"])
+    table = trained.config["data"]["table"]
+    source = source_of(table)
     early_exit = None
     if exits:
         macs = exit_macs(network, trained.image_size)
@@ -150,7 +151,8 @@ def describe(trained: Trained, settings: Mapping[str, Any], *, exits: Sequence[s
             "configuration": identity(trained.config),
             "commit": _commit_of(trained.run),
         },
-        "licence": "unknown" if source is None else source.licence,
+        "licence": "unknown" if source is None else source.licence_for(table),
+        "licence_note": "" if source is None else source.licence_note,
     }
 
 
@@ -158,7 +160,7 @@ def preprocessing(image_size: int) -> dict[str, Any]:
     """Return the steps of read_image.py as data."""
     return {
         "image_size": image_size,
-        "decode": "8-bit RGB, upright by the EXIF orientation, transparency dropped (cv2.IMREAD_COLOR)",
+        "decode": "8-bit RGB, upright by the EXIF orientation, transparent pixels on white",
         "resize": "shorter side to image_size; cv2.INTER_AREA to shrink, cv2.INTER_LINEAR to grow",
         "crop": "central square",
         "normalisation": "inside the network",

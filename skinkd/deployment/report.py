@@ -110,7 +110,8 @@ def readme(
     parts = [
         *(f"**Warning:** {warning}." for warning in warnings),
         f"# {facts['run']['name']}, exported",
-        "Research software, not a medical device. " + f"Terms of use of the training data: {facts['licence']}.",
+        "Research software, not a medical device. Terms of use of the training data: "
+        + f"{facts['licence']}. {facts['licence_note']}".strip(),
         "| file | |\n| --- | --- |\n" + "\n".join(f"| `{name}` | {words} |" for name, words in files),
         "## Use",
         f"Needs `onnxruntime`, `numpy` and `opencv-python-headless`.\n\n```python\n"

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skinkd.deployment.card import JSON
-from skinkd.deployment.card_facts import card_facts
+from skinkd.card.facts import card_facts
+from skinkd.card.write import JSON
 from skinkd.errors import UserError
 from skinkd.explanation.outputs import Output, outputs_of
 from skinkd.inference.exported import Exported
@@ -26,7 +26,7 @@ class Network(NamedTuple):
     Attributes:
         predictor: gives the probabilities.
         output: the classifier to explain.
-        card: the facts of its model card (:func:`skinkd.deployment.card_facts.card_facts`); None: an export without a card.
+        card: the facts of its model card (:func:`skinkd.card.facts.card_facts`); None: an export without a card.
         sets: its conformal sets; None: it has no validation predictions.
         coverage: share of the test images whose set holds the true class, by class, and "all"; empty if unknown.
         learned: for each method of explanation, whether its maps depend on what the network learned, as ``python -m

@@ -16,8 +16,8 @@ from skinkd.compare import main
 from skinkd.runs.folder import RunFolder
 
 FILES = {
-    "comparison.csv", "tests.csv", "per_class.csv", "calibration.csv", "runs.csv", "comparison.md", "comparison.tex",
-    "report.html",
+    "comparison.csv", "tests.csv", "per_class.csv", "calibration.csv", "abstention.csv", "runs.csv",
+    "comparison.md", "comparison.tex", "report.html",
 }  # fmt: skip
 
 

@@ -168,7 +168,7 @@ def test_the_order_of_the_runs_changes_nothing(study: Path) -> None:
     first = compare(group_rows(runs))
     random.Random(1).shuffle(runs)
     again = compare(tuple(reversed(group_rows(runs))))
-    for name in ("scores", "tests", "runs", "cost", "per_class", "calibration", "curves"):
+    for name in ("scores", "tests", "runs", "cost", "per_class", "calibration", "abstention", "risk", "curves"):
         assert_frame_equal(getattr(first, name), getattr(again, name), check_exact=True)
     assert [row.label for row in again.rows] == ["supervised", "kd", "swskd"]
 

@@ -113,6 +113,24 @@ def test_the_report_has_a_table_a_figure_and_a_file(
     assert "Where they look" in page and "explanations-" in page
 
 
+def test_maps_that_do_not_depend_on_what_was_learned_are_marked_wherever_they_appear(
+    study: Path, tables: dict[str, list[pd.DataFrame]], tmp_path: Path
+) -> None:
+    verdicts = {f"final/{name}/depends": name != "lime" for name in MAPS}
+    for file in [file for file in study.glob("*/explanations/scores.json") if file.parts[-3].startswith("kd-")][:1]:
+        file.write_text(json.dumps(verdicts))
+    comparison = compared(study)
+    marked = comparison.explanations[~comparison.explanations["depends"].astype(bool)]
+    assert set(marked["row"]) == {"kd"} and set(marked["map"]) == {"lime"} and len(marked) == len(SCORES)
+    (table,) = [table for table in all_tables(comparison) if table.name == "explanations"]
+    assert {row[0].text.partition(":")[0] for row in table.rows if row[1].text == "kd †"} == {"lime"}
+    assert "do not depend on what was learned" in table.more
+    drawn = all_figures(comparison)["explanations"]
+    assert "lime †" in drawn and "gradcam †" not in drawn
+    write_outputs(comparison, [], tmp_path)
+    assert r"kd \dag{}" in (tmp_path / "comparison.tex").read_text()
+
+
 def test_a_row_that_is_not_explained_is_named_and_left_out(study: Path, tables: dict[str, list[pd.DataFrame]]) -> None:
     next(iter(study.glob("*kd*seed0*/explanations/scores.json"))).unlink()
     comparison = compared(study)
@@ -137,7 +155,13 @@ def test_runs_without_explanations_have_the_report_that_they_had(study: Path, tm
     assert "Where they look" not in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_damaged_table_is_one_sentence(study: Path, tables: dict[str, list[pd.DataFrame]]) -> None:
+def test_damaged_scores_are_one_sentence(study: Path, tables: dict[str, list[pd.DataFrame]]) -> None:
     next(iter(study.glob("*/explanations/scores.csv"))).write_text("image_id\n1\n")
     with pytest.raises(UserError, match="cannot be read as scores of explanations"):
+        compared(study)
+
+
+def test_a_damaged_verdict_is_one_sentence(study: Path, tables: dict[str, list[pd.DataFrame]]) -> None:
+    next(iter(study.glob("*/explanations/scores.json"))).write_text("[")
+    with pytest.raises(UserError, match=r"scores\.json cannot be read"):
         compared(study)

@@ -208,7 +208,7 @@ def test_csv_has_every_digit(comparison: Comparison, tmp_path: Path) -> None:
             assert wide.loc[one["row"], f"{one['metric']}_{part}"] == one[part]
     tests = pd.read_csv(tmp_path / "tests.csv", float_precision="round_trip")
     assert tests["p"].tolist() == comparison.tests["p"].tolist()
-    for name in ("per_class", "calibration", "runs"):
+    for name in ("per_class", "calibration", "abstention", "runs"):
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(getattr(comparison, name))
 
 

@@ -129,6 +129,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         "has 12000×12000 pixels, more than max_pixels=25000000",
     ),
     "png of 60,000 px": (lambda: PNG[:16] + struct.pack(">II", 60000, 60000) + PNG[24:], "has 60000×60000 pixels"),
+    "png of one row": (lambda: png(1_000_000, 1), "has 1000000×1 pixels: one side is more than 100 times the other"),
     "png of no pixels": (lambda: PNG[:16] + struct.pack(">II", 0, 5) + PNG[24:], "has 0×5 pixels"),
     "png of chunks": (lambda: PNG[:33] + chunk(b"tEXt", b"") * 70_000 + PNG[33:], "of more than 65536 chunks"),
     "jpeg of segments": (lambda: JPEG[:2] + b"\xff\xfe\0\2" * 70_000 + JPEG[2:], "of more than 65536 segments"),

@@ -127,6 +127,13 @@ def test_occlusion_is_the_mean_fall_over_the_windows_of_a_pixel(images: Tensor, 
         np.testing.assert_allclose(found[b].numpy(), np.maximum(total / times, 0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shade", [0.0, 0.5, 1.0])
+def test_an_image_of_one_colour_has_superpixels_too(shade: float) -> None:
+    regions = maps.superpixel_numbers(torch.full((3, SIZE, SIZE), shade), count=12, compactness=10.0)
+    assert regions.shape == (SIZE, SIZE) and regions.unique().tolist() == list(range(int(regions.max()) + 1))
+    assert regions.max() > 3, "a grid, more or less"
+
+
 def test_lime_finds_the_weights_of_a_network_that_is_linear_in_the_superpixels(images: Tensor, classes: Tensor) -> None:
     output = linear()
     x = images.float() / 255

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prediction_tables import make_table, names, random_logits
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
@@ -13,25 +14,6 @@ from skinkd.errors import UserError
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import probability_columns
 from skinkd.scoring.temperature import apply_temperature, fit_temperature, largest_change, scaled
-
-
-def names(k: int) -> list[str]:
-    return [f"c{i}" for i in range(k)]
-
-
-def make_table(label: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
-    classes = np.array(names(probability.shape[1]), dtype=object)
-    ids = [f"im{i:05d}" for i in range(len(label))]
-    table = pd.DataFrame({"image_id": ids, "group": ids, "label": classes[label]})
-    table["prediction"] = classes[probability.argmax(axis=1)]
-    table[probability_columns(names(len(classes)))] = probability
-    return table
-
-
-def random_logits(seed: int, n: int, k: int, signal: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    label = rng.integers(k, size=n)
-    return label, 2 * rng.normal(size=(n, k)) + signal * np.eye(k)[label]
 
 
 def loss(table: pd.DataFrame, k: int) -> float:

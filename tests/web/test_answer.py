@@ -14,8 +14,8 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from skinkd.card.write import write_card
 from skinkd.data.decode import decode_image
-from skinkd.deployment.card import write_card
 from skinkd.deployment.graph import trace, write_onnx
 from skinkd.errors import UserError
 from skinkd.explanation.maps import make_maps

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from skinkd.deployment.card_facts import card_facts
-from skinkd.deployment.card_text import card_text
+from skinkd.card.facts import card_facts
+from skinkd.card.text import card_text
 from skinkd.inference.trained import Trained
 from skinkd.runs.folder import RunFolder
 

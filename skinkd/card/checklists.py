@@ -1,7 +1,7 @@
 """Which items of two reporting guidelines a run can answer, and which not: the appendix of a model card.
 
 CLAIM, 2024 update: Tejani et al., Radiology: Artificial Intelligence 6(4):e240300 (2024). TRIPOD+AI: Collins et al., BMJ
-385:e078378 (2024). The numbers of the items are theirs; the words and the answers in ``card_checklists.csv`` are ours.
+385:e078378 (2024). The numbers of the items are theirs; the words and the answers in ``checklists.csv`` are ours.
 """
 
 import csv
@@ -32,7 +32,7 @@ def checklists(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         "published": bool(facts["data"] and facts["data"]["published"]),
         "subgroups": facts["subgroups"]["reason"] is None,
     }
-    text = files("skinkd.deployment").joinpath("card_checklists.csv").read_text(encoding="utf-8")
+    text = files("skinkd.card").joinpath("checklists.csv").read_text(encoding="utf-8")
     found: dict[str, list[dict[str, str]]] = {name: [] for name in GUIDELINES}
     for row in csv.DictReader(text.splitlines()):
         answered = present[row["needs"]]

@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from skinkd import __version__
+from skinkd.card.checklists import checklists
+from skinkd.card.run import StoredRun, read_run
+from skinkd.card.scores import abstention, calibration, records, results, subgroups
+from skinkd.card.words import intended_use, limits, not_for, protocol_sentence
 from skinkd.config.identity import identity
 from skinkd.data.source import Source, source_of
-from skinkd.deployment.card_checklists import checklists
-from skinkd.deployment.card_run import StoredRun, read_run
-from skinkd.deployment.card_scores import calibration, records, results, subgroups
-from skinkd.deployment.card_words import intended_use, limits, not_for, protocol_sentence
 from skinkd.inference.trained import Trained
 from skinkd.models.cost import network_macs
 
@@ -38,6 +38,7 @@ def card_facts(
         "results": results(trained, stored),
         "subgroups": subgroups(trained, stored, source, paths),
         "calibration": calibration(trained, stored),
+        "abstention": abstention(trained, stored),
         "teacher": None if config is None else _teacher(config, stored),
         "recipe": None if config is None else _recipe(config, stored),
         "export": None if export is None else _export(export, export_notes),
@@ -78,7 +79,8 @@ def _method_text(method: Mapping[str, Any]) -> str:
 def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> dict[str, Any]:
     table, name = config["data"]["table"], str(config["data"]["name"])
     if source is None:
-        known: dict[str, Any] = {"title": name, "shows": "images of the user's own", "licence": None, "citations": []}
+        known: dict[str, Any] = {"title": name, "shows": "images of the user's own", "licence": None}
+        known |= {"licence_note": "", "citations": []}
         group = config["data"].get("columns", {}).get("group")
         same = f"they have the same value in the column {group!r} of the table" if group else ""
         if not same and table.get("near_duplicate_bits") is not None:
@@ -88,6 +90,7 @@ def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> d
             "title": source.title or name,
             "shows": source.shows or "images of that dataset",
             "licence": source.licence_for(table),
+            "licence_note": source.licence_note,
             "citations": list(source.citations),
         }
         same = source.same_lesion

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skinkd.deployment.markdown import interval, number, score
+from skinkd.card.markdown import interval, number, score
 
 Row = list[Any]
 Facts = Mapping[str, Any]
@@ -34,6 +34,8 @@ def all_rows(facts: Facts) -> dict[str, Any]:
             for name in names
         },
         "calibration_rows": _calibration_rows(facts["calibration"]),
+        "curve_rows": _curve_rows(facts["abstention"]),
+        "abstention_rows": _abstention_rows(facts["abstention"]),
         "recipe_rows": [[one["setting"], one["value"]] for one in facts["recipe"] or []],
         "export_rows": [[number(row[name]) for name in export["columns"]] for row in export["rows"]] if export else [],
         "origin_rows": _origin_rows(facts),
@@ -104,6 +106,25 @@ def _calibration_rows(calibration: Facts) -> list[Row]:
         return []
     after = calibration["after"] or {}
     return [[*_with_interval(one), score(after.get(one["metric"]))] for one in calibration["metrics"]]
+
+
+def _curve_rows(abstention: Facts) -> list[Row]:
+    if abstention["reason"]:
+        return []
+    return [[score(point["coverage"]), score(point["accuracy"])] for point in abstention["curve"]]
+
+
+def _abstention_rows(abstention: Facts) -> list[Row]:
+    if abstention["reason"]:
+        return []
+    return [
+        [
+            "all (accuracy)" if row["class"] == "all" else row["class"],
+            *(row["n"], row["kept"]),
+            *(score(row[name]) for name in ("coverage", "accuracy", "accuracy_kept")),
+        ]
+        for row in abstention["classes"]
+    ]
 
 
 def _origin_rows(facts: Facts) -> list[Row]:

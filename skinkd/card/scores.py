@@ -1,4 +1,4 @@
-"""The scores of a model card: of the test part, by class, by subgroup, and the calibration."""
+"""The scores of a model card: of the test part, by class, by subgroup, the calibration, and what abstention keeps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from skinkd.build.seen import own_images
+from skinkd.card.run import StoredRun
 from skinkd.data.source import Source
 from skinkd.data.table import SUBGROUPS
-from skinkd.deployment.card_run import StoredRun
 from skinkd.inference.trained import Trained
 from skinkd.scoring.metrics import evaluate, per_class
+from skinkd.scoring.selective import abstention_threshold, aurc, risk_coverage, selective_by_class
 from skinkd.scoring.subgroups import age_bands, subgroup_scores, subgroup_sensitivity
 from skinkd.scoring.temperature import apply_temperature, fit_temperature
 
@@ -20,6 +21,10 @@ LEAST_LESIONS = 20
 """A subgroup, or a class within it, with fewer lesions has no score: at 20 lesions Wilson's 95 % interval of a sensitivity
 of one half is 0.30 to 0.70."""
 AGE_EDGES = (30, 45, 60, 75)
+COVERAGES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Points of the risk–coverage curve that a card shows."""
+ABSTENTION = 0.8
+"""The share of the validation images on which the network does not abstain in the table by class."""
 METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -103,6 +108,29 @@ def calibration(trained: Trained, stored: StoredRun) -> dict[str, Any]:
         after = evaluate(scaled, trained.classes, calibration_bins=bins)
         found |= {"temperature": temperature, "after": {name: after[name] for name in ("ece", "brier")}}
     return found
+
+
+def abstention(trained: Trained, stored: StoredRun) -> dict[str, Any]:
+    """Return the risk–coverage curve of the test part, and what a threshold chosen on validation keeps of each class."""
+    if reason := _why_not_scored(trained, stored):
+        return {"reason": reason}
+    if stored.val is None:
+        return {"reason": "No threshold was chosen, because the run has no predictions of the validation part."}
+    assert stored.test is not None
+    classes = trained.classes
+    threshold = abstention_threshold(stored.val, classes, coverage=ABSTENTION)
+    area, excess = aurc(stored.test, classes)
+    curve = risk_coverage(stored.test, classes)
+    reached = [curve[curve["coverage"] >= share].iloc[0] for share in COVERAGES]  # the fewest images that are enough
+    return {
+        "reason": None,
+        "aurc": area,
+        "aurc_excess": excess,
+        "curve": [{"coverage": float(point["coverage"]), "accuracy": 1 - float(point["risk"])} for point in reached],
+        "chosen_coverage": ABSTENTION,
+        "threshold": threshold,
+        "classes": records(selective_by_class(stored.test, classes, threshold=threshold)),
+    }
 
 
 def subgroups(

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from skinkd.deployment.card_checklists import ANSWERS
-from skinkd.deployment.card_tables import all_rows
-from skinkd.deployment.markdown import count, escaped, interval, one_line, score, table
+from skinkd.card.checklists import ANSWERS
+from skinkd.card.markdown import count, escaped, interval, one_line, score, table
+from skinkd.card.tables import all_rows
 
 _LICENCES = {
     "CC0": "cc0-1.0",
@@ -38,7 +38,7 @@ def card_text(facts: Mapping[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=escaped, keep_trailing_newline=True
     )
     environment.globals |= {"table": table, "score": score, "interval": interval, "count": count}
-    template = files("skinkd.deployment").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    template = files("skinkd.card").joinpath("card.md.jinja").read_text(encoding="utf-8")
     body = environment.from_string(template).render(**facts, **all_rows(facts), answers=ANSWERS)
     front = yaml.safe_dump(front_matter(facts), sort_keys=False, allow_unicode=True, width=120)
     return f"---\n{front}---\n\n{body}"
