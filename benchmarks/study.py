@@ -23,9 +23,10 @@ from skinkd.analysis.report import markdown_tables
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import read_runs
 from skinkd.analysis.tables import all_tables
-from skinkd.scoring.bootstrap import Widening, draw_groups, percentiles, weighted_metrics
+from skinkd.scoring.bootstrap import draw_groups, percentiles, weighted_metrics
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import as_scores
+from skinkd.scoring.widening import Widening
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"

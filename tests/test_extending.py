@@ -135,7 +135,12 @@ def test_its_network_serves_a_method_that_reads_its_stages_and_a_teacher(own: Pa
             "",
             "its term_names are ce, penalty",
         ),
-        ("mine/moles.py", "return ImageTable(", "return print(", "returns NoneType, and a loader returns an ImageTable"),
+        (
+            "mine/moles.py",
+            "return ImageTable(",
+            "return print(",
+            "returns NoneType, and a loader returns an ImageTable",
+        ),
         ("conf/method/confidence.yaml", None, "conf/method/kd.yaml", "would be ignored, because skinkd has a file"),
     ],
 )

@@ -67,7 +67,7 @@ def paired_bootstrap(
     the smaller of two shares, at most 1: the replicates at or below 0, and those at or above 0. Each share counts the
     observed table as a further replicate, (1 + #)/(R + 1) (Davison & Hinkley 1997, section 4.4). So the smallest possible p
     is 2/(R + 1), and apart from the further replicate, p is below 1 − ``level`` exactly if the interval leaves out 0. For
-    means over classes, interval and p are widened by ``bootstrap.Widening``, with the lesions of all test sets together;
+    means over classes, interval and p are widened by ``widening.Widening``, with the lesions of all test sets together;
     the smallest possible p is then larger.
 
     Noise raises ``ece``, and resampling raises it again. In a difference, the part that both sides share cancels. The rest

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t
 
-from skinkd.scoring.bootstrap import CLASS_MEANS, Resampled, Widening
+from skinkd.scoring.bootstrap import CLASS_MEANS, Resampled
 from skinkd.scoring.predictions import Floats
+from skinkd.scoring.widening import Widening
 
 _ROUNDING = 1e-12
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skinkd.scoring.bootstrap import Widening, draw_groups, group_sums, percentiles
+from skinkd.scoring.bootstrap import draw_groups, group_sums, percentiles
 from skinkd.scoring.metrics import count_metrics, per_class
 from skinkd.scoring.predictions import Floats, Scores, as_scores
+from skinkd.scoring.widening import Widening
 
 UNKNOWN = "unknown"
 _SCORES = ("accuracy", "balanced_accuracy")

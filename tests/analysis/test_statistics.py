@@ -14,9 +14,10 @@ from statsmodels.stats.multitest import multipletests
 
 from skinkd.analysis.statistics import Difference, delong, holm, mcnemar, paired_bootstrap
 from skinkd.errors import UserError
-from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bootstrap_intervals, draw_groups, mean_intervals
+from skinkd.scoring.bootstrap import CLASS_MEANS, bootstrap_intervals, draw_groups, mean_intervals
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import probability_columns
+from skinkd.scoring.widening import Widening
 
 RULES = {"replicates": 60, "seed": 3, "level": 0.9, "calibration_bins": 10}
 

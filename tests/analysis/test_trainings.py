@@ -13,7 +13,8 @@ from skinkd.analysis.trainings import (
     over_trainings,
     trainings,
 )
-from skinkd.scoring.bootstrap import Resampled, Widening, intervals_of_mean, resample
+from skinkd.scoring.bootstrap import Resampled, intervals_of_mean, resample
+from skinkd.scoring.widening import Widening
 
 NO_WIDENING = Widening(1.0, np.inf)
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from skinkd.scoring.bootstrap import CLASS_MEANS, Widening, bin_gaps, bootstrap_intervals, draw_groups, weighted_metrics
+from skinkd.scoring.bootstrap import CLASS_MEANS, bin_gaps, bootstrap_intervals, draw_groups, weighted_metrics
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import as_scores, prediction_table
+from skinkd.scoring.widening import Widening
 
 BINS = 15
 
