@@ -119,7 +119,8 @@ def draw_explanations(comparison: Comparison) -> Figure:
     scores, maps, labels = (list(lines[name].unique()) for name in ("score", "map", "row"))
     marked = set(comparison.explanations.loc[~comparison.explanations["depends"].astype(bool), "map"])
     names = [f"{name} {MARK}" if name in marked else name for name in maps]
-    figure, panels = panel_grid(len(scores), height=0.9 + 0.24 * max(2, len(maps) * len(labels)), width=4.0)
+    height = 0.9 + 0.24 * max(2, len(maps) * len(labels))
+    figure, panels = panel_grid(len(scores), height=height, width=6.0, columns=2)
     for axes, score in zip(panels, scores, strict=True):
         for _, line in lines[lines["score"] == score].iterrows():
             place = maps.index(line["map"]) + (labels.index(line["row"]) + 1) / (len(labels) + 1) - 0.5
