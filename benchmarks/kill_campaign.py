@@ -4,13 +4,14 @@ python benchmarks/kill_campaign.py --kills 100 --method kd          # kill until
 python benchmarks/kill_campaign.py --out DIR --table                # print the table of all kills so far, in Markdown
 
 Each run is killed again and again until it reaches its end or has been killed eight times; then it is left alone to the end.
-Each moment is drawn uniformly from the first half of the length of a whole run: a run goes on from its last checkpoint, so that
-the kills reach every part of it, and few runs end before their moment. Most kills are SIGKILL, the rest SIGTERM and Ctrl-C. The
-files that must be equal byte for byte: metrics.json and the predictions; of history.csv all but the two columns of times; of
-best.ckpt every weight. Results are appended to DIR/kills.jsonl, and the same command goes on from there.
+Each moment is drawn uniformly from the first half of the length of a whole run, which follows the load of the machine: a run
+goes on from its last checkpoint, so that the kills reach every part of it, and few runs end before their moment. Most kills are
+SIGKILL, the rest SIGTERM and Ctrl-C. The files that must be equal byte for byte: metrics.json and the predictions; of
+history.csv all but the two columns of times; of best.ckpt every weight. Results are appended to DIR/kills.jsonl, and the same
+command goes on from there.
 
 The runs are forked from this process, which has imported everything, and so start in milliseconds. They are tiny: 120
-synthetic images of 32 px, a network of 0.1 million parameters, 3 epochs of 10 steps, a checkpoint every 0.3 s.
+synthetic images of 32 px, a network of 0.1 million parameters, 3 epochs of 10 steps, a checkpoint every half second.
 """
 
 import argparse
@@ -125,6 +126,8 @@ def campaign(out: Path, method: str, workers: int, kills: int, seed: int) -> Non
         result = one_run(out, method, workers, whole, length, random.Random(f"{seed}-{method}-{workers}-{len(before)}"))
         with (out / "kills.jsonl").open("a") as file:
             file.write(json.dumps({"method": method, "workers": workers} | result) + "\n")
+        # the machine may have become faster, so that runs end before their moments, or slower, so that they hardly begin
+        length *= 1.1 if len(result["kills"]) == MOST_KILLS else 0.75
         print(f"{method}, {workers} workers: {len(result['kills'])} kills, {result['why'] or 'same'}", flush=True)
 
 
@@ -172,7 +175,7 @@ def overrides(method: str, workers: int, data: Path, output: Path) -> list[str]:
         *["data=synthetic", f"data.root={data}", f"data.table.images={IMAGES}", f"data.table.height={HEIGHT}"],
         *[f"data.table.width={WIDTH}", "data.image_size=32", "data.batch_size=8", f"data.num_workers={workers}"],
         *[*NETWORKS.get(method, TINY), "backbone.pretrained=false", f"paths.output_dir={output}"],
-        *["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "checkpoint.every_minutes=0.005"],
+        *["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "checkpoint.every_minutes=0.008"],
         *[
             "evaluation.bootstrap_replicates=20",
             f"paths.cache_dir={data.parent / 'cache'}",

@@ -96,6 +96,31 @@ def test_class_folders_that_lie_one_deeper_are_named(clinic: Path, tmp_path: Pat
     assert ("move these folders up" if parts else f"data.root={root / 'images'}") in str(told.value)
 
 
+def test_class_folders_that_lie_two_deeper_are_named(clinic: Path, tmp_path: Path) -> None:
+    shutil.copytree(clinic, tmp_path / "unpacked" / "data" / "images")
+    with pytest.raises(UserError, match=f"give data.root={tmp_path / 'unpacked' / 'data' / 'images'}"):
+        folder(tmp_path / "unpacked")
+
+
+def test_class_folders_beside_a_folder_of_masks_are_named(
+    clinic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(clinic, tmp_path / "unpacked" / "images")
+    shutil.copytree(clinic / "nv", tmp_path / "unpacked" / "masks")
+    with caplog.at_level(logging.WARNING):
+        assert folder(tmp_path / "unpacked").classes == ("images", "masks")
+    assert (
+        "holds no image itself but the folders bcc, mel, nv; if these are the classes, give data.root=" in caplog.text
+    )
+    caplog.clear()
+    for name in CLASSES:  # a folder for each patient
+        (clinic / name / "p1").mkdir()
+        for image in (clinic / name).glob("*.png"):
+            image.rename(clinic / name / "p1" / image.name)
+    with caplog.at_level(logging.WARNING):
+        assert folder(clinic).classes == CLASSES and not caplog.text
+
+
 def test_folders_that_differ_in_capitals_are_asked_about(clinic: Path) -> None:
     shutil.copytree(clinic / "mel", clinic / "Mel")
     with pytest.raises(UserError, match="class folders 'Mel' and 'mel' differ in capital letters only"):
@@ -184,6 +209,9 @@ def test_a_mistake_after_a_sep_line_has_the_line_of_the_file(table: Table) -> No
         (gzip.compress(lines().encode()), "compressed with gzip"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b'{"path": "a"}', "JSON"),
+        (b'[{"path": "a"}]', "JSON"),
+        (b"FEA1 rest", "a Feather file"),
+        (b"\x80\x04\x95 rest", "a pickle"),
         (b"SQLite format 3\0", "a database"),
     ],
 )
@@ -197,7 +225,7 @@ def test_a_folder_is_no_csv(clinic: Path) -> None:
         read_csv(clinic, required=["path"])
 
 
-WORDS = ("NA", "N/A", "nan", "NaN", "None", "null", "?", "")
+WORDS = ("NA", "N.A.", "N/A", "nan", "NaN", "None", "null", "?", "")
 
 
 @pytest.mark.parametrize("word", [*sorted(WORDS), "unknown"])
@@ -226,6 +254,15 @@ def test_labels_that_differ_in_capitals_are_asked_about(table: Table) -> None:
         table(lines().replace("mel/0.png,mel", "mel/0.png,MEL").replace("mel/1.png,mel", "mel/1.png,Mel"))
 
 
+@pytest.mark.parametrize("label", ["mel\u200b", "\u00admel", "\ufeffmel"])
+def test_labels_that_differ_in_what_is_not_seen_are_asked_about(table: Table, label: str) -> None:
+    with pytest.raises(
+        UserError, match=r"differ in spaces or characters that are not seen only.*names that differ more"
+    ) as told:
+        table(lines().replace("mel/0.png,mel", f"mel/0.png,{label}"))
+    assert str(told.value).isascii()
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_accents_in_either_form_name_one_class_and_the_file_on_the_disk(
     table: Table, clinic: Path, form: str, picture: bytes
@@ -243,6 +280,9 @@ def test_accents_in_either_form_name_one_class_and_the_file_on_the_disk(
     ("change", "words"),
     [
         (lambda path: path.replace("/", "\\"), "backslashes of Windows"),
+        (lambda path: "C:\\data\\" + path.replace("/", "\\"), "those of a Windows machine"),
+        (lambda path: f"D:/data/{path}", "those of a Windows machine"),
+        (lambda path: f"file:///data/{path}", "they are addresses"),
         (lambda path: path.removesuffix(".png"), "lack the files' ending"),
         (lambda path: path.upper(), "differ in capital letters"),
         (lambda path: f"elsewhere/{path.replace('/', '-')}", ""),
