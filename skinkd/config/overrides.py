@@ -101,12 +101,13 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         loader = GlobalHydra.instance().config_loader()
         _search_also(loader, config_dir(arguments))
         groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
-        chosen = [override for override in overrides if override.key_or_group in groups]
-        for override in chosen:
-            for choice in _values(override):
-                if choice is not None and choice not in groups[override.key_or_group]:
-                    options = groups[override.key_or_group]
+        hydras = {f"hydra/{name}": loader.get_group_options(f"hydra/{name}") for name in loader.list_groups("hydra")}
+        for override in overrides:
+            options = (groups | hydras).get(override.key_or_group)
+            for choice in _values(override) if options else []:
+                if choice is not None and choice not in options:
                     raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
+        chosen = [override for override in overrides if override.key_or_group in groups]
         settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
         for choices in _each_choice(chosen):
             config = _compose(config_name, choices)
