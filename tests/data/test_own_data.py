@@ -16,6 +16,7 @@ from skinkd.data.class_folders import LITTER, is_litter
 from skinkd.data.folder import load_folder, load_table
 from skinkd.data.ham10000 import load_ham10000
 from skinkd.data.isic2019 import FOLDERS
+from skinkd.data.splits import make_split
 from skinkd.data.table import ImageTable, read_csv
 from skinkd.errors import UserError
 
@@ -38,8 +39,10 @@ def clinic(tmp_path: Path, picture: bytes) -> Path:
     return tmp_path / "clinic"
 
 
-def folder(root: Path) -> ImageTable:
-    return load_folder(root, near_duplicate_bits=None, memory=root.parent / "memory", on_bad_image="error")
+def folder(root: Path, *, near_duplicate_bits: int | None = None) -> ImageTable:
+    return load_folder(
+        root, near_duplicate_bits=near_duplicate_bits, memory=root.parent / "memory", on_bad_image="error"
+    )
 
 
 def ids(root: Path) -> list[str]:
@@ -308,3 +311,17 @@ def test_paths_from_the_current_folder_are_named(
 def test_one_missing_file_is_still_named_itself(table: Table) -> None:
     with pytest.raises(UserError, match=r"1 of the 12 images .*nv/9\.png is missing"):
         table(lines().replace("nv/3.png", "nv/9.png"))
+
+
+def test_where_near_duplicates_leave_too_few_groups_the_setting_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "flat" / name).mkdir(parents=True)
+        for number in range(8):  # images of one colour, whose hashes are all alike
+            flat = np.full((64, 64, 3), (30 * number, 100, 9), np.uint8)
+            (tmp_path / "flat" / name / f"{number}.png").write_bytes(cv2.imencode(".png", flat)[1].tobytes())
+    split = {"fractions": {"train": 0.5, "val": 0.25, "test": 0.25}, "seed": 0, "fold": None, "folds": None}
+    table = folder(tmp_path / "flat", near_duplicate_bits=6)
+    with pytest.raises(UserError, match=r"its 8 images are 1 groups, because .*data\.near_duplicate_bits=6.* or null"):
+        make_split(table, protocol="grouped", **split)
+    alone = folder(tmp_path / "flat", near_duplicate_bits=None)
+    assert set(make_split(alone, protocol="grouped", **split)) == {"train", "val", "test"}
