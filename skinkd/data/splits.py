@@ -288,8 +288,8 @@ def _check_classes(table: ImageTable, parts: pd.Series, *, official: bool) -> No
             if bits is not None and groups < len(rows):
                 raise UserError(
                     f"class {name!r} is absent from the {' and '.join(absent)} part of {table.name}: its {len(rows)} images "
-                    f"are {groups} groups, because images that differ in at most data.near_duplicate_bits={bits} of 256 bits of "
-                    "their hashes are joined; if they show different lesions, give a smaller number, or null to join none"
+                    f"are {groups} groups, because images that differ in at most data.near_duplicate_bits={bits} of 256 bits "
+                    "of their hashes are joined; if they show different lesions, give a smaller number, or null to join none"
                 )
             raise UserError(
                 f"class {name!r} is absent from the {' and '.join(absent)} part of {table.name}: it has "
