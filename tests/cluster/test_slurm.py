@@ -81,7 +81,7 @@ def test_a_job_out_of_time_is_queued_again_and_finishes(slurm: Slurm, tiny: list
     limits = ["hydra.launcher.timeout_min=2", "hydra.launcher.max_num_timeout=20", "+hydra.launcher.signal_delay_s=20"]
     length = f"trainer.max_epochs={epochs_in_all}"
     sweep = slurm.sweep([*tiny, *limits, f"paths.output_dir={output}", length, "seed=0"], tmp_path)
-    until(lambda: "going on in" in log(output), "the second start")
+    until(lambda: sweep.poll() is not None or "going on in" in log(output), "the second start")
     (job,) = slurm.jobs(only_run(output).name).values()
     assert int(job["Restarts"]) >= 1 and sweep.poll() is None
     assert sweep.wait(900) == 0, text(tmp_path) + log(output)
