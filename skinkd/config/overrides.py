@@ -27,6 +27,7 @@ _PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
+_OTHER_CONFIGURATION = ("--config-name", "-cn", "--config-path", "-cp")
 _NO_CHECK = (
     "-h",
     "--help",
@@ -91,6 +92,14 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         return
     if {"-m", "--multirun"} & set(arguments) and {"--cfg", "-c"} & set(arguments):
         raise UserError("--cfg shows one configuration; leave -m out and give each setting one value")
+    for argument in arguments:
+        if argument.startswith("~"):
+            raise UserError(f"{argument} removes a setting, and a run needs each of them; give it another value")
+        if argument.split("=")[0] in _OTHER_CONFIGURATION:
+            raise UserError(
+                f"{argument} names another configuration, and each verb has its own; give config=<config.yaml of a run>, or add "
+                "choices of yours with --config-dir"
+            )
     texts = [argument for argument in arguments if _is_override(argument)]
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
@@ -103,7 +112,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
         hydras = {f"hydra/{name}": loader.get_group_options(f"hydra/{name}") for name in loader.list_groups("hydra")}
         for override in overrides:
-            options = (groups | hydras).get(override.key_or_group)
+            options = (groups | hydras).get(override.key_or_group, [])
             for choice in _values(override) if options else []:
                 if choice is not None and choice not in options:
                     raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
