@@ -3,13 +3,15 @@
 python benchmarks/kill_campaign.py --kills 100 --method kd          # kill until 100 kills of kd are done
 python benchmarks/kill_campaign.py --out DIR --table                # print the table of all kills so far, in Markdown
 
-Each run is killed again and again, at a moment drawn uniformly from the length of a whole run, until it reaches its end or has
-been killed five times; then it is left alone to the end. Most kills are SIGKILL, the rest SIGTERM and Ctrl-C. The files that
-must be equal byte for byte: metrics.json and the predictions; of history.csv all but the two columns of times; of best.ckpt
-every weight. Results are appended to DIR/kills.jsonl, and the same command goes on from there.
+Each run is killed again and again until it reaches its end or has been killed eight times; then it is left alone to the end.
+Each moment is drawn uniformly from the first half of the length of a whole run, which follows the load of the machine: a run
+goes on from its last checkpoint, so that the kills reach every part of it, and few runs end before their moment. Most kills are
+SIGKILL, the rest SIGTERM and Ctrl-C. The files that must be equal byte for byte: metrics.json and the predictions; of
+history.csv all but the two columns of times; of best.ckpt every weight. Results are appended to DIR/kills.jsonl, and the same
+command goes on from there.
 
 The runs are forked from this process, which has imported everything, and so start in milliseconds. They are tiny: 120
-synthetic images of 32 px, a network of 0.1 million parameters, 3 epochs of 10 steps, a checkpoint every 0.3 s.
+synthetic images of 32 px, a network of 0.1 million parameters, 3 epochs of 10 steps, a checkpoint every half second.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +44,20 @@ from skinkd.runs.files import Lock
 from skinkd.train import train
 
 METHODS = ("supervised", "swskd", "tsskd", "kd", "ssdkd", "mskd")
-MOST_KILLS = 5  # of one run
+WITH_A_MEMORY = ("ps_kd", "crd", "dlb")  # of earlier batches or of each image; only killed if --method names them
+MOST_KILLS = 8  # of one run
 SIGNALS = {signal.SIGKILL: 0.8, signal.SIGTERM: 0.15, signal.SIGINT: 0.05}
 IMAGES, HEIGHT, WIDTH = 120, 32, 40
 TIMES = ("seconds", "images_per_second")
 TINY = ["backbone=timm", "backbone.name=test_resnet.r160_in1k", "backbone.small_input=true"]
+TINY_TEACHER = [
+    "method.teacher.run.backbone.name=test_resnet.r160_in1k",
+    "method.teacher.run.backbone.small_input=true",
+]
 NETWORKS = {
-    "kd": [
-        *TINY,
-        "method.teacher.run.backbone.name=test_resnet.r160_in1k",
-        "method.teacher.run.backbone.small_input=true",
-    ],
-    "ssdkd": [
-        *TINY,
-        "method.teacher.run.backbone.name=test_resnet.r160_in1k",
-        "method.teacher.run.backbone.small_input=true",
-    ],
+    "kd": [*TINY, *TINY_TEACHER],
+    "ssdkd": [*TINY, *TINY_TEACHER],
+    "crd": [*TINY, *TINY_TEACHER],
     "mskd": [
         *("backbone=mskd_student", "backbone.conv_branch=test_efficientnet.r160_in1k"),
         *("backbone.cnn_widths=[4,8]", "backbone.fusion_width=8", "method.teacher.run.backbone.fusion_width=8"),
@@ -73,6 +74,9 @@ FURTHER = {
     "kd": ["trainer.accumulate_grad_batches=2"],
     "ssdkd": [],
     "mskd": [],
+    "ps_kd": ["backbone.drop_rate=0.2"],
+    "crd": ["method.negatives=16", "ema.decay=0.9"],
+    "dlb": ["sampler=balanced"],
 }
 
 
@@ -82,7 +86,7 @@ def main() -> None:
     parser.add_argument(
         "--kills", type=int, default=100, help="of each method and number of workers, all calls together"
     )
-    parser.add_argument("--method", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--method", nargs="+", default=METHODS, choices=[*METHODS, *WITH_A_MEMORY])
     parser.add_argument("--workers", nargs="+", type=int, default=(0, 2), help="loading processes")
     parser.add_argument("--out", type=Path, default=Path("outputs/kill_campaign"))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -112,7 +116,7 @@ def campaign(out: Path, method: str, workers: int, kills: int, seed: int) -> Non
     words = overrides(method, 0, data, out / f"{method}-whole")
     whole = folder_of(words)
     if not (whole / "metrics.json").exists():
-        code = wait(start(words, out / f"{method}-whole.log"))
+        code = wait(start(settings_of(words), out / f"{method}-whole.log"))
         assert code == 0, (out / f"{method}-whole.log").read_text()
     length = _length(whole)
     while True:
@@ -122,6 +126,8 @@ def campaign(out: Path, method: str, workers: int, kills: int, seed: int) -> Non
         result = one_run(out, method, workers, whole, length, random.Random(f"{seed}-{method}-{workers}-{len(before)}"))
         with (out / "kills.jsonl").open("a") as file:
             file.write(json.dumps({"method": method, "workers": workers} | result) + "\n")
+        # the machine may have become faster, so that runs end before their moments, or slower, so that they hardly begin
+        length *= 1.1 if len(result["kills"]) == MOST_KILLS else 0.75
         print(f"{method}, {workers} workers: {len(result['kills'])} kills, {result['why'] or 'same'}", flush=True)
 
 
@@ -133,13 +139,14 @@ def one_run(out: Path, method: str, workers: int, whole: Path, length: float, dr
         if teacher.is_dir() and teacher != whole and (teacher / "metrics.json").exists():
             shutil.copytree(teacher, output / teacher.name)
     words = overrides(method, workers, out / "data", output)
-    log, folder = out / f"{method}-{workers}.log", folder_of(words)
+    settings = settings_of(words)  # composed once for all starts: half a second of each
+    log, folder = out / f"{method}-{workers}.log", run_path(resolved(deepcopy(settings)))
     log.unlink(missing_ok=True)
     killed: list[dict[str, Any]] = []
     code = None
     while code != 0 and len(killed) < MOST_KILLS:
-        process = start(words, log)
-        moment = draws.uniform(0, length)
+        process = start(settings, log)
+        moment = draws.uniform(0, length / 2)
         number = draws.choices(list(SIGNALS), list(SIGNALS.values()))[0]
         code = wait(process, moment)
         if code is None:
@@ -147,15 +154,13 @@ def one_run(out: Path, method: str, workers: int, whole: Path, length: float, dr
                 os.kill(process, number)
             code = wait(process)
             if code != 0:  # it may have ended just before
-                steps = [path.name for path in (folder / "checkpoints").glob("*.ckpt")]
-                killed.append(
-                    {"signal": number.name, "after": round(moment, 3), "code": code, "checkpoints": len(steps)}
-                )
+                place = {"after": round(moment, 3), "code": code, "inside_epoch": inside_epoch(folder)}
+                killed.append({"signal": number.name} | place)
                 continue
         if code != 0:
             break
     if code != 0 and len(killed) == MOST_KILLS:
-        code = wait(start(words, log))
+        code = wait(start(settings, log))
     why = f"ended with exit code {code}" if code else difference(folder, whole)
     if why:
         shutil.copytree(folder, out / "differs" / f"{method}-{workers}-{time.time():.0f}", dirs_exist_ok=True)
@@ -170,7 +175,7 @@ def overrides(method: str, workers: int, data: Path, output: Path) -> list[str]:
         *["data=synthetic", f"data.root={data}", f"data.table.images={IMAGES}", f"data.table.height={HEIGHT}"],
         *[f"data.table.width={WIDTH}", "data.image_size=32", "data.batch_size=8", f"data.num_workers={workers}"],
         *[*NETWORKS.get(method, TINY), "backbone.pretrained=false", f"paths.output_dir={output}"],
-        *["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "checkpoint.every_minutes=0.005"],
+        *["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "checkpoint.every_minutes=0.008"],
         *[
             "evaluation.bootstrap_replicates=20",
             f"paths.cache_dir={data.parent / 'cache'}",
@@ -192,7 +197,16 @@ def folder_of(words: list[str]) -> Path:
     return run_path(resolved(settings_of(words)))
 
 
-def start(words: list[str], log: Path) -> int:
+def inside_epoch(folder: Path) -> bool:
+    """Return whether a killed run goes on from the middle of an epoch."""
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.exists() or (folder / "metrics.json").exists():
+        return False
+    progress = torch.load(path, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return not progress["is_last_batch"]
+
+
+def start(settings: Any, log: Path) -> int:
     """Fork a process that trains; return its number."""
     sys.stdout.flush()
     process = os.fork()
@@ -205,7 +219,7 @@ def start(words: list[str], log: Path) -> int:
         os.dup2(file, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # this process may run in the background
         with user_errors():
-            train(settings_of(words))
+            train(settings)
         code = 0
     except SystemExit as error:
         code = int(error.code or 0)
@@ -273,13 +287,15 @@ def table(found: Iterable[dict[str, Any]]) -> list[str]:
     for result in found:
         rows.setdefault((result["method"], result["workers"]), []).append(result)
     lines = [
-        "| method | workers | kills | SIGKILL | SIGTERM | Ctrl-C | runs | runs with equal bytes |",
-        "|" + " --- |" * 8,
+        "| method | workers | kills | SIGKILL | SIGTERM | Ctrl-C | inside an epoch | runs | runs with equal bytes |",
+        "|" + " --- |" * 9,
     ]
-    for method, workers in sorted(rows, key=lambda row: (METHODS.index(row[0]), row[1])):
+    for method, workers in sorted(rows, key=lambda row: ([*METHODS, *WITH_A_MEMORY].index(row[0]), row[1])):
         runs = rows[method, workers]
-        kinds = [kill["signal"] for run in runs for kill in run["kills"]]
+        kills = [kill for run in runs for kill in run["kills"]]
+        kinds = [kill["signal"] for kill in kills]
         counts = [kinds.count(name) for name in ("SIGKILL", "SIGTERM", "SIGINT")]
+        counts.append(sum(kill["inside_epoch"] for kill in kills))
         equal = sum(run["same"] for run in runs)
         lines.append(
             f"| {method} | {workers} | {len(kinds)} | {' | '.join(map(str, counts))} | {len(runs)} | {equal} |"

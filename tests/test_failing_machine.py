@@ -153,6 +153,18 @@ def test_a_second_rank_of_a_run_in_one_process_is_refused(monkeypatch: pytest.Mo
     check_rank(CPU)
 
 
+def test_a_run_on_several_nodes_that_was_started_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would wait for the other nodes."""
+    for name in (*RANKS, "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"trainer\.num_nodes=2 needs a command that starts a process on each node"):
+        check_rank(TWO | {"num_nodes": 2})
+    for name in ("RANK", "NODE_RANK"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "0")
+            check_rank(TWO | {"num_nodes": 2})
+
+
 def test_a_second_rank_writes_nothing(job: Job, tmp_path: Path) -> None:
     result = job(env={"SLURM_PROCID": "1", "SLURM_NTASKS": "2"})
     assert result.code == 2 and "SLURM_PROCID=1" in result.err and result.err.count("\n") == 1

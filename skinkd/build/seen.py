@@ -10,6 +10,7 @@ import pandas as pd
 
 from skinkd.build.construct import build
 from skinkd.config.paths import place_below
+from skinkd.config.ranges import check_ranges
 from skinkd.config.resolve import read_config
 from skinkd.config.stored_paths import WRITTEN, inside
 from skinkd.data.hashing import image_hashes, near_pairs
@@ -40,8 +41,16 @@ def run_config(checkpoint: Path) -> dict[str, Any] | None:
         return None
     config = read_config(file)
     table = config.get("data", {}).get("table") if isinstance(config.get("data"), dict) else None
-    if not isinstance(table, dict) or not isinstance(config.get("paths"), dict) or "protocol" not in config:
+    groups = all(isinstance(config.get(name), dict) for name in ("paths", "backbone", "method", "evaluation"))
+    if not (isinstance(table, dict) and isinstance(table.get("_target_"), str) and groups and "protocol" in config):
         raise UserError(f"{file} is not the configuration of a run; restore the run folder's own")
+    for name in ("name", "eval_batch_size"):
+        if name not in config["data"]:
+            raise UserError(f"{file} has no data.{name}; restore the run folder's own")
+    try:
+        check_ranges({name: config[name] for name in ("seed", "data", "evaluation") if name in config})
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     return config
 
 
@@ -64,8 +73,8 @@ def own_images(
     problem = ""
     for place in places:
         settings = _harmless(place, run["paths"], paths)
-        if source is not None and source.generated and not inside(settings["root"], paths):
-            problem = f"{settings['root']} is outside the folders of this command"
+        if source is not None and source.generated and not inside(settings.get("root"), paths):
+            problem = f"{settings.get('root')} is outside the folders of this command"
             continue
         try:
             frame = protocol_images(build(settings, place="data.table"), run["protocol"]).frame

@@ -28,6 +28,7 @@ BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
 _FOLDER_FLAGS = ("-cd", "--config-dir")
+_OTHER_CONFIGURATION = ("--config-name", "-cn", "--config-path", "-cp")
 _NO_CHECK = (
     "-h",
     "--help",
@@ -97,6 +98,14 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         return
     if {"-m", "--multirun"} & set(arguments) and {"--cfg", "-c"} & set(arguments):
         raise UserError("--cfg shows one configuration; leave -m out and give each setting one value")
+    for argument in arguments:
+        if argument.startswith("~"):
+            raise UserError(f"{argument} removes a setting, and a run needs each of them; give it another value")
+        if argument.split("=")[0] in _OTHER_CONFIGURATION:
+            raise UserError(
+                f"{argument} names another configuration, and each verb has its own; give config=<config.yaml of a run>, or add "
+                "choices of yours with --config-dir"
+            )
     texts = [argument for argument in arguments if _is_override(argument)]
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
@@ -107,12 +116,13 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         loader = GlobalHydra.instance().config_loader()
         _search_also(loader, config_dir(arguments))
         groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
-        chosen = [override for override in overrides if override.key_or_group in groups]
-        for override in chosen:
-            for choice in _values(override):
-                if choice is not None and choice not in groups[override.key_or_group]:
-                    options = groups[override.key_or_group]
+        hydras = {f"hydra/{name}": loader.get_group_options(f"hydra/{name}") for name in loader.list_groups("hydra")}
+        for override in overrides:
+            options = (groups | hydras).get(override.key_or_group, [])
+            for choice in _values(override) if options else []:
+                if choice is not None and choice not in options:
                     raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
+        chosen = [override for override in overrides if override.key_or_group in groups]
         settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
         for choices in _each_choice(chosen):
             config = _compose(config_name, choices)

@@ -82,11 +82,11 @@ class Devices(Range):
         """Return whether the setting may have this value."""
         if isinstance(value, list):
             return bool(value) and len(set(value)) == len(value) and all(one in WHOLE_FROM_0 for one in value)
-        return value in ("auto", -1) or value in COUNT
+        return value in ("auto", -1) or value in PROCESSES
 
     def __str__(self) -> str:
         """Return the range in words, to end a sentence."""
-        return "a number of devices of at least 1, -1 or auto for all, or a list of devices such as [0,1]"
+        return f"a number of devices between 1 and {PROCESSES.high}, -1 or auto for all, or a list of devices such as [0,1]"
 
 
 ANY_WHOLE = Range(whole=True)
@@ -95,6 +95,8 @@ COUNT_OR_NULL = Range(1, whole=True, null=True)
 NUMBER_FROM_0 = Range(0)
 WHOLE_FROM_0 = Range(0, whole=True)
 POSITIVE = Range(0, above=True)
+PROCESSES = Range(1, 256, whole=True)  # that one command starts at once; thousands would stop the machine
+WORKERS = Range(0, 256, whole=True)
 SEED = Range(0, 2**32 - 1, whole=True)
 SHARE = Range(0, 1)
 SHARE_BELOW_1 = Range(0, 1, below=True)
@@ -111,7 +113,7 @@ RANGES: dict[str, Range] = {
     "data.image_size": COUNT,
     "data.batch_size": COUNT,
     "data.eval_batch_size": COUNT,
-    "data.num_workers": WHOLE_FROM_0,
+    "data.num_workers": WORKERS,
     "data.split_seed": ANY_WHOLE,
     "data.fractions.*": INSIDE_0_AND_1,
     "data.fold": Range(0, whole=True, null=True),
@@ -215,7 +217,7 @@ RANGES: dict[str, Range] = {
     "port": Range(0, 65535, whole=True),
     "max_pixels": COUNT,
     "top": COUNT,
-    "num_workers": WHOLE_FROM_0,
+    "num_workers": WORKERS,
     "set_level": INSIDE_0_AND_1,
     "explanation.cells": COUNT,
     "explanation.occlusion.window": Range(0, 1, above=True),

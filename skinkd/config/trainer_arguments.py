@@ -4,6 +4,7 @@ skinkd validates at the end of an epoch, chooses the best checkpoint there, and 
 would change this belongs to another setting, which the refusal names, or to none.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -50,11 +51,20 @@ REFUSED = {
 }
 """The other arguments of Lightning's Trainer, each with what to do instead."""
 
+_VARIABLES = "PL_TRAINER_"
 _TIME = r"\d+:\d\d:\d\d:\d\d"
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for a setting of ``trainer`` that is refused, unknown or has a word that it cannot have."""
+    """Raise UserError for a setting of ``trainer`` that is refused, unknown or has a word that it cannot have.
+
+    Also for a variable of the environment from which Lightning takes an argument that is not given: no configuration would
+    hold it, and neither would the run's name.
+    """
+    for name in os.environ:
+        if name.startswith(_VARIABLES):
+            setting = name.removeprefix(_VARIABLES).lower()
+            raise UserError(f"{name} in the environment would change the trainer; unset it, and give trainer.{setting}")
     for name, value in settings.items():
         if name in REFUSED:
             raise UserError(f"trainer.{name}={value} is not for skinkd: {REFUSED[name]}; leave trainer.{name} out")

@@ -14,6 +14,7 @@ from skinkd.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_DEEPEST = 5  # folders in each other above the class folders that are looked for
 # of files that often lie next to images; they are ignored without a warning
 SIDE_ENDINGS = (".csv", ".tsv", ".txt", ".md", ".json", ".xml", ".yaml", ".html", ".pdf", ".xlsx", ".db", ".ini")
 
@@ -87,6 +88,7 @@ def _scan(root: Path, parts: list[str]) -> list[tuple[str, str, str]]:
     for part in parts or [""]:
         folders, files = _listed(root / part)
         unused += Counter(_ending(file.name) for file in files if file.name.lower().endswith(IMAGE_ENDINGS))
+        _warn_of_a_nested_root(folders)
         for folder in folders:
             images, others = _images(folder, root)
             # a Mac writes é in two characters, other systems in one
@@ -111,16 +113,39 @@ def _scan(root: Path, parts: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _deeper(root: Path, parts: list[str]) -> str:
-    """Return the end of the error for too few classes: the folder that holds the class folders, if it is one deeper."""
+    """Return the end of the error for too few classes: the folder that holds the class folders, if it is deeper."""
     for part in parts or [""]:
-        tops = _listed(root / part)[0]
-        inner = _listed(tops[0])[0] if len(tops) == 1 else []
-        holding = [folder.name for folder in inner if _images(folder, folder)[0]]
-        if len(holding) > 1:
-            found = f"{tops[0]} holds the folders {listing(holding)}"
-            move = f"move these folders up into {root / part}" if part else f"give data.root={tops[0]}"
+        place = root / part
+        for _ in range(_DEEPEST):
+            tops = _listed(place)[0]
+            if len(tops) != 1:
+                break
+            place = tops[0]
+        holding = _holding(place)
+        if place != root / part and len(holding) > 1:
+            found = f"{place} holds the folders {listing(holding)}"
+            move = f"move these folders up into {root / part}" if part else f"give data.root={place}"
             return f"; {found}: if these are the classes, {move}"
     return ""
+
+
+def _holding(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder that hold images, at any depth."""
+    return [inner.name for inner in _listed(folder)[0] if _images(inner, inner)[0]]
+
+
+def _warn_of_a_nested_root(folders: list[Path]) -> None:
+    """Warn of a class folder that itself holds folders with images and no image, where other class folders hold images."""
+    direct = [any(file.name.lower().endswith(IMAGE_ENDINGS) for file in _listed(folder)[1]) for folder in folders]
+    for folder, has_images in zip(folders, direct, strict=True):
+        holding = [] if has_images or not any(direct) else _holding(folder)
+        if len(holding) > 1:
+            log.warning(
+                "the class folder %s holds no image itself but the folders %s; if these are the classes, give data.root=%s",
+                folder,
+                listing(holding),
+                folder,
+            )
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[Path]]:

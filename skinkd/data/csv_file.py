@@ -23,6 +23,10 @@ _KINDS = (
     (b"%PDF", "a PDF", "give the table as CSV"),
     (b"<", "a web page or XML", "download the file itself"),
     (b"{", "JSON", "write its table as CSV"),
+    (b"[", "JSON", "write its table as CSV"),
+    (b"FEA1", "a Feather file", "write it as CSV"),
+    (b"\x93NUMPY", "an array of NumPy", "write it as CSV"),
+    *((b"\x80" + bytes([protocol]), "a pickle of Python", "write its table as CSV") for protocol in (2, 3, 4, 5)),
 )
 _SEPARATORS = ",;\t|"
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from skinkd.data.arrays import read_array_image, split_path
 from skinkd.data.table import listing
+from skinkd.data.tiff import tiff_colour_problem
 from skinkd.errors import UserError, check_choice, check_whole
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,11 @@ def decoding_problem(path: str | Path) -> str | None:
         return None
     try:
         data = read_regular(path)
-        return size_problem(data) or (None if decode(data) is not None else "cannot be decoded")
+        return (
+            size_problem(data)
+            or tiff_colour_problem(data)
+            or (None if decode(data) is not None else "cannot be decoded")
+        )
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
@@ -211,7 +216,7 @@ def encoding_problem(data: bytes) -> str | None:
         return "is truncated"
     if data.startswith(PNG_START) and PNG_END not in data:
         return "is truncated"
-    if problem := size_problem(data):
+    if problem := size_problem(data) or tiff_colour_problem(data):
         return problem
     return None if _begins_well(data[:HEAD]) or decode(data) is not None else "is not an image"
 

@@ -81,7 +81,9 @@ def group_near_duplicates(
     groups = connected_groups(
         ids.tolist(), frame["group"].tolist(), [(str(first), str(second)) for first, second in pairs]
     )
-    return frame.assign(group=groups)
+    frame = frame.assign(group=groups)
+    frame.attrs["near_duplicate_bits"] = bits  # if a class then has too few groups, the error names the setting
+    return frame
 
 
 def load_table(

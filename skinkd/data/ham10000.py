@@ -78,8 +78,8 @@ def _file(name: str, record: Mapping[str, Any]) -> File:
 SOURCE = Source(
     licence="CC BY-NC-SA 4.0",
     licence_note="The licence is not stated alike everywhere: those who pass the dataset on name CC BY-NC-SA 4.0, and ISIC "
-    "2019, which has the same images, is under CC BY-NC 4.0. skinkd names the stricter of the two. Both exclude commercial use. "
-    "Read the dataset's record (doi:10.7910/DVN/DBW86T) before you pass anything on.",
+    "2019, which has the same images, is under CC BY-NC 4.0. skinkd names the stricter of the two. Both exclude commercial "
+    "use. Read the dataset's record (doi:10.7910/DVN/DBW86T) before you pass anything on.",
     title="HAM10000",
     shows="dermatoscopic images of pigmented skin lesions",
     class_names=CLASS_NAMES,

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from skinkd.data.tiff import LENGTHS, ImageRefusedError, exif_orientation, tiff_tags
+from skinkd.data.tiff import LENGTHS, ImageRefusedError, exif_orientation, tiff_colour_problem, tiff_tags
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -254,6 +254,8 @@ def _tiff(data: bytes) -> Header:
     if compression not in _TIFF_COMPRESSIONS:
         names = ", ".join(dict.fromkeys(_TIFF_COMPRESSIONS.values()))
         raise ImageRefusedError(f"is a TIFF of compression {compression}; give one of {names}")
+    if problem := tiff_colour_problem(data):
+        raise ImageRefusedError(problem)
     if bits > 16:
         raise ImageRefusedError(f"is a TIFF of {bits} bits per sample; give 8 or 16")
     tile = tags.get(322, 0) * tags.get(323, 0)

@@ -1,6 +1,7 @@
 """Paths in a user's table: the file that is meant, and why none is found where all are wrong."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,14 @@ def explain_missing(paths: Sequence[str], root: Path, *, source: str) -> None:
 def _causes(root: Path) -> list[tuple[Callable[[str], bool], str]]:
     """Return what may be wrong with every path, each with a test of a path, the likeliest first."""
     return [
+        (
+            lambda path: re.match(r"[A-Za-z]:[\\/]|\\\\", path.removeprefix(f"{root}/")) is not None,
+            "the paths are those of a Windows machine; give paths relative to data.root, with /",
+        ),
+        (
+            lambda path: re.match(r"(file|https?):/", path.removeprefix(f"{root}/")) is not None,
+            "they are addresses; give paths of files on this machine",
+        ),
         (
             lambda path: os.path.exists(path.replace("\\", "/")),
             "the paths have the backslashes of Windows; write / instead",

@@ -284,8 +284,15 @@ def _check_classes(table: ImageTable, parts: pd.Series, *, official: bool) -> No
         absent = [part for part in needed if label not in present[part]]
         if absent:
             rows = table.frame[(table.frame["label"] == label).to_numpy()]
+            bits, groups = table.frame.attrs.get("near_duplicate_bits"), rows["group"].nunique()
+            if bits is not None and groups < len(rows):
+                raise UserError(
+                    f"class {name!r} is absent from the {' and '.join(absent)} part of {table.name}: its {len(rows)} images "
+                    f"are {groups} groups, because images that differ in at most data.near_duplicate_bits={bits} of 256 bits "
+                    "of their hashes are joined; if they show different lesions, give a smaller number, or null to join none"
+                )
             raise UserError(
                 f"class {name!r} is absent from the {' and '.join(absent)} part of {table.name}: it has "
-                f"{len(rows)} images of {rows['group'].nunique()} lesions; add images of the class, use fewer "
+                f"{len(rows)} images of {groups} lesions; add images of the class, use fewer "
                 "folds, or leave the class out"
             )

@@ -1,5 +1,6 @@
 """The shape that every dataset is brought to: a table of images, each with a class and a group."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,20 +139,44 @@ def class_labels(names: Sequence[str], classes: Sequence[str], *, source: Path, 
 
 
 def check_case(names: Iterable[str], source: str, what: str) -> None:
-    """Raise UserError if two class names differ in capital letters only: nobody can tell whether they are one class."""
+    """Raise UserError if two class names look alike: nobody can tell whether they are one class.
+
+    They differ in capital letters, in the kind of their spaces, or in characters that are not seen.
+    """
     groups: dict[str, list[str]] = {}
     for name in sorted(set(names)):
-        groups.setdefault(name.casefold(), []).append(name)
+        seen = "".join(character for character in name if unicodedata.category(character) != "Cf")
+        groups.setdefault(" ".join(seen.split()).casefold(), []).append(name)
     alike = next((group for group in groups.values() if len(group) > 1), None)
     if alike:
+        capitals = len({name.casefold() for name in alike}) == 1
         raise UserError(
-            f"{source}: the {what} {' and '.join(map(repr, alike))} differ in capital letters only; give them one name, or, if "
+            f"{source}: the {what} {' and '.join(map(ascii if not capitals else repr, alike))} differ in "
+            f"{'capital letters' if capitals else 'spaces or characters that are not seen'} only; give them one name, or, if "
             "they are different classes, names that differ more"
         )
 
 
 MISSING_WORDS = frozenset(
-    ("", "na", "n/a", "#n/a", "<na>", "nan", "nat", "none", "null", "nil", "-", "--", "?", ".", "missing")
+    (
+        "",
+        "na",
+        "n.a.",
+        "n.a",
+        "n/a",
+        "#n/a",
+        "<na>",
+        "nan",
+        "nat",
+        "none",
+        "null",
+        "nil",
+        "-",
+        "--",
+        "?",
+        ".",
+        "missing",
+    )
 )
 """What programs and people write into a cell whose value they do not know, in lower case."""
 

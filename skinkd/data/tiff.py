@@ -8,6 +8,9 @@ _MOST_TAGS, _MOST_TAG_BYTES = 512, 16_000_000  # of a TIFF; profiles and descrip
 LENGTHS = (279, 325)  # in bytes, of the strips and of the tiles
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # of a value, by its type
 
+_COLOURS = 262  # the tag PhotometricInterpretation
+_CHANGED = {8: "L*a*b* colours", 9: "ICC L*a*b* colours", 10: "ITU L*a*b* colours", 32844: "LogL", 32845: "LogLuv"}
+
 
 class ImageRefusedError(Exception):
     """An image that is not decoded. The message follows the image's name in a sentence, such as "is truncated"."""
@@ -43,6 +46,17 @@ def tiff_tags(data: bytes) -> dict[int, int]:
     if total > _MOST_TAG_BYTES:
         raise ImageRefusedError(f"is a TIFF whose tags hold {total / 1e6:.0f} MB")
     return tags
+
+
+def tiff_colour_problem(data: bytes) -> str | None:
+    """Return that a TIFF is in colours that OpenCV changes when it decodes them, or None; of other data None."""
+    if data[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    try:
+        colours = tiff_tags(data).get(_COLOURS)
+    except (ImageRefusedError, ValueError, struct.error):
+        return None  # whoever decodes it tells
+    return f"is a TIFF in {_CHANGED[colours]}; save it in RGB" if colours in _CHANGED else None
 
 
 def exif_orientation(payload: bytes) -> int:

@@ -41,7 +41,7 @@ def export_run(settings: dict[str, Any]) -> bool:
             f"run={settings['run']} is no finished run folder with predictions/test.csv; an export is calibrated and scored "
             "with the images of the run, so finish the run first, with evaluation.test=true"
         )
-    out = Path(settings["out"] or trained.run.path / "export").expanduser()
+    out = Path(settings["out"] or trained.run.inside("export")).expanduser()
     if out.exists() and not (settings["force"] and (out / "export.json").is_file()):
         raise UserError(
             f"{out} is there already; give another out" + (", or force=true" if (out / "export.json").is_file() else "")

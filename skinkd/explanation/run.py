@@ -106,8 +106,12 @@ def output_folder(config: dict[str, Any], trained: Trained) -> Path:
         return folder
     if trained.run is None:
         raise UserError(f"run={config['run']} is not in a run folder; say where to write with out=<folder>")
-    own = trained.run.path / FOLDER
-    return own if config["input"] is None else own / "inputs" / Path(config["input"]).expanduser().resolve().stem
+    names = [FOLDER]
+    if config["input"] is not None:
+        names += ["inputs", Path(config["input"]).expanduser().resolve().stem]
+    for part in ("maps", "sheets"):
+        trained.run.inside(*names, part)
+    return trained.run.inside(*names)
 
 
 def write(

@@ -1,6 +1,8 @@
 """Opens a folder that ``python -m skinkd.export`` wrote, and runs its network with ONNX Runtime."""
 
 import json
+import textwrap
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skinkd.errors import UserError, check_choice
+from skinkd.scoring.conformal import Conformal, from_plain
 
 CARD = "export.json"
-_KEYS = ("classes", "image_size", "files", "input", "outputs")
+_MOST_PIXELS = 10_000  # of a side of the network's images; a larger number in a stranger's file would fill the memory
+
+
+def _names(value: Any, *keys: str) -> bool:
+    """Return whether a value has these keys, and texts alone."""
+    return isinstance(value, dict) and all(isinstance(value.get(key, ""), str) and key in value for key in keys)
+
+
+_RIGHT: dict[str, Callable[[Any], bool]] = {
+    "classes": lambda value: isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value),
+    "image_size": lambda value: type(value) is int and 1 <= value <= _MOST_PIXELS,
+    "files": lambda value: isinstance(value, dict),
+    "input": lambda value: _names(value, "name", "dtype"),
+    "outputs": lambda value: _names(value, "logits", "probabilities"),
+}
+"""What a reader needs of export.json -> whether a value can be that."""
 
 
 class Exported(NamedTuple):
@@ -34,8 +52,34 @@ class Exported(NamedTuple):
     def probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return class probabilities (N, K) of images (N, 3, H, W), computed in float32."""
         given = images if self.card["input"]["dtype"] == "uint8" else images.astype(np.float32) / np.float32(255)
-        found = self.session.run([self.card["outputs"]["probabilities"]], {self.card["input"]["name"]: given})
-        return found[0].astype(np.float64)
+        try:
+            (found,) = self.session.run([self.card["outputs"]["probabilities"]], {self.card["input"]["name"]: given})
+        except Exception as error:  # ONNX Runtime raises many kinds of errors for a network of another kind
+            raise UserError(
+                f"the network in {self.folder} does not take the images that {CARD} says ({type(error).__name__}); export the "
+                "run again"
+            ) from None
+        if np.shape(found) != (len(images), len(self.classes)):
+            raise UserError(
+                f"the network in {self.folder} gives probabilities of shape {np.shape(found)} for {len(images)} images and "
+                f"{len(self.classes)} classes; export the run again"
+            )
+        return np.asarray(found, np.float64)
+
+    def sets(self) -> Conformal | None:
+        """Return the conformal sets that were fitted before the export; None: none were.
+
+        Raises:
+            UserError: export.json holds something else in their place.
+        """
+        values = self.card.get("conformal")
+        try:
+            found = None if values is None else from_plain(values)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            found = Conformal(0.0, True, np.array([]), np.array([]))
+        if found is not None and not (found.threshold.shape == found.n.shape == (len(self.classes),)):
+            raise UserError(f"the sets (conformal) in {self.folder / CARD} are damaged; export the run again")
+        return found
 
 
 def is_export(folder: Path) -> bool:
@@ -61,10 +105,12 @@ def open_exported(folder: Path, *, file: str, setting: str = "run") -> Exported:
     card = _read_card(folder, setting=setting)
     files = {name: value for name, value in card["files"].items() if str(value).endswith(".onnx")}
     path = folder / Path(str(files[check_choice("file", file, files)])).name
+    if not path.is_file():
+        raise UserError(f"{setting}: {path} is not a file; export the run again")
     import onnxruntime  # takes a second
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 4  # its errors are told below, in one sentence
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises many kinds of errors for a damaged file
@@ -79,7 +125,11 @@ def _read_card(folder: Path, *, setting: str) -> dict[str, Any]:
         card = json.loads((folder / CARD).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{setting}: {folder / CARD} cannot be read ({error}); export the run again") from None
-    absent = [key for key in _KEYS if not isinstance(card, dict) or key not in card]
+    absent = [key for key in _RIGHT if not isinstance(card, dict) or key not in card]
     if absent:
         raise UserError(f"{setting}: {folder / CARD} has no {', '.join(absent)}; export the run again")
+    for key, right in _RIGHT.items():
+        if not right(card[key]):
+            shown = textwrap.shorten(json.dumps(card[key]), 80)
+            raise UserError(f"{setting}: {folder / CARD} has {key}={shown}, which no export has; export the run again")
     return card

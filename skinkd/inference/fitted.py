@@ -9,7 +9,7 @@ import pandas as pd
 from skinkd.errors import UserError
 from skinkd.inference.exported import Exported
 from skinkd.inference.trained import Trained
-from skinkd.scoring.conformal import Conformal, fit_conformal, from_plain, least_images
+from skinkd.scoring.conformal import Conformal, fit_conformal, least_images
 from skinkd.scoring.predictions import read_predictions
 from skinkd.scoring.selective import abstention_threshold
 from skinkd.scoring.temperature import fit_temperature, largest_change
@@ -103,8 +103,14 @@ def _of_export(network: Exported, *, calibrate: bool, conformal: float | None, c
         raise UserError(
             f"coverage={coverage} is fitted on validation predictions, which an export lacks; give run=<run folder>"
         )
-    temperature = float(stored("temperature", "calibrate=true")) if calibrate else None
-    sets = None if conformal is None else from_plain(stored("conformal", f"conformal={conformal}"))
+    temperature = stored("temperature", "calibrate=true") if calibrate else None
+    if temperature is not None and not (isinstance(temperature, int | float) and temperature > 0):
+        raise UserError(
+            f"the temperature in {network.folder} is {temperature}, not a number above 0; export the run again"
+        )
+    if conformal is not None:
+        stored("conformal", f"conformal={conformal}")
+    sets = None if conformal is None else network.sets()
     if sets is not None and not np.isclose(sets.level, conformal or 0):
         raise UserError(
             f"conformal={conformal}: the sets of {network.folder} were fitted at {sets.level}; give conformal={sets.level}"

@@ -101,7 +101,7 @@ def output_folder(config: dict[str, Any], checkpoint: Path) -> RunFolder:
     """
     name = "-".join([str(config["data"]["name"]).replace("/", "_"), *([config["part"]] if config["part"] else [])])
     home = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    folder = RunFolder(Path(config["out"] or home / "evaluations" / name))
+    folder = RunFolder(Path(config["out"] or RunFolder(home).inside("evaluations", name)))
     stored = folder.path / "config.yaml"
     if stored.is_file() and not config["force"] and _essence(read_config(stored)) != _essence(config):
         raise UserError(

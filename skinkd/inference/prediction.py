@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
+from skinkd.config.ranges import check_value
 from skinkd.errors import UserError, check_choice, check_whole
 from skinkd.inference.exported import Exported
 from skinkd.inference.fitted import Fitted, fit_on_validation
@@ -74,7 +75,7 @@ def _check(config: dict[str, Any]) -> None:
     check_choice("tta", config["tta"], TTA)
     for name in ("max_pixels", "top", *(["batch_size"] if config["batch_size"] is not None else [])):
         check_whole(name, config[name], 1)
-    check_whole("num_workers", config["num_workers"], 0)
+    check_value("num_workers", config["num_workers"])
     if config["input"] is None:
         if not (config["calibrate"] or config["conformal"] is not None or config["coverage"] is not None):
             raise UserError(

@@ -79,6 +79,19 @@ class RunFolder:
             raise UserError(f"{path} is damaged (it does not hold names with numbers); {_AGAIN}")
         return metrics
 
+    def inside(self, *names: str) -> Path:
+        """Return a folder or file of this run folder, to write to.
+
+        Raises:
+            UserError: a link, which whoever shared the run folder may have made, leads out of it.
+        """
+        path = self.path.joinpath(*names)
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise UserError(
+                f"{path} leads to {path.resolve()}, outside the run folder; say where to write with out=<folder>"
+            )
+        return path
+
     def open(self, config: dict[str, Any], splits: "pd.DataFrame", *, force: bool) -> None:
         """Create the folder, or go on in it, and lock it until the process ends.
 

@@ -25,9 +25,16 @@ def check_rank(trainer: dict[str, Any]) -> None:
 
     Raises:
         UserError: the environment gives this process a rank above 0, and ``trainer`` has one process. Or SLURM started several
-            processes and does not say how many each node has.
+            processes and does not say how many each node has. Or there are several nodes, and nothing started a process on
+            each, so that the first would wait for the others.
     """
     name, rank = given_rank()
+    nodes = trainer.get("num_nodes", 1)
+    if nodes > 1 and not name and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={nodes} needs a command that starts a process on each node, and this one was started alone; "
+            "start it with srun or torchrun, or leave trainer.num_nodes out"
+        )
     if name == "SLURM_PROCID" and not in_one_process(trainer):
         tasks = int(os.environ.get("SLURM_NTASKS", 1))
         if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:

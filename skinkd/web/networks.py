@@ -17,7 +17,7 @@ from skinkd.inference.exported import Exported
 from skinkd.inference.fitted import run_predictions
 from skinkd.inference.predictor import Predictor, open_predictor
 from skinkd.inference.trained import Trained
-from skinkd.scoring.conformal import Conformal, fit_conformal, from_plain, score_sets
+from skinkd.scoring.conformal import Conformal, fit_conformal, score_sets
 
 
 class Network(NamedTuple):
@@ -55,12 +55,11 @@ def open_for_page(given: str, *, file: str, level: float, cells: int) -> Network
     """
     network = open_predictor(given, file=file)
     if isinstance(network, Exported):
-        stored = network.card.get("conformal")
         return Network(
             predictor=network,
             output=Output("final", _ExportedLogits(network), None),
             card=_read(network.folder / JSON, remedy="export the run again"),
-            sets=from_plain(stored) if stored else None,
+            sets=network.sets(),
             coverage={},
             learned={},
         )

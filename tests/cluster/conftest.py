@@ -19,7 +19,9 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         script("unpack", folder)
     try:
         script("start", folder)
-        yield Slurm(folder)
+        cluster = Slurm(folder)
+        yield cluster
+        cluster.end()
     finally:
         script("stop", folder)
     assert processes_of(folder) == []

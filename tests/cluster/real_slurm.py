@@ -24,6 +24,13 @@ class Slurm:
             "OMP_NUM_THREADS": "1",
             "MASTER_ADDR": "127.0.0.1",  # no name server knows n1 and n2
         }
+        self._sweeps: list[subprocess.Popen[str]] = []
+
+    def end(self) -> None:
+        """End the sweeps that a test which failed, or was interrupted, left behind."""
+        for sweep in self._sweeps:
+            sweep.kill()
+            sweep.wait()
 
     def run(self, *command: str, folder: Path | None = None, timeout: float = WAIT) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit code."""
@@ -41,7 +48,7 @@ class Slurm:
             "hydra.launcher.cpus_per_task=2",
         ]
         with (folder / "sweep.txt").open("w") as file:
-            return subprocess.Popen(
+            sweep = subprocess.Popen(
                 [sys.executable, "-m", "skinkd.train", *launcher, *overrides],
                 env=self.environment,
                 cwd=folder,
@@ -49,6 +56,8 @@ class Slurm:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+        self._sweeps.append(sweep)
+        return sweep
 
     def jobs(self, name: str = "") -> dict[str, dict[str, str]]:
         """Return the fields of all jobs that the cluster knows, by id; only those with a name, if one is given."""

@@ -10,7 +10,10 @@ import pytest
 from real_slurm import Slurm, until
 from train_process import metrics_of, only_run
 
+from skinkd.config.resolve import read_config
 from skinkd.runs.history import read_history
+
+PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -28,6 +31,10 @@ def text(folder: Path) -> str:
 def log(output: Path) -> str:
     """The output of the only job of a sweep; empty before it begins."""
     return "".join(file.read_text() for file in output.glob("sweeps/*/logs/*.log"))
+
+
+def train(overrides: list[str], output: Path) -> list[str]:
+    return [sys.executable, "-m", "skinkd.train", *overrides, f"paths.output_dir={output}"]
 
 
 def test_two_jobs_on_two_nodes(slurm: Slurm, tiny: list[str], finished: Path, tmp_path: Path) -> None:
@@ -63,15 +70,22 @@ def test_a_preempted_job_is_continued_and_finishes(
 
 
 def test_a_job_out_of_time_is_queued_again_and_finishes(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
-    """Two minutes are the least that leave time before SLURM's signal, which may come a minute early."""
-    output = tmp_path / "outputs"
+    """Two minutes are the least that leave time before SLURM's signal, which may come a minute early.
+
+    There are as many epochs as take two minutes on this machine, at its present load.
+    """
+    output, pace = tmp_path / "outputs", tmp_path / "pace"
+    result = slurm.run("srun", *train([*tiny, "trainer.max_epochs=20", "evaluation.test=false"], pace), folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    epochs_in_all = round(120 / pd.read_csv(only_run(pace) / "history.csv")["seconds"].mean())
     limits = ["hydra.launcher.timeout_min=2", "hydra.launcher.max_num_timeout=20", "+hydra.launcher.signal_delay_s=20"]
-    sweep = slurm.sweep([*tiny, *limits, f"paths.output_dir={output}", "trainer.max_epochs=400", "seed=0"], tmp_path)
-    until(lambda: "going on in" in log(output), "the second start")
+    length = f"trainer.max_epochs={epochs_in_all}"
+    sweep = slurm.sweep([*tiny, *limits, f"paths.output_dir={output}", length, "seed=0"], tmp_path)
+    until(lambda: sweep.poll() is not None or "going on in" in log(output), "the second start")
     (job,) = slurm.jobs(only_run(output).name).values()
     assert int(job["Restarts"]) >= 1 and sweep.poll() is None
     assert sweep.wait(900) == 0, text(tmp_path) + log(output)
-    assert metrics_of(only_run(output))["epochs"] == 400
+    assert metrics_of(only_run(output))["epochs"] == epochs_in_all
 
 
 def test_a_job_that_is_cancelled_from_outside_is_noticed(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
@@ -95,10 +109,6 @@ def test_a_stopped_sweep_cancels_its_jobs(slurm: Slurm, tiny: list[str], tmp_pat
     (job,) = slurm.jobs(only_run(output).name).values()
     assert job["JobState"] == "CANCELLED"
     assert "goes on from the last checkpoint" in text(tmp_path)
-
-
-def train(overrides: list[str], output: Path) -> list[str]:
-    return [sys.executable, "-m", "skinkd.train", *overrides, f"paths.output_dir={output}"]
 
 
 def test_two_tasks_of_srun_are_one_run(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
@@ -127,3 +137,46 @@ def test_a_strange_checkpoint_in_the_current_folder_is_not_loaded(
     history = pd.read_csv(only_run(tmp_path / "outputs") / "history.csv")
     assert history["epoch"].tolist() == [1, 2]
     assert [path.name for path in tmp_path.glob("hpc*")] == ["hpc_ckpt_1.ckpt"]
+
+
+def template(line: str, changes: dict[str, str], command: list[str], output: Path) -> str:
+    """The job script of docs/cluster.md that has this line, for this cluster, which has no GPUs, and for a small run."""
+    (text,) = [block for block in PAGE.read_text().split("```sh\n") if f"\n{line}" in block]
+    lines = [one for one in text.split("```")[0].splitlines() if "gpus-per-node" not in one and "--mem" not in one]
+    text = (
+        "\n".join(lines).replace("--cpus-per-task=8", "--cpus-per-task=2").replace("python -m", f"{sys.executable} -m")
+    )
+    small = [word for word in command if not word.startswith("logger=")]
+    for old, new in (changes | {"data=ham10000": " ".join([*small, f"paths.output_dir={output}"])}).items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text + "\n"
+
+
+def test_the_array_of_the_page_trains_its_runs(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
+    script = template("#SBATCH --array", {"--array=0-5": "--array=0-1"}, tiny, tmp_path / "outputs")
+    (tmp_path / "array.sh").write_text(script)
+    result = slurm.run("sbatch", "--wait", "array.sh", folder=tmp_path)
+    said = "".join(file.read_text() for file in sorted(tmp_path.glob("*.txt")))
+    assert result.returncode == 0, result.stderr + said
+    assert len(list(tmp_path.glob("skinkd-sweep-*_[01].txt"))) == 2
+    runs = sorted((tmp_path / "outputs").glob("*/metrics.json"))
+    assert [run.parent.name.split("-")[0] for run in runs] == ["swskd", "tsskd"]
+    assert {read_config(run.parent / "config.yaml")["group"] for run in runs} == {"my-sweep"}
+
+
+def test_the_job_of_two_nodes_of_the_page_is_one_run(slurm: Slurm, tiny: list[str], tmp_path: Path) -> None:
+    changes = {
+        "--ntasks-per-node=4": "--ntasks-per-node=1",
+        "strategy=ddp trainer.devices=4": "strategy=ddp_cpu trainer.devices=1",
+    }
+    words = [*(word for word in tiny if not word.startswith("data.batch_size")), "data.batch_size=8"]
+    (tmp_path / "nodes.sh").write_text(template("#SBATCH --nodes=2", changes, words, tmp_path / "outputs"))
+    result = slurm.run("sbatch", "--wait", "nodes.sh", folder=tmp_path)
+    said = "".join(file.read_text() for file in tmp_path.glob("*.txt"))
+    assert result.returncode == 0, result.stderr + said
+    assert said.count("training in") == 1 and said.count("run folder:") == 1
+    folder = only_run(tmp_path / "outputs")
+    assert {job["NodeList"] for job in slurm.jobs("skinkd").values() if job["NumNodes"] == "2"} == {"n[1-2]"}
+    assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1, 2]
+    assert pd.read_csv(folder / "predictions" / "test.csv")["image_id"].is_unique

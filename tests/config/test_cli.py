@@ -86,6 +86,27 @@ def test_the_choices_of_a_further_folder_are_known(tmp_path: Path, flag: list[st
         check_overrides("train", [part.format(tmp_path / "absent") for part in flag])
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["~trainer.max_epochs"], "~trainer.max_epochs removes a setting"),
+        (["~method=swskd"], "~method=swskd removes a setting"),
+        (["--config-name=foo"], "--config-name=foo names another configuration"),
+        (["-cp", "/tmp", "seed=0"], "-cp names another configuration"),
+    ],
+)
+def test_what_would_leave_a_run_without_its_settings_is_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_overrides("train", words)
+
+
+@pytest.mark.parametrize("word", ["hydra/launcher=nosuch", "hydra/launcher=joblib", "hydra/job_logging=bad"])
+def test_a_choice_of_hydras_own_groups_is_named(word: str) -> None:
+    with pytest.raises(UserError, match=f"{word} is not a choice"):
+        check_overrides("train", ["-m", word])
+    check_overrides("train", ["-m", "hydra/launcher=submitit_local", "hydra/job_logging=none"])
+
+
 def test_a_setting_inside_a_swept_group_comes_with_the_jobs() -> None:
     """Hydra's own composition of a sweep knows no swept choice, so it would refuse ``method.teacher.…`` here."""
     inside = ["backbone@method.teacher.run.backbone=timm", "method.teacher.run.backbone.options={a: [1, 2]}"]

@@ -94,6 +94,8 @@ def test_both_ends_of_every_range_hold(name: str) -> None:
         ("ema.decay", 1.0, "ema.decay=1.0 is out of range; it must be a number of at least 0 and below 1 or null"),
         ("optim.lr", 0, "optim.lr=0 is out of range; it must be a number above 0"),
         ("data.near_duplicate_bits", 257, "it must be a whole number between 0 and 256 or null"),
+        ("data.num_workers", 100_000, "it must be a whole number between 0 and 256"),
+        ("trainer.devices", 1000, "it must be a number of devices between 1 and 256"),
         ("trainer.limit_train_batches", 0, "it must be a share above 0 up to 1.0, or a whole number of batches"),
         ("method.loss_weights.ce", -1, "method.loss_weights.ce=-1 is out of range; it must be a number of at least 0"),
     ],

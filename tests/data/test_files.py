@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skinkd.data.decode import decode_file
 from skinkd.data.files import (
     check_images,
     decode,
@@ -257,3 +258,25 @@ def test_a_pipe_and_a_device_are_no_images(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be read"):
             read_image(path)
     assert image_hashes([str(pipe)], memory=None).tolist() == [[0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("colours", [8, 9, 10, 32844, 32845])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_in_other_colours_is_named_and_not_misread(colours: int, order: str, tmp_path: Path) -> None:
+    """OpenCV's red of L*a*b* is not that of other readers."""
+    entries = {256: 8, 257: 8, 258: 8, 259: 1, 262: colours, 273: 200, 277: 3, 278: 8, 279: 192}
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(entries))
+    tags = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in entries.items())
+    path = tmp_path / "image.tif"
+    path.write_bytes((head + tags).ljust(200, b"\0") + bytes(192))
+    assert "is a TIFF in" in (file_problem(path) or "") and "save it in RGB" in (decoding_problem(path) or "")
+    with pytest.raises(UserError, match="save it in RGB"):
+        read_image(path)
+    with pytest.raises(UserError, match="save it in RGB"):
+        decode_file(path, max_pixels=1000)
+
+
+def test_a_tiff_in_rgb_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    cv2.imwrite(str(path), np.full((4, 4, 3), (1, 2, 3), np.uint8))
+    assert file_problem(path) is None and read_image(path)[0, 0].tolist() == [3, 2, 1]

@@ -16,6 +16,7 @@ from skinkd.data.class_folders import LITTER, is_litter
 from skinkd.data.folder import load_folder, load_table
 from skinkd.data.ham10000 import load_ham10000
 from skinkd.data.isic2019 import FOLDERS
+from skinkd.data.splits import make_split
 from skinkd.data.table import ImageTable, read_csv
 from skinkd.errors import UserError
 
@@ -38,8 +39,10 @@ def clinic(tmp_path: Path, picture: bytes) -> Path:
     return tmp_path / "clinic"
 
 
-def folder(root: Path) -> ImageTable:
-    return load_folder(root, near_duplicate_bits=None, memory=root.parent / "memory", on_bad_image="error")
+def folder(root: Path, *, near_duplicate_bits: int | None = None) -> ImageTable:
+    return load_folder(
+        root, near_duplicate_bits=near_duplicate_bits, memory=root.parent / "memory", on_bad_image="error"
+    )
 
 
 def ids(root: Path) -> list[str]:
@@ -94,6 +97,31 @@ def test_class_folders_that_lie_one_deeper_are_named(clinic: Path, tmp_path: Pat
         folder(root)
     assert f"{root / sorted(parts or [''])[0] / 'images'} holds the folders bcc, mel, nv" in str(told.value)
     assert ("move these folders up" if parts else f"data.root={root / 'images'}") in str(told.value)
+
+
+def test_class_folders_that_lie_two_deeper_are_named(clinic: Path, tmp_path: Path) -> None:
+    shutil.copytree(clinic, tmp_path / "unpacked" / "data" / "images")
+    with pytest.raises(UserError, match=f"give data.root={tmp_path / 'unpacked' / 'data' / 'images'}"):
+        folder(tmp_path / "unpacked")
+
+
+def test_class_folders_beside_a_folder_of_masks_are_named(
+    clinic: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(clinic, tmp_path / "unpacked" / "images")
+    shutil.copytree(clinic / "nv", tmp_path / "unpacked" / "masks")
+    with caplog.at_level(logging.WARNING):
+        assert folder(tmp_path / "unpacked").classes == ("images", "masks")
+    assert (
+        "holds no image itself but the folders bcc, mel, nv; if these are the classes, give data.root=" in caplog.text
+    )
+    caplog.clear()
+    for name in CLASSES:  # a folder for each patient
+        (clinic / name / "p1").mkdir()
+        for image in (clinic / name).glob("*.png"):
+            image.rename(clinic / name / "p1" / image.name)
+    with caplog.at_level(logging.WARNING):
+        assert folder(clinic).classes == CLASSES and not caplog.text
 
 
 def test_folders_that_differ_in_capitals_are_asked_about(clinic: Path) -> None:
@@ -184,6 +212,9 @@ def test_a_mistake_after_a_sep_line_has_the_line_of_the_file(table: Table) -> No
         (gzip.compress(lines().encode()), "compressed with gzip"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b'{"path": "a"}', "JSON"),
+        (b'[{"path": "a"}]', "JSON"),
+        (b"FEA1 rest", "a Feather file"),
+        (b"\x80\x04\x95 rest", "a pickle"),
         (b"SQLite format 3\0", "a database"),
     ],
 )
@@ -197,7 +228,7 @@ def test_a_folder_is_no_csv(clinic: Path) -> None:
         read_csv(clinic, required=["path"])
 
 
-WORDS = ("NA", "N/A", "nan", "NaN", "None", "null", "?", "")
+WORDS = ("NA", "N.A.", "N/A", "nan", "NaN", "None", "null", "?", "")
 
 
 @pytest.mark.parametrize("word", [*sorted(WORDS), "unknown"])
@@ -226,6 +257,15 @@ def test_labels_that_differ_in_capitals_are_asked_about(table: Table) -> None:
         table(lines().replace("mel/0.png,mel", "mel/0.png,MEL").replace("mel/1.png,mel", "mel/1.png,Mel"))
 
 
+@pytest.mark.parametrize("label", ["mel\u200b", "\u00admel", "\ufeffmel"])
+def test_labels_that_differ_in_what_is_not_seen_are_asked_about(table: Table, label: str) -> None:
+    with pytest.raises(
+        UserError, match=r"differ in spaces or characters that are not seen only.*names that differ more"
+    ) as told:
+        table(lines().replace("mel/0.png,mel", f"mel/0.png,{label}"))
+    assert str(told.value).isascii()
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_accents_in_either_form_name_one_class_and_the_file_on_the_disk(
     table: Table, clinic: Path, form: str, picture: bytes
@@ -243,6 +283,9 @@ def test_accents_in_either_form_name_one_class_and_the_file_on_the_disk(
     ("change", "words"),
     [
         (lambda path: path.replace("/", "\\"), "backslashes of Windows"),
+        (lambda path: "C:\\data\\" + path.replace("/", "\\"), "those of a Windows machine"),
+        (lambda path: f"D:/data/{path}", "those of a Windows machine"),
+        (lambda path: f"file:///data/{path}", "they are addresses"),
         (lambda path: path.removesuffix(".png"), "lack the files' ending"),
         (lambda path: path.upper(), "differ in capital letters"),
         (lambda path: f"elsewhere/{path.replace('/', '-')}", ""),
@@ -268,3 +311,17 @@ def test_paths_from_the_current_folder_are_named(
 def test_one_missing_file_is_still_named_itself(table: Table) -> None:
     with pytest.raises(UserError, match=r"1 of the 12 images .*nv/9\.png is missing"):
         table(lines().replace("nv/3.png", "nv/9.png"))
+
+
+def test_where_near_duplicates_leave_too_few_groups_the_setting_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "flat" / name).mkdir(parents=True)
+        for number in range(8):  # images of one colour, whose hashes are all alike
+            flat = np.full((64, 64, 3), (30 * number, 100, 9), np.uint8)
+            (tmp_path / "flat" / name / f"{number}.png").write_bytes(cv2.imencode(".png", flat)[1].tobytes())
+    split = {"fractions": {"train": 0.5, "val": 0.25, "test": 0.25}, "seed": 0, "fold": None, "folds": None}
+    table = folder(tmp_path / "flat", near_duplicate_bits=6)
+    with pytest.raises(UserError, match=r"its 8 images are 1 groups, because .*data\.near_duplicate_bits=6.* or null"):
+        make_split(table, protocol="grouped", **split)
+    alone = folder(tmp_path / "flat", near_duplicate_bits=None)
+    assert set(make_split(alone, protocol="grouped", **split)) == {"train", "val", "test"}

@@ -147,3 +147,10 @@ def test_a_run_that_cannot_be_leaves_no_folder(trained: Any, tmp_path: Path, ove
         trained(*overrides)
     left = [path.name for path in (tmp_path / "outputs").glob("*")] if (tmp_path / "outputs").exists() else []
     assert left == []
+
+
+def test_lightnings_variables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``PL_TRAINER_FAST_DEV_RUN=true`` would train one step and write metrics as if nothing were."""
+    monkeypatch.setenv("PL_TRAINER_FAST_DEV_RUN", "true")
+    with pytest.raises(UserError, match=r"PL_TRAINER_FAST_DEV_RUN in the environment .* give trainer\.fast_dev_run$"):
+        check_trainer(PLAIN)
