@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import pandas as pd
 import pytest
+import wandb
 from train_process import Act, Result, metrics_of, only_run
 from wandb_file import WandbFile
 
-import wandb
 from skinkd.errors import UserError
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.tracking import add_to_run
