@@ -12,17 +12,17 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skinkd.config.quoting import word
+from skinkd.config.ranges import range_of
 from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, nearest
 
 CONF = "skinkd.conf"
-_MAY_BE_NULL = ("data.near_duplicate_bits",)  # the only number in conf/ that may also be null
 _PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
@@ -36,6 +36,8 @@ _NO_CHECK = (
     "-i",
     "--info",
 )
+
+Groups = dict[str, list[str]]  # the choices of each group
 
 
 def stored_sweep(arguments: list[str]) -> list[str]:
@@ -103,12 +105,12 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
         chosen = [override for override in overrides if override.key_or_group in groups]
         for override in chosen:
-            for choice in _values(override):
+            for choice in _values(override, groups):
                 if choice is not None and choice not in groups[override.key_or_group]:
                     options = groups[override.key_or_group]
                     raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
         settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
-        for choices in _each_choice(chosen):
+        for choices in _each_choice(chosen, groups):
             config = _compose(config_name, choices)
             swept = [text for text, override in zip(choices, chosen, strict=True) if override.is_sweep_override()]
             for override in settings:
@@ -142,12 +144,16 @@ def _refuse_misplaced(config_name: str, overrides: list[Override], *, multirun: 
                 f"{text} has no effect, as a run's folder follows from its configuration; give run_dir=<folder> for this run, "
                 "or paths.output_dir=<folder> for all"
             )
+        if override.is_sweep_override() and key.startswith("hydra"):
+            raise UserError(
+                f"{text} has several values, and Hydra's own settings hold for a whole sweep; give one value"
+            )
         if override.is_sweep_override() and not multirun:
             value = text.partition("=")[2]
             raise UserError(
                 f"{text} has several values; add -m to run each of them, or, if it is one text, write {word(key, value)}"
             )
-    stored = next((o for o in overrides if o.key_or_group == "config" and _values(o) != [None]), None)
+    stored = next((o for o in overrides if o.key_or_group == "config" and o.value() is not None), None)
     if stored is None:
         return
     if config_name != "train":
@@ -200,10 +206,10 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
         raise UserError(f"the configuration cannot be composed: {first_line(error)}") from None
 
 
-def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
+def _each_choice(chosen: list[Override], groups: Groups) -> Iterator[list[str]]:
     """Yield the group choices without a sweep: first the first value of every group, then each further value of one group."""
     names = [f"{'+' if override.is_add() else ''}{_group(override)}" for override in chosen]
-    values = [_values(override) or [None] for override in chosen]
+    values = [_values(override, groups) for override in chosen]
     texts = [["null" if value is None else str(value) for value in choices] for choices in values]
     first = [f"{name}={choices[0]}" for name, choices in zip(names, texts, strict=True)]
     yield first
@@ -212,7 +218,7 @@ def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
             yield [*first[:place], f"{name}={text}", *first[place + 1 :]]
 
 
-def _check_key(override: Override, config: DictConfig, groups: dict[str, list[str]], where: str) -> None:
+def _check_key(override: Override, config: DictConfig, groups: Groups, where: str) -> None:
     key = override.key_or_group
     if override.is_add() or override.is_force_add():
         return
@@ -228,7 +234,7 @@ def _check_key(override: Override, config: DictConfig, groups: dict[str, list[st
         default = default[name]  # type: ignore[index,call-overload]
     if isinstance(default, str) and "${" in default:
         return
-    for value in _values(override):
+    for value in _values(override, groups):
         _check_type(key, value, default)
 
 
@@ -268,7 +274,8 @@ def _check_type(key: str, value: Any, default: Any) -> None:
     }
     if type(default) not in kinds:
         return
-    if value is None and key in _MAY_BE_NULL:
+    allowed_range = range_of(key)
+    if value is None and allowed_range is not None and allowed_range.null:
         return
     allowed, words = kinds[type(default)]
     is_bool_for_number = isinstance(value, bool) and bool not in allowed
@@ -297,15 +304,38 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _values(override: Override) -> list[Any]:
-    """Return the values that an override sweeps over, or its single value, as plain Python."""
-    if override.is_sweep_override():
-        if not override.is_choice_sweep():
-            return []  # Hydra checks range and glob sweeps
-        parser = OverridesParser.create()
-        lines = [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
-        return [parsed.value() for parsed in parser.parse_overrides(lines)]
-    return [override.value()]
+def _values(override: Override, groups: Groups) -> list[Any]:
+    """Return the values that an override sweeps over, or its single value, as plain Python.
+
+    Raises:
+        UserError: a sweep that has no values.
+    """
+    value, text = override.value(), override.input_line
+    if not override.is_sweep_override():
+        return [value]
+    if isinstance(value, IntervalSweep):
+        raise UserError(f"{text} has no separate values; list them, as in {_group(override)}=a,b, or use skinkd.tune")
+    try:
+        if isinstance(value, Glob):
+            choices = groups.get(override.key_or_group)
+            if choices is None:
+                raise UserError(
+                    f"{text}: glob is for the choices of a group; list the values, as in {_group(override)}=a,b"
+                )
+            found: list[Any] = value.filter(choices)
+            if not found:
+                raise UserError(f"{text} matches no choice; valid: {', '.join(choices)}")
+        elif isinstance(value, RangeSweep):
+            found = list(value.range())
+        else:
+            parser = OverridesParser.create()
+            lines = [f"{override.key_or_group}={each}" for each in override.sweep_string_iterator()]
+            found = [parsed.value() for parsed in parser.parse_overrides(lines)]
+    except (HydraException, ValueError) as error:  # a step of 0
+        raise UserError(f"{text} cannot be read ({first_line(error)}); list the values instead") from None
+    if not found:
+        raise UserError(f"{text} has no values; give at least one")
+    return found
 
 
 def _group(override: Override) -> str:
