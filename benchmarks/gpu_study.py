@@ -35,8 +35,8 @@ from hydra import compose, initialize_config_module
 
 from skinkd.build.objects import build_data
 from skinkd.build.tables import load_split
+from skinkd.config.command_line import CONF
 from skinkd.config.identity import run_path
-from skinkd.config.overrides import CONF
 from skinkd.config.resolve import resolved
 from skinkd.data.audit import audit_split
 from skinkd.data.splits import measure_leak

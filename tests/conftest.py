@@ -122,6 +122,13 @@ def job(tiny: list[str], tmp_path: Path) -> Callable[..., train_process.Result]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_garbage_in_what_was_imported() -> None:
+    """Collections pass over the modules and the tests, half a million objects; a run in this process collects several times."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _ctrl_c() -> None:
     """Processes that tests start take Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

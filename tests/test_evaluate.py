@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import train_process
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -138,18 +136,12 @@ def test_the_verb_scores_what_the_run_has_not_seen(data: Path, tmp_path: Path) -
     }
     torch.save(stored, run / "checkpoints" / "best.ckpt")
     words = [f"run={run}", "data=ham10000", "class_map=isic2019_ham10000", "data.num_workers=0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "skinkd.evaluate", *words, "evaluation.bootstrap_replicates=20"],
-        env=os.environ | {"SKINKD_DATA_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 of the 42 images of ham10000 are left out" in done.stdout and "40 are scored" in done.stdout
-    assert "warning: content was not compared with any of the run's images: there is no config.yaml" in done.stdout
+    env = {"SKINKD_DATA_DIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    words.append("evaluation.bootstrap_replicates=20")
+    done = train_process.run(words, folder=tmp_path, module="skinkd.evaluate", env=env)
+    assert done.code == 0, done.err
+    assert "2 of the 42 images of ham10000 are left out" in done.out and "40 are scored" in done.out
+    assert "warning: content was not compared with any of the run's images: there is no config.yaml" in done.out
     out = run / "evaluations" / "ham10000"
     predictions = pd.read_csv(out / "predictions.csv").set_index("image_id")
     assert set(predictions.index) == set(table.frame["image_id"][2:])

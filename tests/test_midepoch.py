@@ -61,12 +61,6 @@ def test_killed_inside_the_first_epoch_and_inside_the_second(
     check_same(folder, trained(*overrides, output=tmp_path / "whole"))
 
 
-@pytest.fixture(scope="module")
-def whole(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
-    return train_tiny(tmp_path_factory.mktemp("whole"))
-
-
 def signal_all(number: int) -> None:
     """Send a signal to this process and its loading processes, from outside."""
     own = os.getpid()
@@ -77,7 +71,7 @@ def signal_all(number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_run_that_is_asked_to_stop_saves_the_step_first(
-    trained: Trained, job: Job, whole: Path, tmp_path: Path, number: int
+    trained: Trained, job: Job, finished: Path, tmp_path: Path, number: int
 ) -> None:
     """The signal reaches the loading processes too, as from a terminal or SLURM."""
 
@@ -87,7 +81,7 @@ def test_a_run_that_is_asked_to_stop_saves_the_step_first(
     folder = only_run(tmp_path / "outputs")
     assert last(folder)["global_step"] == 2
     assert trained() == folder
-    check_same(folder, whole)
+    check_same(folder, finished)
 
 
 def test_steps_that_gather_gradients_are_not_split(trained: Trained, job: Job, tmp_path: Path) -> None:
@@ -109,19 +103,19 @@ def test_the_average_is_scored_alike_after_a_kill(trained: Trained, job: Job, tm
 
 
 @pytest.mark.parametrize("call", [5, 17])
-def test_killed_while_a_file_is_written(trained: Trained, job: Job, whole: Path, tmp_path: Path, call: int) -> None:
+def test_killed_while_a_file_is_written(trained: Trained, job: Job, finished: Path, tmp_path: Path, call: int) -> None:
     """Between the content and the name: the half-made file is left, and the next process removes it."""
     assert job(ALWAYS, act=Act("skinkd.runs.files:_wait_for_disk", call, KILL)).code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
     assert list(folder.rglob(".*.tmp*"))
     assert trained() == folder
-    check_same(folder, whole)
+    check_same(folder, finished)
 
 
-def test_saving_changes_no_number_and_no_name(trained: Trained, whole: Path) -> None:
+def test_saving_changes_no_number_and_no_name(trained: Trained, finished: Path) -> None:
     folder = trained(ALWAYS)
-    assert folder.name == whole.name
-    check_same(folder, whole)
+    assert folder.name == finished.name
+    check_same(folder, finished)
 
 
 def test_a_moved_run_goes_on_and_keeps_its_best_epoch(job: Job, trained: Trained, tmp_path: Path) -> None:
@@ -168,11 +162,11 @@ def test_the_sums_of_the_terms_go_on() -> None:
         resumed.check()
 
 
-def test_the_setting_is_no_part_of_a_runs_name(whole: Path) -> None:
-    config = yaml.safe_load((whole / "config.yaml").read_text())
+def test_the_setting_is_no_part_of_a_runs_name(finished: Path) -> None:
+    config = yaml.safe_load((finished / "config.yaml").read_text())
     without = {name: value for name, value in config.items() if name != "checkpoint"}
     assert identity(config | {"checkpoint": {"every_minutes": 1}}) == identity(config) == identity(without)
-    assert whole.name.endswith(identity(without))
+    assert finished.name.endswith(identity(without))
 
 
 @pytest.mark.slow

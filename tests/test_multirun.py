@@ -255,6 +255,7 @@ def refusal(result: train_process.Result, output: Path) -> str:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
+        (("optim=range(1,3)",), "optim=1 is not a choice"),
         (("sweep.devices=none",), "sweep.devices=none is not a valid value"),
         (("sweep.devices=[7]",), "sweep.devices=[7] names GPU 7"),
         (("sweep.devices=0,1",), "sweep.devices=0,1 runs each job once for each value; write 'sweep.devices=[0,1]'"),

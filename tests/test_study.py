@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 from skinkd.analysis.aggregate import METRICS
-from skinkd.config.overrides import check_overrides, hold_back
+from skinkd.config.command_line import hold_back
+from skinkd.config.overrides import check_overrides
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

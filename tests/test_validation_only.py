@@ -32,10 +32,11 @@ def test_no_number_no_prediction_and_no_line_is_of_the_test_part(
     trained: Trained, no_test: None, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = trained(UNSEEN)
+    said = capsys.readouterr().out
     numbers = json.loads((folder / "metrics.json").read_text())
     assert not [name for name in numbers if "test/" in name]
     assert sorted(path.name for path in (folder / "predictions").iterdir()) == ["val.csv"]
-    assert "test" not in {word.strip(",") for word in capsys.readouterr().out.split("epoch   1/2")[1].split()}
+    assert "test" not in {word.strip(",") for word in said.split("epoch   1/2")[1].split()}
 
     # all else is as in the run that was tested
     whole = json.loads((finished / "metrics.json").read_text())
@@ -44,6 +45,27 @@ def test_no_number_no_prediction_and_no_line_is_of_the_test_part(
     assert (folder / "predictions/val.csv").read_bytes() == (finished / "predictions/val.csv").read_bytes()
     pictured = pd.read_csv(folder / "splits.csv").query("split == 'test'")["image_id"]
     assert not set(pictured) & set(pd.read_csv(folder / "predictions/val.csv")["image_id"])
+
+    # its table fits 80 columns
+    lines = said.split("epoch   2/2")[1].splitlines()[1:]
+    lines = lines[: lines.index("run folder:") + 2]
+    assert lines[-1] == str(folder)
+    (heading,) = [line for line in lines if line.startswith("val, by class")]
+    assert heading.split() == [
+        "val,",
+        "by",
+        "class",
+        "images",
+        "sensitivity",
+        "95",
+        "%",
+        "interval",
+        "specificity",
+        "F1",
+        "AUROC",
+    ]
+    assert [line.split() for line in lines if line.strip() == "validation"]
+    assert all(len(line) <= 80 for line in lines[:-1])
 
 
 def test_given_again_with_the_test_part_it_is_scored_and_not_trained(
@@ -78,26 +100,3 @@ def test_the_teachers_test_scores_stay_unseen_too(
     trained(UNSEEN, "method=kd", f"method.teacher.ckpt={finished}", "trainer.max_epochs=1")
     numbers = metrics_of(only_run(tmp_path / "outputs"))
     assert "val/accuracy" in numbers and not [name for name in numbers if "test/" in name]
-
-
-def test_the_table_fits_80_columns(trained: Trained, no_test: None, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = trained(UNSEEN)
-    lines = capsys.readouterr().out.split("epoch   2/2")[1].splitlines()[1:]
-    lines = lines[: lines.index("run folder:") + 2]
-    assert lines[-1] == str(folder)
-    (heading,) = [line for line in lines if line.startswith("val, by class")]
-    assert heading.split() == [
-        "val,",
-        "by",
-        "class",
-        "images",
-        "sensitivity",
-        "95",
-        "%",
-        "interval",
-        "specificity",
-        "F1",
-        "AUROC",
-    ]
-    assert [line.split() for line in lines if line.strip() == "validation"]
-    assert all(len(line) <= 80 for line in lines[:-1])

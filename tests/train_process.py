@@ -18,16 +18,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 TIMEOUT = 120
 
-_context = multiprocessing.get_context("forkserver")
-# all but skinkd.train itself, which runs as __main__
-_context.set_forkserver_preload(["skinkd.config.cli", "skinkd.training.run", "skinkd.search.study"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["before_fork"])
 
 
 class Act(NamedTuple):
@@ -87,9 +88,17 @@ def start(arguments: Sequence[str], *, folder: Path, **settings: Any) -> Running
     """Start ``python -m <module> <arguments>`` in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     out, err = folder / "stdout.txt", folder / "stderr.txt"
-    process = _context.Process(target=_main, args=(list(arguments), folder, out, err, Settings(**settings)))
+    return Running(fork(_main, list(arguments), folder, out, err, Settings(**settings)), out, err)
+
+
+def fork(target: Callable[..., object], *arguments: Any) -> Any:
+    """Start a process that calls ``target``: a fork of one that has done what ``before_fork`` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the process that is forked finds before_fork
+        forkserver.ensure_running()
+    process = context.Process(target=target, args=arguments)
     process.start()
-    return Running(process, out, err)
+    return process
 
 
 def run(arguments: Sequence[str], *, folder: Path, timeout: float = TIMEOUT, **settings: Any) -> Result:

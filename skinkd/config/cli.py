@@ -6,7 +6,8 @@ from collections.abc import Callable
 import hydra
 from omegaconf import DictConfig
 
-from skinkd.config.overrides import CONF, check_overrides, flag_first, hold_back, stored_sweep
+from skinkd.config.command_line import CONF, flag_first, hold_back, stored_sweep
+from skinkd.config.overrides import check_overrides
 from skinkd.config.process import prepare_process
 from skinkd.config.quoting import at_home
 from skinkd.config.targets import take_allowed

@@ -1,10 +1,9 @@
-"""The command line's overrides: their meaning in a sweep, and a check that each names an existing group, choice or key.
+"""A check that each override of a command line names an existing group, choice or key, with a value of its kind.
 
 The error for a wrong name lists the nearest valid names.
 """
 
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,21 @@ from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skinkd.config.command_line import CONF, config_dir, group_of, is_override
 from skinkd.config.quoting import word
+from skinkd.config.ranges import range_of
 from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, nearest
 
-CONF = "skinkd.conf"
-_MAY_BE_NULL = ("data.near_duplicate_bits",)  # the only number in conf/ that may also be null
 _PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
-_FOLDER_FLAGS = ("-cd", "--config-dir")
 _OTHER_CONFIGURATION = ("--config-name", "-cn", "--config-path", "-cp")
 _NO_CHECK = (
     "-h",
@@ -39,57 +37,7 @@ _NO_CHECK = (
     "--info",
 )
 
-
-def stored_sweep(arguments: list[str]) -> list[str]:
-    """Return the command line with ``sweep=<name>`` replaced by the overrides in that file.
-
-    An override that is also on the command line replaces the file's. So a stored sweep takes the same settings as a typed
-    sweep, including settings inside the methods that it sweeps.
-    """
-    names = [argument.removeprefix("sweep=") for argument in arguments if argument.startswith("sweep=")]
-    file = files(CONF) / "sweep" / f"{names[0]}.yaml" if len(names) == 1 else None
-    if file is None or not file.is_file() or {"--cfg", "-c"} & set(arguments):
-        return arguments  # check_overrides reports a wrong name; --cfg shows a single configuration
-    swept = OmegaConf.create(file.read_text()).hydra.sweeper.params
-    rest = [argument for argument in arguments if not argument.startswith("sweep=")]
-    given = {argument.lstrip("+~").split("=")[0] for argument in rest}
-    flag = [] if {"-m", "--multirun"} & set(rest) else ["-m"]
-    return [*flag, *(f"{key}={values}" for key, values in swept.items() if key not in given), *rest]
-
-
-def flag_first(arguments: list[str]) -> list[str]:
-    """Return the command line with ``-m`` and ``--config-dir`` first: Hydra refuses a flag between two overrides."""
-    first: list[bool] = []
-    for argument, before in zip(arguments, ["", *arguments], strict=False):
-        flag = argument.partition("=")[0]
-        first.append(flag in ("-m", "--multirun", *_FOLDER_FLAGS) or before in _FOLDER_FLAGS)
-    flags = [argument for argument, is_first in zip(arguments, first, strict=True) if is_first]
-    return flags + [argument for argument, is_first in zip(arguments, first, strict=True) if not is_first]
-
-
-def hold_back(arguments: list[str]) -> list[str]:
-    """Return the command line with each setting inside a swept group written as a sweep over a single value.
-
-    Hydra first composes the configuration without the swept overrides. There, settings of the swept choices do not exist,
-    such as the teacher's with ``method=kd,ssdkd``, and Hydra would refuse them. Sweeps are applied later, to each job.
-    """
-    try:
-        overrides = OverridesParser.create().parse_overrides([text for text in arguments if _is_override(text)])
-    except HydraException:
-        return arguments  # check_overrides reports the mistake
-    inside = tuple(f"{override.key_or_group}." for override in overrides if override.is_sweep_override())
-    result = {
-        override.input_line: f"{_group(override)}=choice({override.get_value_element_as_str()})"
-        for override in overrides
-        if (override.package or override.key_or_group).startswith(inside)
-        and override.type is OverrideType.CHANGE
-        and not override.is_sweep_override()
-    }
-    return [result.get(argument, argument) for argument in arguments]
-
-
-def _is_override(argument: str) -> bool:
-    return "=" in argument and not argument.startswith("-")
+Groups = dict[str, list[str]]  # the choices of each group
 
 
 def check_overrides(config_name: str, arguments: list[str]) -> None:
@@ -103,10 +51,10 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             raise UserError(f"{argument} removes a setting, and a run needs each of them; give it another value")
         if argument.split("=")[0] in _OTHER_CONFIGURATION:
             raise UserError(
-                f"{argument} names another configuration, and each verb has its own; give config=<config.yaml of a run>, or add "
-                "choices of yours with --config-dir"
+                f"{argument} names another configuration, and each verb has its own; give config=<config.yaml of a run>, or "
+                "add choices of yours with --config-dir"
             )
-    texts = [argument for argument in arguments if _is_override(argument)]
+    texts = [argument for argument in arguments if is_override(argument)]
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):
             raise UserError(f"{argument!r} is no override; write group=choice or key=value, or see --help")
@@ -119,12 +67,12 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         hydras = {f"hydra/{name}": loader.get_group_options(f"hydra/{name}") for name in loader.list_groups("hydra")}
         for override in overrides:
             options = (groups | hydras).get(override.key_or_group, [])
-            for choice in _values(override) if options else []:
+            for choice in _values(override, groups | hydras) if options else []:
                 if choice is not None and choice not in options:
-                    raise UserError(f"{_group(override)}={choice} is not a choice{nearest(str(choice), options)}")
+                    raise UserError(f"{group_of(override)}={choice} is not a choice{nearest(str(choice), options)}")
         chosen = [override for override in overrides if override.key_or_group in groups]
         settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
-        for choices in _each_choice(chosen):
+        for choices in _each_choice(chosen, groups):
             config = _compose(config_name, choices)
             swept = [text for text, override in zip(choices, chosen, strict=True) if override.is_sweep_override()]
             for override in settings:
@@ -158,12 +106,16 @@ def _refuse_misplaced(config_name: str, overrides: list[Override], *, multirun: 
                 f"{text} has no effect, as a run's folder follows from its configuration; give run_dir=<folder> for this run, "
                 "or paths.output_dir=<folder> for all"
             )
+        if override.is_sweep_override() and key.startswith("hydra"):
+            raise UserError(
+                f"{text} has several values, and Hydra's own settings hold for a whole sweep; give one value"
+            )
         if override.is_sweep_override() and not multirun:
             value = text.partition("=")[2]
             raise UserError(
                 f"{text} has several values; add -m to run each of them, or, if it is one text, write {word(key, value)}"
             )
-    stored = next((o for o in overrides if o.key_or_group == "config" and _values(o) != [None]), None)
+    stored = next((o for o in overrides if o.key_or_group == "config" and o.value() is not None), None)
     if stored is None:
         return
     if config_name != "train":
@@ -182,32 +134,7 @@ def composed(config_name: str, arguments: list[str]) -> DictConfig:
     """Compose a configuration outside of Hydra's main, from overrides and, if given, ``--config-dir``."""
     with initialize_config_module(version_base="1.3", config_module=CONF):
         _search_also(GlobalHydra.instance().config_loader(), config_dir(arguments))
-        return compose(config_name, overrides=[argument for argument in arguments if _is_override(argument)])
-
-
-def config_dir(arguments: list[str]) -> Path | None:
-    """Return the folder of ``--config-dir`` or ``-cd``, which Hydra searches for further choices; None: not given.
-
-    Raises:
-        UserError: there is no such folder, or a file in it has the name of a file of skinkd, which Hydra would take instead.
-    """
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        flag, equals, value = argument.partition("=")
-        if flag in _FOLDER_FLAGS:
-            folder = Path(value if equals else following)
-            if not folder.is_dir():
-                raise UserError(f"--config-dir={folder} is no folder; give one with files such as method/<name>.yaml")
-            _refuse_hidden(folder.resolve())
-            return folder.resolve()
-    return None
-
-
-def _refuse_hidden(folder: Path) -> None:
-    ours = Path(str(files(CONF)))
-    for file in sorted(folder.rglob("*.yaml")) if folder != ours.resolve() else ():
-        name = file.relative_to(folder)
-        if (ours / name).is_file():
-            raise UserError(f"{file} would be ignored, because skinkd has a file {name} too; give it another name")
+        return compose(config_name, overrides=[argument for argument in arguments if is_override(argument)])
 
 
 def _search_also(loader: Any, folder: Path | None) -> None:
@@ -225,10 +152,10 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
         raise UserError(f"the configuration cannot be composed: {first_line(error)}") from None
 
 
-def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
+def _each_choice(chosen: list[Override], groups: Groups) -> Iterator[list[str]]:
     """Yield the group choices without a sweep: first the first value of every group, then each further value of one group."""
-    names = [f"{'+' if override.is_add() else ''}{_group(override)}" for override in chosen]
-    values = [_values(override) or [None] for override in chosen]
+    names = [f"{'+' if override.is_add() else ''}{group_of(override)}" for override in chosen]
+    values = [_values(override, groups) for override in chosen]
     texts = [["null" if value is None else str(value) for value in choices] for choices in values]
     first = [f"{name}={choices[0]}" for name, choices in zip(names, texts, strict=True)]
     yield first
@@ -237,7 +164,7 @@ def _each_choice(chosen: list[Override]) -> Iterator[list[str]]:
             yield [*first[:place], f"{name}={text}", *first[place + 1 :]]
 
 
-def _check_key(override: Override, config: DictConfig, groups: dict[str, list[str]], where: str) -> None:
+def _check_key(override: Override, config: DictConfig, groups: Groups, where: str) -> None:
     key = override.key_or_group
     if override.is_add() or override.is_force_add():
         return
@@ -253,7 +180,7 @@ def _check_key(override: Override, config: DictConfig, groups: dict[str, list[st
         default = default[name]  # type: ignore[index,call-overload]
     if isinstance(default, str) and "${" in default:
         return
-    for value in _values(override):
+    for value in _values(override, groups):
         _check_type(key, value, default)
 
 
@@ -293,7 +220,8 @@ def _check_type(key: str, value: Any, default: Any) -> None:
     }
     if type(default) not in kinds:
         return
-    if value is None and key in _MAY_BE_NULL:
+    allowed_range = range_of(key)
+    if value is None and allowed_range is not None and allowed_range.null:
         return
     allowed, words = kinds[type(default)]
     is_bool_for_number = isinstance(value, bool) and bool not in allowed
@@ -322,17 +250,35 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def _values(override: Override) -> list[Any]:
-    """Return the values that an override sweeps over, or its single value, as plain Python."""
-    if override.is_sweep_override():
-        if not override.is_choice_sweep():
-            return []  # Hydra checks range and glob sweeps
-        parser = OverridesParser.create()
-        lines = [f"{override.key_or_group}={text}" for text in override.sweep_string_iterator()]
-        return [parsed.value() for parsed in parser.parse_overrides(lines)]
-    return [override.value()]
+def _values(override: Override, groups: Groups) -> list[Any]:
+    """Return the values that an override sweeps over, or its single value, as plain Python.
 
-
-def _group(override: Override) -> str:
-    """Return the group, with its place if the override gives a place: ``backbone@method.teacher.run.backbone``."""
-    return f"{override.key_or_group}@{override.package}" if override.package else override.key_or_group
+    Raises:
+        UserError: a sweep that has no values.
+    """
+    value, text = override.value(), override.input_line
+    if not override.is_sweep_override():
+        return [value]
+    if isinstance(value, IntervalSweep):
+        raise UserError(f"{text} has no separate values; list them, as in {group_of(override)}=a,b, or use skinkd.tune")
+    try:
+        if isinstance(value, Glob):
+            choices = groups.get(override.key_or_group)
+            if choices is None:
+                raise UserError(
+                    f"{text}: glob is for the choices of a group; list the values, as in {group_of(override)}=a,b"
+                )
+            found: list[Any] = value.filter(choices)
+            if not found:
+                raise UserError(f"{text} matches no choice; valid: {', '.join(choices)}")
+        elif isinstance(value, RangeSweep):
+            found = list(value.range())
+        else:
+            parser = OverridesParser.create()
+            lines = [f"{override.key_or_group}={each}" for each in override.sweep_string_iterator()]
+            found = [parsed.value() for parsed in parser.parse_overrides(lines)]
+    except (HydraException, ValueError) as error:  # a step of 0
+        raise UserError(f"{text} cannot be read ({first_line(error)}); list the values instead") from None
+    if not found:
+        raise UserError(f"{text} has no values; give at least one")
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skinkd.build.construct import build
 from skinkd.build.tables import Config, load_images, load_table, split_images
-from skinkd.config.overrides import config_dir
+from skinkd.config.command_line import config_dir
 from skinkd.config.targets import allowed_words
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache

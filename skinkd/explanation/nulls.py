@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from skinkd.explanation.scores import Map, Mask
 
-NULLS = ("uniform", "blobs", "centre", "mean_mask", "darkness", "mask")
-"""The null maps by name; the last is the best that localisation can be, and none of them is an explanation."""
-
 
 def null_maps(
     image: NDArray[np.uint8], mask: Mask | None, mean_mask: Map | None, settings: Mapping[str, Any], *, seed: int
@@ -19,7 +16,8 @@ def null_maps(
     """Return the null maps of an image by name, each (H, W) and not negative.
 
     ``uniform`` is constant, ``blobs`` is blurred noise, ``centre`` a Gaussian in the middle of the image, ``mean_mask`` the
-    mean mask of the training images, ``darkness`` one minus the grey value, and ``mask`` the lesion's mask.
+    mean mask of the training images, ``darkness`` one minus the grey value, and ``mask`` the lesion's mask, the best that
+    localisation can be.
 
     Args:
         image: uint8 RGB, (H, W, 3).

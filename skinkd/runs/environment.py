@@ -30,7 +30,8 @@ def describe_environment() -> str:
 
 @functools.cache  # a teacher and its student run in one process
 def _packages() -> list[str]:
-    return sorted({f"{package.metadata['Name']}=={package.version}" for package in distributions()}, key=str.lower)
+    found = (package.metadata for package in distributions())  # each access reads and parses the package's file
+    return sorted({f"{metadata['Name']}=={metadata['Version']}" for metadata in found}, key=str.lower)
 
 
 def processor() -> str:

@@ -2,13 +2,12 @@
 
 import hashlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import train_process
 from run_factory import MakeRun
 
 from skinkd.analysis.comparison import MAIN_METRICS
@@ -143,10 +142,10 @@ def test_two_trained_runs_in_a_process_of_its_own(
     finished: Path, train_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     other = train_tiny(tmp_path / "outputs", "method=swskd")
-    command = [sys.executable, "-m", "skinkd.compare", str(finished), str(other), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80 and "\x1b" not in done.stdout + done.stderr
+    words = [str(finished), str(other), "--out", str(tmp_path / "out")]
+    done = train_process.run(words, folder=tmp_path / "job", module="skinkd.compare", timeout=200)
+    assert done.code == 0, done.err
+    assert max(map(len, done.out.splitlines()[:-1])) <= 80 and "\x1b" not in done.out + done.err
     table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("row")
     for label, folder in (("supervised", finished), ("swskd", other)):
         metrics = RunFolder(folder).metrics()

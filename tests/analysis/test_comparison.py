@@ -29,14 +29,19 @@ def comparison_of(folder: Path, **settings: object) -> Comparison:
     return compare(group_rows(runs_of(folder)), **settings)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def comparison(stored_study: Path) -> Comparison:
+    return comparison_of(stored_study)
+
+
 def probabilities(table: pd.DataFrame) -> np.ndarray:
     return table[[f"p_{name}" for name in CLASSES]].to_numpy()
 
 
-def test_means_and_spreads_are_those_of_the_runs(study: Path) -> None:
-    scores = comparison_of(study).scores.set_index(["row", "metric"])
+def test_means_and_spreads_are_those_of_the_runs(stored_study: Path, comparison: Comparison) -> None:
+    scores = comparison.scores.set_index(["row", "metric"])
     for method in ("supervised", "kd", "swskd"):
-        runs = [run for run in runs_of(study) if run.method == method]
+        runs = [run for run in runs_of(stored_study) if run.method == method]
         expected = {
             "accuracy": [(run.test["label"] == run.test["prediction"]).mean() for run in runs],
             "balanced_accuracy": [balanced_accuracy_score(run.test["label"], run.test["prediction"]) for run in runs],
@@ -64,8 +69,7 @@ def test_one_run_has_no_spread_and_the_interval_of_its_own_metrics(make_run: Mak
         assert tuple(scores.loc[name, ["low", "high"]]) == pytest.approx(bounds, abs=1e-12)
 
 
-def test_differences_are_of_means_and_p_is_adjusted_over_the_rows(study: Path) -> None:
-    comparison = comparison_of(study)
+def test_differences_are_of_means_and_p_is_adjusted_over_the_rows(comparison: Comparison) -> None:
     assert comparison.baselines == {"kd": "supervised", "swskd": "supervised"}
     means = comparison.scores.set_index(["row", "metric"])["mean"]
     tests = comparison.tests
@@ -92,9 +96,8 @@ def test_a_better_method_is_found_and_an_equal_one_is_not(make_run: MakeRun) -> 
         assert not tests.loc[("equal", test, metric), "p_holm"] < 0.99
 
 
-def test_classes_confusion_cost_and_curves_are_means_over_runs(study: Path) -> None:
-    comparison = comparison_of(study)
-    runs = [run for run in runs_of(study) if run.method == "kd"]
+def test_classes_confusion_cost_and_curves_are_means_over_runs(stored_study: Path, comparison: Comparison) -> None:
+    runs = [run for run in runs_of(stored_study) if run.method == "kd"]
     shares = [
         confusion_matrix(run.test["label"], run.test["prediction"], labels=list(CLASSES), normalize="true")
         for run in runs
@@ -126,10 +129,9 @@ def test_a_curve_of_runs_of_different_length_is_the_mean_of_those_that_got_there
     assert curve["mean"].iloc[-1] == pytest.approx(last)
 
 
-def test_temperature_is_fitted_on_each_runs_own_validation_part(study: Path) -> None:
-    comparison = comparison_of(study)
+def test_temperature_is_fitted_on_each_runs_own_validation_part(stored_study: Path, comparison: Comparison) -> None:
     line = comparison.calibration.set_index("row").loc["kd"]
-    runs = [run for run in runs_of(study) if run.method == "kd"]
+    runs = [run for run in runs_of(stored_study) if run.method == "kd"]
     temperatures = [fit_temperature(run.val, run.classes) for run in runs]  # type: ignore[arg-type]
     assert line["temperature"] == pytest.approx(np.mean(temperatures))
     after = [apply_temperature(run.test, run.classes, t) for run, t in zip(runs, temperatures, strict=True)]
@@ -163,8 +165,8 @@ def test_folds_count_the_images_of_every_fold_once(make_run: MakeRun) -> None:
     assert comparison.tests["p"].notna().all()
 
 
-def test_the_order_of_the_runs_changes_nothing(study: Path) -> None:
-    runs = list(runs_of(study))
+def test_the_order_of_the_runs_changes_nothing(stored_study: Path) -> None:
+    runs = list(runs_of(stored_study))
     first = compare(group_rows(runs))
     random.Random(1).shuffle(runs)
     again = compare(tuple(reversed(group_rows(runs))))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
-from run_factory import CLASSES, MakeRun, image_rows
+from run_factory import CLASSES, MakeRun, config_in, image_rows, maker
 
 from skinkd.analysis.comparison import Comparison, compare
 from skinkd.analysis.formats import amount, bounds, difference, duration, p_value, spread
@@ -27,29 +27,35 @@ from skinkd.errors import UserError
 AWKWARD = ("a_b 50%", "R&D <i>", "naïve λ|x", "$cost$ {#1} ~^\\")
 
 
-@pytest.fixture
-def comparison(study: Path) -> Comparison:
-    return compare(group_rows(read_runs([study], output_dir=study).runs))
-
-
-@pytest.fixture
-def awkward(make_run: MakeRun) -> Comparison:
-    """Names with every character that one of the formats takes for itself."""
-    for seed in (0, 1):
-        make_run("supervised", seed=seed, classes=AWKWARD)
-        folder = make_run("50% & <b>_kd|$ #1", seed=seed, classes=AWKWARD, skill=2.5)
-    return compare(group_rows(read_runs([folder.parent], output_dir=folder).runs))
-
-
 LONG = "a_method_whose_name_is_longer_than_most_terminals_have_room_for"
 
 
-@pytest.fixture
-def lengthy(make_run: MakeRun) -> Comparison:
+def compared(folder: Path) -> Comparison:
+    return compare(group_rows(read_runs([folder], output_dir=folder).runs))
+
+
+@pytest.fixture(scope="module")
+def comparison(stored_study: Path) -> Comparison:
+    return compared(stored_study)
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """Names with every character that one of the formats takes for itself."""
+    make_run = maker(config_in(tmp_path_factory.mktemp("awkward")))
+    for seed in (0, 1):
+        make_run("supervised", seed=seed, classes=AWKWARD)
+        folder = make_run("50% & <b>_kd|$ #1", seed=seed, classes=AWKWARD, skill=2.5)
+    return compared(folder.parent)
+
+
+@pytest.fixture(scope="module")
+def lengthy(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    make_run = maker(config_in(tmp_path_factory.mktemp("lengthy")))
     make_run("supervised")
     make_run(f"{LONG}_one")
     folder = make_run(f"{LONG}_two")
-    return compare(group_rows(read_runs([folder.parent], output_dir=folder).runs))
+    return compared(folder.parent)
 
 
 class Page(HTMLParser):
@@ -332,7 +338,8 @@ def test_many_rows_have_markers_of_their_own(comparison: Comparison) -> None:
     assert len(set(looks)) == len(rows)
 
 
-def test_wandb_report_and_workspace_show_these_runs_by_method(comparison: Comparison) -> None:
+def test_wandb_report_and_workspace_show_these_runs_by_method(study: Path) -> None:
+    comparison = compared(study)
     with pytest.raises(UserError, match="none of these runs was logged"):
         logged_runs(comparison)
     for number, run in enumerate(run for row in comparison.rows for run in row.runs):

@@ -98,24 +98,28 @@ COVERING = (
 TESTS = (*COVERING, "ece", "delong", "mcnemar")
 
 
+ERROR_OF_100 = np.sqrt(0.05 * 0.95 / 100)
+"""Monte Carlo error of 100 repetitions, 2.2 points; the bounds are those of the slow test and three of them."""
+
+
 @pytest.mark.timeout(900)
-def test_quick_and_the_same_without_lesions_fails() -> None:
-    """100 repetitions: the Monte Carlo error is 2.2 points; the bounds are those of the slow test and three of them.
-
-    The test parts are smaller than that of the slow test, which has HAM10000's size.
-
-    With images in place of lesions tests are wrong far more often and intervals cover far less: that is seen.
-    """
-    error, true = np.sqrt(0.05 * 0.95 / 100), truth(5)
-    right = simulate(true, 100, 500, 199)
+def test_quick() -> None:
+    """100 repetitions of a test part that is smaller than HAM10000's, which the slow test has."""
+    right = simulate(truth(5), 100, 500, 199)
     for name in (*COVERING, "ece"):
-        assert right.covered[name] >= 0.93 - 3 * error, (name, right)
+        assert right.covered[name] >= 0.93 - 3 * ERROR_OF_100, (name, right)
     for name in TESTS:
-        assert right.wrong[name] <= 0.06 + 3 * error, (name, right)
-    without = simulate(true, 100, 300, 199, by_lesion=False)
+        assert right.wrong[name] <= 0.06 + 3 * ERROR_OF_100, (name, right)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quick_one_fails_without_lesions() -> None:
+    """With images in place of lesions tests are wrong far more often and intervals cover far less."""
+    without = simulate(truth(5), 100, 300, 199, by_lesion=False)
     few = ("accuracy", "auroc_macro", "brier", "loss")
-    assert np.mean([without.covered[name] for name in few]) < 0.93 - 3 * error, without
-    assert np.mean([without.wrong[name] for name in few]) > 0.06 + 3 * error, without
+    assert np.mean([without.covered[name] for name in few]) < 0.93 - 3 * ERROR_OF_100, without
+    assert np.mean([without.wrong[name] for name in few]) > 0.06 + 3 * ERROR_OF_100, without
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from skinkd.config.overrides import check_overrides, flag_first, hold_back, stored_sweep
+from skinkd.config.command_line import flag_first, hold_back, stored_sweep
+from skinkd.config.overrides import check_overrides
 from skinkd.errors import UserError
 
 
@@ -162,6 +163,39 @@ def test_a_setting_must_be_there_with_every_swept_choice(methods: str) -> None:
     with pytest.raises(UserError, match=r"^method\.temperature is not a setting with method=supervised"):
         check_overrides("train", ["-m", f"method={methods}", "method.temperature=4", "seed=0,1"])
     check_overrides("train", hold_back(["-m", "method=swskd,kd", "method.temperature=4"]))
+
+
+@pytest.mark.parametrize(
+    ("swept", "words"),
+    [
+        ("optim=range(1,3)", ["optim=1 is not a choice", "sgd_onecycle"]),
+        ("method=range(0,1,0.5)", ["method=0.0 is not a choice", "swskd"]),
+        ("method=glob(x*)", ["method=glob(x*) matches no choice", "swskd"]),
+        ("method=interval(0,1)", ["method=interval(0,1) has no separate values", "skinkd.tune"]),
+        ("method=sort(kd,swkd)", ["method=swkd is not a choice", "'swskd'"]),
+        ("method=range(3,0)", ["method=range(3,0) has no values"]),
+        ("optim.lr=interval(0,1)", ["optim.lr=interval(0,1) has no separate values"]),
+        ("seed=glob(*)", ["seed=glob(*)", "seed=a,b"]),
+        ("seed=range(0,2,0.5)", ["seed=0.0", "whole number"]),
+        ("seed=range(0,2,0)", ["seed=range(0,2,0) cannot be read"]),
+        ("seed=range(0,2,0.0)", ["seed=range(0,2,0.0) cannot be read"]),
+        ("hydra/launcher=range(0,2)", ["hydra/launcher=range(0,2)", "give one value"]),
+        ("backbone@method.teacher.run.backbone=range(0,2)", ["backbone@method.teacher.run.backbone=0 is not a choice"]),
+    ],
+)
+def test_a_sweep_over_what_is_not_there_is_refused(swept: str, words: list[str]) -> None:
+    method = [] if swept.startswith("method") else ["method=kd"]
+    with pytest.raises(UserError) as caught:
+        check_overrides("train", ["-m", *method, swept])
+    assert len(str(caught.value).splitlines()) == 1
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_glob_is_the_choices_that_it_matches() -> None:
+    check_overrides("train", ["-m", "method=glob(sw*)", "method.temperature=4"])
+    with pytest.raises(UserError, match=r"method\.temperature is not a setting with method="):
+        check_overrides("train", ["-m", "method=glob(s*)", "method.temperature=4"])
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from test_scores import NULLS
 
 import skinkd.explain as verb
 from skinkd.errors import UserError
-from skinkd.explanation.nulls import NULLS
 from skinkd.explanation.run import explain
 from skinkd.explanation.scores import LOCALISATION
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from skinkd.explanation.nulls import NULLS, null_maps
+from skinkd.explanation.nulls import null_maps
 from skinkd.explanation.outputs import Output
 from skinkd.explanation.scores import (
     LOCALISATION,
@@ -116,6 +116,9 @@ def test_the_centre_prior_is_good_on_centred_lesions_and_not_off_the_centre() ->
     prior = null_maps(image, centred, None, settings, seed=0)["centre"]
     assert mask_auc(prior, centred) == 1 and pointing(prior, centred) == 1
     assert mask_auc(prior, moved) < 0.6 and pointing(prior, moved) == 0
+
+
+NULLS = ("uniform", "blobs", "centre", "mean_mask", "darkness", "mask")
 
 
 def test_the_null_maps_are_what_their_names_say() -> None:

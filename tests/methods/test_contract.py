@@ -52,6 +52,7 @@ def test_the_terms_of_a_step_are_the_weighted_ones_and_add_up(name: str) -> None
     assert set(method.loss_weights) == set(method.term_names)
     assert set(method.distillation_terms) | set(method.hard_label_terms) <= set(method.term_names)
     loss = terms["loss"]
+    assert math.isfinite(loss)
     terms = {term: value for term, value in terms.items() if term != "loss"}
     active = {term for term, weight in method.loss_weights.items() if weight > 0}
     assert set(terms) == active
@@ -208,24 +209,17 @@ def test_the_teacher_stays_as_it_is(name: str) -> None:
     assert not any(module is teacher for module in method.modules())
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        (name, key)
-        for name in TAUGHT
-        for key in (
-            "temperature",
-            "temperature_ss",
-            "alpha",
-            "stage",
-            "keep_wrong_ss",
-            "width",
-            "negatives",
-            "momentum",
-        )
-        if key in config_of(name)["method"]
-    ],
-)
+LIMITED = ("temperature", "temperature_ss", "alpha", "stage", "keep_wrong_ss", "width", "negatives", "momentum")
+LIMITS = [(name, key) for name in TAUGHT for key in LIMITED if key in config_of(name)["method"]]
+
+
+def test_every_name_of_this_file_is_a_methods() -> None:
+    """A method or setting that has been renamed would be tested no more."""
+    assert set(HARD) == set(METHODS)
+    assert {key for _, key in LIMITS} == set(LIMITED)
+
+
+@pytest.mark.parametrize(("name", "key"), LIMITS)
 def test_values_out_of_range_are_refused(name: str, key: str) -> None:
     with pytest.raises(Exception) as refused:
         make_method(name, f"method.{key}=-1")

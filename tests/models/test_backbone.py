@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from skinkd.errors import UserError
@@ -24,10 +25,14 @@ TIMM_PRESETS = sorted(
 POOLS_A_NORMED_MAP = ("convnext_tiny", "vit_tiny")
 
 
-def preset(file: str, **changes: Any) -> dict[str, Any]:
+@cache
+def composed(file: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(f"backbone/{file}", overrides=["backbone.image_size=64"]).backbone
-    settings = OmegaConf.to_container(config)
+        return compose(f"backbone/{file}", overrides=["backbone.image_size=64"]).backbone
+
+
+def preset(file: str, **changes: Any) -> dict[str, Any]:
+    settings = OmegaConf.to_container(composed(file))
     del settings["_target_"]
     return settings | {"num_classes": 7, "pretrained": False} | changes
 

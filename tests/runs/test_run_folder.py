@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import subprocess
 import sys
 import time
@@ -8,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import train_process
 import yaml
 
 from skinkd.config.identity import identity, run_path
@@ -166,10 +166,8 @@ def hold(path: Path, ready: Any) -> None:
 
 
 def test_a_folder_is_held_until_its_process_ends(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    ready = context.Event()
-    process = context.Process(target=hold, args=(tmp_path / "run", ready))
-    process.start()
+    ready = train_process.context.Event()
+    process = train_process.fork(hold, tmp_path / "run", ready)
     assert ready.wait(60)
     for force in (False, True):
         with pytest.raises(UserError, match="another process is running in"):

@@ -1,0 +1,23 @@
+"""Imported once by the process from which ``train_process`` forks others: what each of them would do again at its start.
+
+``skinkd.train`` itself is left out, as it runs as ``__main__``.
+"""
+
+import gc
+import os
+
+import hydra
+import pandas.plotting  # noqa: F401  # pandas and torch import these late
+import torch.utils.serialization.config  # noqa: F401
+
+import skinkd.config.cli
+import skinkd.search.study
+import skinkd.training.run  # noqa: F401
+from skinkd.runs.environment import describe_environment
+
+del os.environ["PYTHONPATH"]  # set by train_process, so that this file is found
+with hydra.initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
+    hydra.compose("train", overrides=["data=synthetic", "method=kd", "optim.lr=1e-3", "data.fractions={train: 0.8}"])
+describe_environment()  # the packages' versions are read once in a process
+gc.collect()
+gc.freeze()  # a fork does not look through what it has inherited
