@@ -13,9 +13,22 @@ EXPANDED_LATER = ("data.root", "data.file", "method.teacher.ckpt", "run")
 
 def hydra_value(value: str) -> str:
     """Return a text as Hydra's grammar takes it for exactly that text: in quotes unless it is plain."""
-    if _PLAIN.fullmatch(value):
+    if _PLAIN.fullmatch(value) and not _is_no_text(value):
         return value
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
+
+
+def _is_no_text(value: str) -> bool:
+    """Return whether Hydra reads a word as something that prints differently: ``0.`` is 0.0, ``true`` is True."""
+    try:
+        return str(int(value)) != value
+    except ValueError:
+        pass
+    try:
+        float(value)
+    except ValueError:
+        return value.lower() in ("true", "false", "null")
+    return True
 
 
 def word(key: str, value: str) -> str:

@@ -38,6 +38,13 @@ def parsed(text: str) -> object:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0\n\r"), min_size=1))
 @example("a'b")
+@example("0.")
+@example("1e5")
+@example("1_0")
+@example("007")
+@example("true")
+@example("NULL")
+@example("-inf")
 @example("\\'")
 @example("ends in \\")
 @example("\\\\''\\")
