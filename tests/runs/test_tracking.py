@@ -164,13 +164,9 @@ def test_two_runs_of_one_process_are_two_runs(trained: Trained) -> None:
         assert file.exit_code == 0
 
 
-def test_a_failing_run_is_marked_failed(job: Callable[..., Result], tmp_path: Path) -> None:
-    assert job("logger=wandb", "optim.lr=1e30").code == 2
-    (run,) = offline_runs(only_run(tmp_path / "outputs"))
-    assert WandbFile(run).exit_code == 1
-
-
-def test_a_resumed_run_keeps_its_id(job: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_failing_run_is_marked_failed_and_keeps_its_id_when_it_is_resumed(
+    job: Callable[..., Result], tmp_path: Path
+) -> None:
     stop = Act("skinkd.methods.base:Method.combine", 7, stop_here)
     assert job("logger=wandb", act=stop).code == 1
     folder = only_run(tmp_path / "outputs")
@@ -214,8 +210,10 @@ def test_a_client_that_cannot_start_is_one_sentence(job: Callable[..., Result]) 
     assert "Traceback" not in result.err
 
 
-def test_csv(trained: Trained) -> None:
+def test_csv_has_each_step_and_changes_no_number(trained: Trained, finished: Path) -> None:
     folder = trained("logger=csv", "trainer.log_every_n_steps=1")
+    assert folder.name == finished.name
+    assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     with (folder / "csv" / "metrics.csv").open() as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     history = pd.read_csv(folder / "history.csv")
@@ -244,9 +242,3 @@ def test_none_leaves_nothing_but_the_run_folder(finished: Path) -> None:
 def test_an_unknown_tracker_is_refused(trained: Trained) -> None:
     with pytest.raises(UserError, match=r"logger.kind=wanb .* 'wandb'"):
         trained("logger.kind=wanb")
-
-
-def test_the_tracker_changes_no_number(trained: Trained, finished: Path) -> None:
-    folder = trained("logger=csv")
-    assert folder.name == finished.name
-    assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
