@@ -26,7 +26,7 @@ _PLACES_OF_HYDRA = ("hydra.run", "hydra.sweep", "hydra.output_subdir")
 BESIDE_A_STORED = ("config", "force", "run_dir", "paths", "sweep", "hydra")
 """Settings that hold beside ``config=<file>``."""
 _TEACHER = "method.teacher.run."
-_OTHER_CONFIGURATION = ("--config-name", "-cn", "--config-path", "-cp")
+_OTHER_CONFIGURATION = ("--config-name", "-cn", "--config-path", "-cp", "--experimental-rerun")
 _NO_CHECK = (
     "-h",
     "--help",
@@ -54,6 +54,8 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
                 f"{argument} names another configuration, and each verb has its own; give config=<config.yaml of a run>, or "
                 "add choices of yours with --config-dir"
             )
+    if "--resolve" in arguments and not any(argument.split("=")[0] in ("--cfg", "-c") for argument in arguments):
+        raise UserError("--resolve is for --cfg job, which shows the configuration; give both, or leave it out")
     texts = [argument for argument in arguments if is_override(argument)]
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if "=" not in argument and not argument.startswith(("-", "~")) and not before.startswith("-"):

@@ -93,6 +93,8 @@ def test_the_choices_of_a_further_folder_are_known(tmp_path: Path, flag: list[st
         (["~trainer.max_epochs"], "~trainer.max_epochs removes a setting"),
         (["~method=swskd"], "~method=swskd removes a setting"),
         (["--config-name=foo"], "--config-name=foo names another configuration"),
+        (["--experimental-rerun", "x.pickle"], "--experimental-rerun names another configuration"),
+        (["--resolve"], "--resolve is for --cfg job"),
         (["-cp", "/tmp", "seed=0"], "-cp names another configuration"),
     ],
 )
