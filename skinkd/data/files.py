@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from skinkd.data.arrays import read_array_image, split_path
+from skinkd.data.arrays import range_of, read_array_image, split_path
 from skinkd.data.table import listing
 from skinkd.errors import UserError, check_choice, check_whole
 
@@ -89,14 +89,30 @@ def limit_pixels(pixels: int) -> None:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """Return the bytes of a file.
+    """Return the bytes of an image file, or of the range of a file that ``path`` names (:mod:`skinkd.data.arrays`).
 
     Raises:
         OSError: the file cannot be read, or is a pipe or a device, which may give bytes without end, or none.
     """
-    descriptor = open_regular(path)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
+    if range_of(str(path)) is None:
+        with os.fdopen(open_regular(path), "rb") as file:
+            return file.read()
+    descriptor, start, size = _open_range(path)
+    try:
+        return os.pread(descriptor, size, start)
+    finally:
+        os.close(descriptor)
+
+
+def _open_range(path: str | Path) -> tuple[int, int, int]:
+    """Return an image file's descriptor, and the first byte and the number of bytes of the image in it."""
+    place = range_of(str(path))
+    descriptor = open_regular(path if place is None else place.file)
+    size = os.fstat(descriptor).st_size
+    if place is None:
+        return descriptor, 0, size
+    first = min(place.offset, size)
+    return descriptor, first, min(place.length, size - first)
 
 
 def open_regular(path: str | Path) -> int:
@@ -145,7 +161,7 @@ def size_problem(data: bytes) -> str | None:
 def read_image(path: str | Path) -> np.ndarray:
     """Return an image's pixels, uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    ``path`` is a file, or a place in an array file (:mod:`skinkd.data.arrays`).
+    ``path`` is a file, or a place in a larger file (:mod:`skinkd.data.arrays`).
 
     OpenCV pads a truncated file with grey without a warning, so the end of the file is checked before decoding.
 
@@ -249,20 +265,20 @@ def _jpeg_ends(data: bytes) -> bool:
 def file_problem(path: str | Path) -> str | None:
     """Return the fault of an image file, or None; only the two ends of the file are read if they are clear."""
     try:
-        descriptor = open_regular(path)
+        descriptor, first, size = _open_range(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     try:
-        size = os.fstat(descriptor).st_size
-        start = os.pread(descriptor, HEAD, 0)
-        end = os.pread(descriptor, TAIL, max(0, size - TAIL)).rstrip(b"\0")
+        start = os.pread(descriptor, min(HEAD, size), first)
+        tail = min(TAIL, size)
+        end = os.pread(descriptor, tail, first + size - tail).rstrip(b"\0")
         whole_jpeg = start.startswith(JPEG_START) and end.endswith(JPEG_END)
         whole_png = start.startswith(PNG_START) and end.endswith(PNG_END)
         if (whole_jpeg or whole_png) and _begins_well(start):
             return size_problem(start)
-        return encoding_problem(os.pread(descriptor, size, 0))
+        return encoding_problem(os.pread(descriptor, size, first))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     finally:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from skinkd.data.arrays import read_array_image, split_path
+from skinkd.data.arrays import file_of, read_array_image, split_path
 from skinkd.data.files import decode, read_regular
 from skinkd.errors import UserError
 from skinkd.runs.files import written_atomically
@@ -145,8 +145,7 @@ def _state(paths: Sequence[str]) -> str:
     digest = hashlib.sha256()
     states: dict[str, str] = {}
     for path in paths:
-        place = split_path(path)
-        file = place[0] if place else path
+        file = file_of(path)
         if file not in states:
             try:
                 status = os.stat(file)
