@@ -26,7 +26,6 @@ HEAD, TAIL = 4096, 512  # bytes read from the two ends of a file
 CHUNK = 256  # files per thread task
 THREADS = 16  # they wait for a disk or a network drive more than they compute
 
-
 MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded where ``data.max_pixels`` says nothing: 300 MB of memory."""
 _LIMIT = "SKINKD_MAX_PIXELS"  # in the environment, so that it reaches the loading processes
@@ -94,14 +93,10 @@ def read_regular(path: str | Path) -> bytes:
     Raises:
         OSError: the file cannot be read, or is a pipe or a device, which may give bytes without end, or none.
     """
-    if range_of(str(path)) is None:
-        with os.fdopen(open_regular(path), "rb") as file:
-            return file.read()
-    descriptor, start, size = _open_range(path)
-    try:
-        return os.pread(descriptor, size, start)
-    finally:
-        os.close(descriptor)
+    descriptor, first, size = _open_range(path)
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(first)
+        return file.read(size)
 
 
 def _open_range(path: str | Path) -> tuple[int, int, int]:
@@ -109,10 +104,8 @@ def _open_range(path: str | Path) -> tuple[int, int, int]:
     place = range_of(str(path))
     descriptor = open_regular(path if place is None else place.file)
     size = os.fstat(descriptor).st_size
-    if place is None:
-        return descriptor, 0, size
-    first = min(place.offset, size)
-    return descriptor, first, min(place.length, size - first)
+    first, length = (0, size) if place is None else (min(place.offset, size), place.length)
+    return descriptor, first, min(length, size - first)
 
 
 def open_regular(path: str | Path) -> int:
@@ -272,8 +265,7 @@ def file_problem(path: str | Path) -> str | None:
         return f"cannot be read ({error.strerror})"
     try:
         start = os.pread(descriptor, min(HEAD, size), first)
-        tail = min(TAIL, size)
-        end = os.pread(descriptor, tail, first + size - tail).rstrip(b"\0")
+        end = os.pread(descriptor, min(TAIL, size), first + max(0, size - TAIL)).rstrip(b"\0")
         whole_jpeg = start.startswith(JPEG_START) and end.endswith(JPEG_END)
         whole_png = start.startswith(PNG_START) and end.endswith(PNG_END)
         if (whole_jpeg or whole_png) and _begins_well(start):
