@@ -13,7 +13,8 @@ from skinkd.config.paths import place_below
 from skinkd.config.ranges import check_ranges
 from skinkd.config.resolve import read_config
 from skinkd.config.stored_paths import WRITTEN, inside
-from skinkd.data.hashing import image_hashes, near_pairs
+from skinkd.data.hashing import image_hashes
+from skinkd.data.near import near_pairs
 from skinkd.data.source import archive_of_ids, source_of
 from skinkd.data.splits import protocol_images
 from skinkd.data.table import ImageTable

@@ -1,15 +1,19 @@
-"""Images in an array file; a path that ends in ``#offset,height,width,channels`` names one of them.
+"""Images inside a larger file, and the paths that name them.
 
-Training memory-maps such a file, so that all loading processes and jobs of a machine share its pages.
+``<file>#offset,height,width,channels`` is an image's pixels in an array file. Training memory-maps such a file, so that all
+loading processes and jobs of a machine share its pages. ``<file>.hdf5#offset,length,name`` is an image file that is a range of
+bytes of a larger file.
 """
 
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from skinkd.errors import UserError
 
+_MARK = ".hdf5#"
 _IN_MEMORY: dict[str, np.ndarray] = {}
 
 
@@ -26,6 +30,37 @@ def split_path(path: str) -> tuple[str, tuple[int, int, int, int]] | None:
         return None
     offset, height, width, channels = map(int, numbers)
     return file, (offset, height, width, channels)
+
+
+class Range(NamedTuple):
+    """An image file inside another file."""
+
+    file: str
+    offset: int
+    length: int
+
+
+def range_path(file: str | Path, offset: int, length: int, name: str) -> str:
+    """Return the path of an image file that is ``length`` bytes of an HDF5 file, from ``offset`` on.
+
+    ``name`` is for messages. The file's name ends in ``.hdf5``.
+    """
+    return f"{file}#{offset},{length},{name}"
+
+
+def range_of(path: str) -> Range | None:
+    """Return the range of bytes that a path names; None for a plain file and for pixels in an array file."""
+    before, mark, place = path.rpartition(_MARK)
+    numbers = place.split(",", 2)
+    if not mark or len(numbers) != 3 or not all(number.isdigit() for number in numbers[:2]):
+        return None
+    return Range(before + _MARK[:-1], int(numbers[0]), int(numbers[1]))
+
+
+def file_of(path: str) -> str:
+    """Return the file that has to be opened to read an image."""
+    pixels, bytes_ = split_path(path), range_of(path)
+    return pixels[0] if pixels else bytes_.file if bytes_ else path
 
 
 def read_array_image(file: str, place: tuple[int, int, int, int]) -> np.ndarray:

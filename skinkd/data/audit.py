@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skinkd.data.hashing import image_hashes, near_pairs
+from skinkd.data.hashing import image_hashes
+from skinkd.data.near import remembered_pairs
 from skinkd.data.splits import PARTS, LeakReport
 from skinkd.data.table import ImageTable
 from skinkd.errors import check_range
@@ -35,7 +36,7 @@ def audit_split(
         leak: of the same table and parts.
         near_duplicate_bits: number of the perceptual hash's 256 bits by which two near-duplicates may differ; None:
             near-duplicates are not looked for.
-        memory: folder that keeps the hashes for later calls; None: they are not kept.
+        memory: folder that keeps the hashes and their near pairs for later calls; None: they are not kept.
     """
     part, frame = parts.to_numpy(str), table.frame
     report: dict[str, Any] = {
@@ -65,20 +66,20 @@ def audit_split(
         hashes = image_hashes(frame["path"].tolist(), memory=memory)
         report["near_duplicates"] = {
             "bits": near_duplicate_bits,
-            **_across(frame, part, hashes, near_duplicate_bits),
+            **_across(frame, part, remembered_pairs(hashes, distance=near_duplicate_bits, memory=memory)),
         }
     return report
 
 
-def _across(frame: pd.DataFrame, part: np.ndarray, hashes: np.ndarray, bits: int) -> dict[str, Any]:
-    """Count and name the near-duplicates of different groups between each two parts."""
+def _across(frame: pd.DataFrame, part: np.ndarray, near: np.ndarray) -> dict[str, Any]:
+    """Count and name the near-duplicates of different groups between each two parts; ``near`` has all pairs, (M, 2)."""
     ids, groups = frame["image_id"].to_numpy(str), frame["group"].to_numpy(str)
+    near = near[groups[near[:, 0]] != groups[near[:, 1]]]
     found = {}
     for first, second in (("test", "train"), ("test", "val"), ("val", "train")):
-        rows, others = np.flatnonzero(part == first), np.flatnonzero(part == second)
-        near = near_pairs(hashes[rows], distance=bits, others=hashes[others])
-        pairs = np.stack([rows[near[:, 0]], others[near[:, 1]]], axis=1)
-        pairs = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
+        either = np.concatenate([near, near[:, ::-1]])
+        pairs = either[(part[either[:, 0]] == first) & (part[either[:, 1]] == second)]
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
         found[f"{first}-{second}"] = {
             "pairs": len(pairs),
             f"images_of_{first}": len(np.unique(pairs[:, 0])),

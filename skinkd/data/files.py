@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from skinkd.data.arrays import read_array_image, split_path
+from skinkd.data.arrays import range_of, read_array_image, split_path
 from skinkd.data.table import listing
 from skinkd.data.tiff import tiff_colour_problem
 from skinkd.errors import UserError, check_choice, check_whole
@@ -26,7 +26,6 @@ PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 HEAD, TAIL = 4096, 512  # bytes read from the two ends of a file
 CHUNK = 256  # files per thread task
 THREADS = 16  # they wait for a disk or a network drive more than they compute
-
 
 MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded where ``data.max_pixels`` says nothing: 300 MB of memory."""
@@ -90,14 +89,24 @@ def limit_pixels(pixels: int) -> None:
 
 
 def read_regular(path: str | Path) -> bytes:
-    """Return the bytes of a file.
+    """Return the bytes of an image file, or of the range of a file that ``path`` names (:mod:`skinkd.data.arrays`).
 
     Raises:
         OSError: the file cannot be read, or is a pipe or a device, which may give bytes without end, or none.
     """
-    descriptor = open_regular(path)
+    descriptor, first, size = _open_range(path)
     with os.fdopen(descriptor, "rb") as file:
-        return file.read()
+        file.seek(first)
+        return file.read(size)
+
+
+def _open_range(path: str | Path) -> tuple[int, int, int]:
+    """Return an image file's descriptor, and the first byte and the number of bytes of the image in it."""
+    place = range_of(str(path))
+    descriptor = open_regular(path if place is None else place.file)
+    size = os.fstat(descriptor).st_size
+    first, length = (0, size) if place is None else (min(place.offset, size), place.length)
+    return descriptor, first, min(length, size - first)
 
 
 def open_regular(path: str | Path) -> int:
@@ -146,7 +155,7 @@ def size_problem(data: bytes) -> str | None:
 def read_image(path: str | Path) -> np.ndarray:
     """Return an image's pixels, uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    ``path`` is a file, or a place in an array file (:mod:`skinkd.data.arrays`).
+    ``path`` is a file, or a place in a larger file (:mod:`skinkd.data.arrays`).
 
     OpenCV pads a truncated file with grey without a warning, so the end of the file is checked before decoding.
 
@@ -254,20 +263,19 @@ def _jpeg_ends(data: bytes) -> bool:
 def file_problem(path: str | Path) -> str | None:
     """Return the fault of an image file, or None; only the two ends of the file are read if they are clear."""
     try:
-        descriptor = open_regular(path)
+        descriptor, first, size = _open_range(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     try:
-        size = os.fstat(descriptor).st_size
-        start = os.pread(descriptor, HEAD, 0)
-        end = os.pread(descriptor, TAIL, max(0, size - TAIL)).rstrip(b"\0")
+        start = os.pread(descriptor, min(HEAD, size), first)
+        end = os.pread(descriptor, min(TAIL, size), first + max(0, size - TAIL)).rstrip(b"\0")
         whole_jpeg = start.startswith(JPEG_START) and end.endswith(JPEG_END)
         whole_png = start.startswith(PNG_START) and end.endswith(PNG_END)
         if (whole_jpeg or whole_png) and _begins_well(start):
             return size_problem(start)
-        return encoding_problem(os.pread(descriptor, size, 0))
+        return encoding_problem(os.pread(descriptor, size, first))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     finally:

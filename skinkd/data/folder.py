@@ -10,7 +10,8 @@ import pandas as pd
 from skinkd.data.class_folders import scan_classes
 from skinkd.data.files import decoding_problem, usable_images, without_damaged
 from skinkd.data.groups import connected_groups
-from skinkd.data.hashing import image_hashes, near_pairs
+from skinkd.data.hashing import image_hashes
+from skinkd.data.near import remembered_pairs
 from skinkd.data.paths import explain_missing, on_disk
 from skinkd.data.table import (
     ImageTable,
@@ -77,7 +78,7 @@ def group_near_duplicates(
     if not join:
         return frame
     ids = frame["image_id"].to_numpy(str)
-    pairs = ids[near_pairs(hashes, distance=bits)]
+    pairs = ids[remembered_pairs(hashes, distance=bits, memory=memory)]
     groups = connected_groups(
         ids.tolist(), frame["group"].tolist(), [(str(first), str(second)) for first, second in pairs]
     )

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from skinkd.data.arrays import read_array_image, split_path
+from skinkd.data.arrays import file_of, read_array_image, split_path
 from skinkd.data.files import decode, read_regular
 from skinkd.errors import UserError
 from skinkd.runs.files import written_atomically
@@ -22,7 +22,6 @@ VERSION = 1
 SIDE, KEPT = 64, 16  # the image is shrunk to SIDE × SIDE, KEPT × KEPT coefficients are kept
 LARGE_FILE = 200_000  # bytes; such files are decoded at a quarter of their resolution, which still exceeds SIDE
 CHUNK = 64
-_ROWS = 256  # of the distance matrix at a time
 _BLOCK = 1 << 20
 
 
@@ -60,24 +59,19 @@ def file_digests(paths: Sequence[str], *, memory: Path | None) -> np.ndarray:
     return _remember("digests", paths, memory, _digest_file, np.dtype("S64"), "reading images")
 
 
-def near_pairs(hashes: np.ndarray, *, distance: int, others: np.ndarray | None = None) -> np.ndarray:
-    """Return the pairs (i, j) of hashes that differ in at most ``distance`` of 256 bits, int64 (M, 2), sorted.
+def load_stored(file: Path, dtype: np.dtype) -> np.ndarray | None:
+    """Return an array that :func:`store` wrote; None if there is none, or it is damaged or of another type."""
+    try:
+        stored = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return stored if isinstance(stored, np.ndarray) and stored.dtype == dtype else None
 
-    With ``others``, i indexes ``hashes`` and j ``others``; without, i < j within ``hashes``. A hash of 0 stands for
-    a file that could not be decoded, and is in no pair. All N·M pairs are compared.
-    """
-    second = hashes if others is None else others
-    there, known = np.asarray(hashes.any(axis=1)), np.asarray(second.any(axis=1))
-    found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(hashes), _ROWS):
-        rows = hashes[start : start + _ROWS]
-        bits = np.zeros((len(rows), len(second)), np.uint16)
-        for word in range(hashes.shape[1]):
-            bits += np.bitwise_count(rows[:, None, word] ^ second[None, :, word])
-        near = np.asarray(bits <= distance) & there[start : start + _ROWS, None] & known[None]
-        found.append(np.argwhere(near) + np.array([start, 0]))
-    pairs = np.concatenate(found)
-    return pairs[pairs[:, 0] < pairs[:, 1]] if others is None else pairs
+
+def store(file: Path, array: np.ndarray) -> None:
+    """Write an array for later runs; a process that is killed leaves no half of it."""
+    with written_atomically(file, sync=False) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array)
 
 
 def file_checksum(path: Path, like: str) -> str:
@@ -127,13 +121,10 @@ def _remember(
     words: str,
 ) -> np.ndarray:
     file = None if memory is None else memory / f"{kind}-{VERSION}-{_state(paths)}.npy"
-    if file is not None and file.is_file():
-        try:
-            stored = np.load(file)
-            if stored.shape == (len(paths), *dtype.shape) and stored.dtype == dtype.base:
-                return stored
-        except (OSError, ValueError, EOFError):
-            pass  # the stored file is damaged, and is made again
+    if file is not None:
+        stored = load_stored(file, dtype.base)
+        if stored is not None and stored.shape == (len(paths), *dtype.shape):
+            return stored
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     values: list[object] = []
     with (
@@ -145,8 +136,7 @@ def _remember(
             bar.update(len(chunk))
     result = np.array(values, dtype=dtype.base).reshape(len(paths), *dtype.shape)
     if file is not None:
-        with written_atomically(file, sync=False) as temporary, temporary.open("wb") as stream:
-            np.save(stream, result)
+        store(file, result)
     return result
 
 
@@ -155,8 +145,7 @@ def _state(paths: Sequence[str]) -> str:
     digest = hashlib.sha256()
     states: dict[str, str] = {}
     for path in paths:
-        place = split_path(path)
-        file = place[0] if place else path
+        file = file_of(path)
         if file not in states:
             try:
                 status = os.stat(file)

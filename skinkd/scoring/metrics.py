@@ -21,9 +21,10 @@ from skinkd.scoring.predictions import Floats, Ints, Scores, as_scores
 LOWER_IS_BETTER = ("ece", "brier", "loss")
 HIGHER_IS_BETTER = (
     *("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "average_precision"),
-    *("sensitivity", "specificity"),
+    *("sensitivity", "specificity", "partial_auroc"),
 )
 """Beginnings of the names of all other metrics."""
+SENSITIVITY_FROM = 0.8  # the least of partial_auroc
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
@@ -39,7 +40,8 @@ def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: i
     ``f1_`` with ``macro`` and ``weighted`` (by the number of images of each class); ``auroc_macro`` (mean of
     the one-against-rest areas); ``average_precision_macro``; ``ece``, the expected calibration error of the
     predicted class (Guo et al. 2017, eq. 3); ``brier``; ``loss`` (mean negative log-likelihood); ``n``
-    (images); and ``sensitivity/``, ``specificity/``, ``auroc/`` and ``average_precision/`` with ``<class>``.
+    (images); with two classes :func:`partial_auroc`; and ``sensitivity/``, ``specificity/``, ``auroc/`` and
+    ``average_precision/`` with ``<class>``.
     Macro means follow the present-classes rule at the top of this file. All of it is computed in float64.
 
     Args:
@@ -62,6 +64,8 @@ def evaluate(table: pd.DataFrame, classes: Sequence[str], *, calibration_bins: i
         "loss": negative_log_likelihood(scores).mean(),
         "n": n,
     }
+    if len(classes) == 2 and (labels > 0).all():
+        result["partial_auroc"] = partial_auroc(scores.probability[:, 1], scores.label == 1)
     by_class = {"sensitivity": rate["sensitivity"], "specificity": rate["specificity"], **by_score}
     for name, values in by_class.items():
         result |= {f"{name}/{k}": v for k, v in zip(classes, values, strict=True) if not np.isnan(v)}
@@ -211,6 +215,28 @@ def ranking(scores: Scores, weights: Floats) -> dict[str, Floats]:
             auroc[:, k] = 1 - (own * lost).sum(axis=1) / (positives * negatives)
             precision[:, k] = np.where(own > 0, own * own_least / least, 0).sum(axis=1) / positives
     return {"auroc": auroc, "average_precision": precision}
+
+
+def partial_auroc(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Return the area of the ROC curve above a sensitivity of ``SENSITIVITY_FROM``, from 0 to 0.2; chance has 0.02.
+
+    The metric of the ISIC 2024 challenge: the area between the curve, the line of that sensitivity and the right edge. With
+    two classes the second is the positive one. Between two thresholds the curve is straight.
+
+    Args:
+        score: higher for the positive class, (N,).
+        positive: whether an image is of it, (N,); both kinds must occur.
+    """
+    order = np.argsort(score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of each run of equal scores
+    below = positive[order].cumsum()[last]
+    missed = np.append(0, below / below[-1])  # share of the positives at or below each score
+    cleared = np.append(0, (last + 1 - below) / (len(score) - below[-1]))  # of the negatives
+    most = 1 - SENSITIVITY_FROM
+    kept = missed <= most
+    x = np.append(missed[kept], most)
+    y = np.append(cleared[kept], np.interp(most, missed, cleared))
+    return float(np.trapezoid(y, x))
 
 
 def _confusion(scores: Scores) -> Ints:

@@ -5,13 +5,12 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from skinkd.data.arrays import image_path
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.ham10000 import load_ham10000, load_synthetic
-from skinkd.data.hashing import LARGE_FILE, file_digests, image_hashes, near_pairs, perceptual_hash
+from skinkd.data.hashing import LARGE_FILE, file_digests, image_hashes, perceptual_hash
+from skinkd.data.near import near_pairs
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
 from tests.data.test_files import huge_png
@@ -44,31 +43,6 @@ def test_copies_are_near_and_others_far(seed: int) -> None:
     assert differing_bits(own, perceptual_hash(brighter)) <= 32
     for other in (lesion(seed + 100), image[:, ::-1], np.rot90(image)):
         assert differing_bits(own, perceptual_hash(np.ascontiguousarray(other))) > 64
-
-
-@given(
-    first=st.lists(st.tuples(*[st.integers(0, 2)] * 4), max_size=8),
-    second=st.lists(st.tuples(*[st.integers(0, 2)] * 4), max_size=8),
-    distance=st.integers(0, 4),
-)
-def test_near_pairs_are_all_pairs_within_the_distance(
-    first: list[tuple[int, ...]], second: list[tuple[int, ...]], distance: int
-) -> None:
-    a, b = (np.array(rows, np.uint64).reshape(-1, 4) for rows in (first, second))
-    across = [
-        [i, j]
-        for i in range(len(a))
-        for j in range(len(b))
-        if a[i].any() and b[j].any() and differing_bits(a[i], b[j]) <= distance
-    ]
-    assert near_pairs(a, distance=distance, others=b).tolist() == across
-    within = [
-        [i, j]
-        for i in range(len(a))
-        for j in range(i + 1, len(a))
-        if a[i].any() and a[j].any() and differing_bits(a[i], a[j]) <= distance
-    ]
-    assert near_pairs(a, distance=distance).tolist() == within
 
 
 def test_hashes_are_remembered_until_a_file_changes(tmp_path: Path) -> None:

@@ -36,14 +36,14 @@ SOURCES = {name: source for name, target in TARGETS.items() if (source := source
 
 
 def test_every_published_dataset_has_a_source_and_data_of_ones_own_has_none() -> None:
-    assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 6
+    assert set(SOURCES) == set(TARGETS) - {"folder", "table"} and len(SOURCES) == 7
     assert all(isinstance(source, Source) and source.licence for source in SOURCES.values())
 
 
 def test_every_source_says_what_a_model_card_needs() -> None:
     for name, source in SOURCES.items():
         assert source.title and source.shows and set(source.subgroups) <= set(SUBGROUPS), name
-        assert bool(source.citations) == (name in {"ham10000", "isic2019", "medmnist"}), name
+        assert bool(source.citations) == (name in {"ham10000", "isic2019", "isic2024", "medmnist"}), name
     for name, classes in (("ham10000", HAM), ("synthetic", HAM), ("isic2019", ISIC)):
         assert set(SOURCES[name].class_names) == set(classes)
     for flag in SETS:
@@ -56,7 +56,7 @@ def test_equal_ids_are_equal_images_within_an_archive_only() -> None:
     def ids(name: str, **settings: object) -> str | None:
         return archive_of_ids({"_target_": TARGETS[name], **settings})
 
-    assert ids("ham10000") == ids("isic2019") is not None
+    assert ids("ham10000") == ids("isic2019") == ids("isic2024") is not None
     assert ids("medmnist", flag="octmnist", size=28) == ids("medmnist", flag="octmnist", size=64)
     assert ids("medmnist", flag="octmnist", size=28) != ids("medmnist", flag="pathmnist", size=28)
     drawn = {"images": 120, "height": 48, "width": 64}

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
 from skinkd.errors import UserError
-from skinkd.scoring.metrics import confusion_matrix, evaluate, per_class, wilson_interval
+from skinkd.scoring.metrics import confusion_matrix, evaluate, partial_auroc, per_class, wilson_interval
 from skinkd.scoring.predictions import prediction_table, read_predictions
 
 BINS = 15
@@ -94,11 +94,41 @@ def oracle(label: np.ndarray, p: np.ndarray) -> dict[str, float]:
             want[f"specificity/c{c}"] = np.mean(~taken[~positive])
         if positive.any() and not positive.all():
             want[f"auroc/c{c}"] = sk.roc_auc_score(positive, p[:, c])
+    if k == 2 and len(present) == 2:
+        want["partial_auroc"] = challenge_metric(label, p[:, 1])
     for metric in ("auroc", "average_precision"):
         values = [v for name, v in want.items() if name.startswith(f"{metric}/")]
         if values:
             want[f"{metric}_macro"] = np.mean(values)
     return want
+
+
+def challenge_metric(label: np.ndarray, score: np.ndarray) -> float:
+    """ISIC 2024's metric: swap the classes, take scikit-learn's standardised partial area, and undo McClish's standard."""
+    most = 1 - 0.8
+    standard = sk.roc_auc_score(1 - label, 1 - score, max_fpr=most)
+    smallest = most**2 / 2
+    return smallest + (most - smallest) / (1 - 0.5) * (standard - 0.5)
+
+
+@settings(deadline=None)
+@given(
+    positive=st.lists(st.integers(0, 20), min_size=1, max_size=30),
+    negative=st.lists(st.integers(0, 20), min_size=1, max_size=30),
+)
+def test_the_partial_area_is_that_of_the_challenge(positive: list[int], negative: list[int]) -> None:
+    label = np.array([1] * len(positive) + [0] * len(negative))
+    score = np.array(positive + negative) / 20
+    got = partial_auroc(score, label == 1)
+    assert got == pytest.approx(challenge_metric(label, score), abs=1e-12)
+    assert 0 <= got <= 0.2 + 1e-12
+
+
+def test_the_partial_area_of_perfect_constant_and_reversed_scores() -> None:
+    label = np.array([0, 0, 0, 1, 1, 1, 1, 1]) == 1
+    assert partial_auroc(label * 1.0, label) == pytest.approx(0.2)
+    assert partial_auroc(np.zeros(8), label) == pytest.approx(0.02)
+    assert partial_auroc(-1.0 * label, label) == 0
 
 
 def check(label: np.ndarray, p: np.ndarray) -> None:
