@@ -105,7 +105,7 @@ def open_exported(folder: Path, *, file: str, setting: str = "run") -> Exported:
     card = _read_card(folder, setting=setting)
     files = {name: value for name, value in card["files"].items() if str(value).endswith(".onnx")}
     path = folder / Path(str(files[check_choice("file", file, files)])).name
-    if not path.is_file():
+    if path.exists() and not path.is_file():  # a pipe hangs
         raise UserError(f"{setting}: {path} is not a file; export the run again")
     import onnxruntime  # takes a second
 
