@@ -13,6 +13,7 @@ from skinkd.config.paths import place_below
 from skinkd.config.ranges import check_ranges
 from skinkd.config.resolve import read_config
 from skinkd.config.stored_paths import WRITTEN, inside
+from skinkd.config.targets import check_targets
 from skinkd.data.hashing import image_hashes
 from skinkd.data.near import near_pairs
 from skinkd.data.source import archive_of_ids, source_of
@@ -77,6 +78,7 @@ def own_images(
         if source is not None and source.generated and not inside(settings.get("root"), paths):
             problem = f"{settings.get('root')} is outside the folders of this command"
             continue
+        check_targets(settings, place="data.table")
         try:
             frame = protocol_images(build(settings, place="data.table"), run["protocol"]).frame
         except Exception as error:  # whatever a loader raises: the data of another run may be gone

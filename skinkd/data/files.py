@@ -15,15 +15,13 @@ import pandas as pd
 from PIL import Image
 
 from skinkd.data.arrays import range_of, read_array_image, split_path
+from skinkd.data.file_ends import HEAD, JPEG_END, JPEG_START, PNG_END, PNG_START, TAIL, begins_well, jpeg_ends
 from skinkd.data.table import listing
 from skinkd.data.tiff import tiff_colour_problem
 from skinkd.errors import UserError, check_choice, check_whole
 
 log = logging.getLogger(__name__)
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-HEAD, TAIL = 4096, 512  # bytes read from the two ends of a file
 CHUNK = 256  # files per thread task
 THREADS = 16  # they wait for a disk or a network drive more than they compute
 
@@ -221,43 +219,13 @@ def encoding_problem(data: bytes) -> str | None:
     """Return the fault of a file's bytes, or None: JPEG and PNG are judged by their ends, and decoded if in doubt."""
     if not data:
         return "is empty"
-    if data.startswith(JPEG_START) and not _jpeg_ends(data):
+    if data.startswith(JPEG_START) and not jpeg_ends(data):
         return "is truncated"
     if data.startswith(PNG_START) and PNG_END not in data:
         return "is truncated"
     if problem := size_problem(data) or tiff_colour_problem(data):
         return problem
-    return None if _begins_well(data[:HEAD]) or decode(data) is not None else "is not an image"
-
-
-def _begins_well(head: bytes) -> bool:
-    """Whether a file's first ``HEAD`` bytes are clearly a JPEG's or a PNG's; if not, the file must be decoded."""
-    if head.startswith(PNG_START):
-        return head[12:16] == b"IHDR"
-    at, sized = 2, False
-    while head.startswith(JPEG_START) and at + 4 <= len(head) and head[at] == 0xFF:
-        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
-        if marker == 0xDA:  # the scan
-            return sized
-        sized = sized or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))  # a frame header
-        at += 1 if marker == 0xFF else 2 + length
-    return len(head) == HEAD and at > HEAD - 4  # a profile or a thumbnail goes on beyond the head
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether an end-of-image marker follows the scan.
-
-    The segments before the scan are skipped, since a thumbnail among them has an end marker too. In a scan every byte
-    FF is stuffed, so the first pair FF D9 is the end marker. Cameras may append bytes after it.
-    """
-    if data[-TAIL:].rstrip(b"\0").endswith(JPEG_END):
-        return True
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:
-            return data.find(JPEG_END, at) >= 0
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    return None if begins_well(data[:HEAD]) or decode(data) is not None else "is not an image"
 
 
 def file_problem(path: str | Path) -> str | None:
@@ -273,7 +241,7 @@ def file_problem(path: str | Path) -> str | None:
         end = os.pread(descriptor, min(TAIL, size), first + max(0, size - TAIL)).rstrip(b"\0")
         whole_jpeg = start.startswith(JPEG_START) and end.endswith(JPEG_END)
         whole_png = start.startswith(PNG_START) and end.endswith(PNG_END)
-        if (whole_jpeg or whole_png) and _begins_well(start):
+        if (whole_jpeg or whole_png) and begins_well(start):
             return size_problem(start)
         return encoding_problem(os.pread(descriptor, size, first))
     except OSError as error:

@@ -5,10 +5,9 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from skinkd.data.file_ends import JPEG_END, JPEG_START, PNG_START
 from skinkd.data.tiff import LENGTHS, ImageRefusedError, exif_orientation, tiff_colour_problem, tiff_tags
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _MOST_PARTS = 65_536  # chunks of a PNG, segments of a JPEG; cameras write dozens
 _MOST_SCANS = 64  # of a progressive JPEG; encoders write about ten
 _MOST_SCANNED = 400_000_000  # pixels, each counted in every scan
