@@ -150,7 +150,7 @@ def delong(
     runs, lesions = align([*tables, *baseline], classes)
     value = 0.0
     parts: dict[
-        tuple[int, bytes], Floats
+        tuple[frozenset[str], bytes], Floats
     ] = {}  # for each sample: sums by lesion, and whether it has the lesion, (2, lesions)
     for run, weight in zip(runs, paired_weights(runs, len(tables)), strict=True):
         present = np.unique(run.scores.label)

@@ -108,10 +108,11 @@ def bootstrap_intervals(
     seed: int,
     level: float,
 ) -> dict[str, tuple[float, float]]:
-    """Return (low, high) for every metric of ``metrics.evaluate`` except ``n`` and the metrics of a single class.
+    """Return (low, high) of the metrics of ``metrics.evaluate``.
 
-    These are percentile intervals: the middle ``level`` of the replicates, a wider part for means over classes
-    (``Widening``). The present-classes rule holds in each replicate.
+    ``n``, ``partial_auroc`` and the metrics of a single class have none. These are percentile intervals: the middle
+    ``level`` of the replicates, a wider part for means over classes (``Widening``). The present-classes rule holds in
+    each replicate.
 
     ``ece`` needs another interval. Noise raises a sum of absolute values, and resampling raises it again, so for
     a well calibrated network the percentile interval would always miss the truth. Let g be the signed gaps of
@@ -276,7 +277,7 @@ def draw_groups(groups: int, replicates: int, rng: np.random.Generator) -> Float
 def weighted_metrics(scores: Scores, weights: Floats) -> dict[str, Floats]:
     """Return the metrics of ``metrics.evaluate`` for each weighting of the groups: (R,) each, NaN if undefined.
 
-    ``ece``, ``n`` and the metrics of a single class are not among them.
+    ``ece``, ``n``, ``partial_auroc`` and the metrics of a single class are not among them.
 
     Args:
         scores: N images in G groups.

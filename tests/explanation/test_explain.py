@@ -118,11 +118,11 @@ def test_the_same_command_gives_the_same_scores(explained: Path, synthetic_root:
 
 
 def test_a_class_can_be_named_and_the_users_own_images_need_no_masks(
-    explained: Path, synthetic_root: Path, capsys: pytest.CaptureFixture[str]
+    explained: Path, synthetic_root: Path, synthetic_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = explained.parent / "pictures"
     pictures.mkdir()
-    for number, path in enumerate(sorted(synthetic_root.glob("*/HAM10000_images_part_1/*.jpg"))[:2]):
+    for number, path in enumerate(sorted(synthetic_folder.glob("HAM10000_images_part_1/*.jpg"))[:2]):
         shutil.copy(path, pictures / f"mine{number}.jpg")
     run_explain(explained.parent, synthetic_root, f"input={pictures}", "target=mel", "methods=[gradcam,ig]")
     rows = table(explained / "inputs" / "pictures")
@@ -174,7 +174,7 @@ def test_a_wrong_setting_is_one_sentence_and_writes_nothing(
 
 
 def test_a_broken_image_and_a_checkpoint_alone_are_one_sentence(
-    finished: Path, synthetic_root: Path, tmp_path: Path
+    finished: Path, synthetic_root: Path, synthetic_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "broken.jpg").write_bytes(b"\xff\xd8 no image")
@@ -184,7 +184,7 @@ def test_a_broken_image_and_a_checkpoint_alone_are_one_sentence(
     with pytest.raises(UserError, match="a checkpoint without its run folder"):
         run_explain(tmp_path / "alone.ckpt", synthetic_root, f"out={tmp_path / 'never'}")
     assert not (tmp_path / "never").exists()
-    (picture,) = list(synthetic_root.glob("*/HAM10000_images_part_1/*1.jpg"))[:1]
+    (picture,) = list(synthetic_folder.glob("HAM10000_images_part_1/*1.jpg"))[:1]
     with pytest.raises(UserError, match="say where to write with out="):
         run_explain(tmp_path / "alone.ckpt", synthetic_root, f"input={picture}", "methods=[gradcam]")
     run_explain(tmp_path / "alone.ckpt", synthetic_root, f"input={picture}", f"out={tmp_path / 'o'}", "methods=[ig]")
@@ -195,9 +195,9 @@ def test_a_broken_image_and_a_checkpoint_alone_are_one_sentence(
 
 
 def test_an_explanation_replaces_an_earlier_one_and_no_other_files(
-    finished: Path, synthetic_root: Path, tmp_path: Path
+    finished: Path, synthetic_root: Path, synthetic_folder: Path, tmp_path: Path
 ) -> None:
-    pictures = sorted(synthetic_root.glob("*/HAM10000_images_part_1/*.jpg"))
+    pictures = sorted(synthetic_folder.glob("HAM10000_images_part_1/*.jpg"))
     out = tmp_path / "o"
     for number, methods in ((0, "[ig,gradcam]"), (1, "[gradcam]")):
         run_explain(finished, synthetic_root, f"input={pictures[number]}", f"methods={methods}", f"out={out}")

@@ -46,7 +46,7 @@ def test_terms_are_summed_by_weight_and_logged_without() -> None:
 def test_a_step_must_give_the_terms_of_its_method(terms: tuple[str, ...]) -> None:
     method = tsskd()
     attach(method)
-    with pytest.raises(ValueError, match="and term_names are"):
+    with pytest.raises(UserError, match="and its term_names are"):
         method.combine(**{name: lambda: torch.tensor(1.0) for name in terms})
 
 

@@ -39,10 +39,10 @@ def answers(finished: Path) -> Answers:
 
 
 @pytest.fixture(scope="module")
-def files(finished: Path, synthetic_root: Path) -> dict[str, Path]:
+def files(finished: Path, synthetic_folder: Path) -> dict[str, Path]:
     """The images of the run's test part, by name."""
     test = read_predictions(finished / "predictions" / "test.csv")[0]["image_id"]
-    found = {path.stem: path for path in synthetic_root.rglob("*.jpg")}
+    found = {path.stem: path for path in synthetic_folder.rglob("*.jpg")}
     return {name: found[name] for name in test}
 
 
