@@ -11,12 +11,16 @@ import pytest
 import torch
 import train_process
 from hydra import compose, initialize_config_module
+from hypothesis import settings
 from omegaconf import OmegaConf
 
 from skinkd.config.identity import run_path
 from skinkd.config.resolve import stored_settings
 from skinkd.data.synthetic import generate
 from skinkd.train import train
+
+settings.register_profile("no_deadline", deadline=None)  # time is measured in benchmarks
+settings.load_profile("no_deadline")
 
 IMAGES, HEIGHT, WIDTH = 120, 48, 64
 

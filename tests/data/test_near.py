@@ -43,7 +43,7 @@ def indexed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near, "_COMPARE", 1e9)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32),
     distance=st.sampled_from([0, 1, 2, 5, 10, 11, 12, 17, 24, 31, 32, 33, 40, 48]),

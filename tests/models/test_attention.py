@@ -109,7 +109,7 @@ BOTH = [ChannelSpatialGate(8, reduction=4, kernel_size=7), SimAM(lambda_=1e-4)]
 
 
 @pytest.mark.parametrize("attention", BOTH, ids=["gate", "simam"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=st.integers(1, 3), height=st.integers(1, 9), width=st.integers(1, 9), scale=st.floats(0, 1e4))
 def test_attention_has_the_features_shape_and_lies_in_0_1(
     attention: nn.Module, batch: int, height: int, width: int, scale: float

@@ -13,7 +13,7 @@ from skinkd.models.heads import Aligner, AuxiliaryHead, ChannelRegressor, Projec
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(inputs=SHAPES, outputs=SHAPES, reduction=st.integers(1, 64), batch=st.integers(1, 3))
 def test_aligner_gives_the_asked_shape(
     inputs: tuple[int, int, int], outputs: tuple[int, int, int], reduction: int, batch: int
@@ -89,7 +89,7 @@ def test_projector_by_hand() -> None:
     torch.testing.assert_close(projector(x), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(inputs=SHAPES, outputs=SHAPES)
 def test_regressor_gives_the_teachers_shape(inputs: tuple[int, int, int], outputs: tuple[int, int, int]) -> None:
     found = ChannelRegressor(inputs, outputs).eval()(torch.randn(2, *inputs))

@@ -111,7 +111,6 @@ def challenge_metric(label: np.ndarray, score: np.ndarray) -> float:
     return smallest + (most - smallest) / (1 - 0.5) * (standard - 0.5)
 
 
-@settings(deadline=None)
 @given(
     positive=st.lists(st.integers(0, 20), min_size=1, max_size=30),
     negative=st.lists(st.integers(0, 20), min_size=1, max_size=30),
@@ -139,7 +138,7 @@ def check(label: np.ndarray, p: np.ndarray) -> None:
         assert type(got[name]) is float and math.isfinite(got[name])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_agrees_with_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
     check(*case)
@@ -202,7 +201,7 @@ def test_an_absent_class_does_not_count_as_zero() -> None:
     assert got["auroc_macro"] == pytest.approx(np.mean(areas)) and got["auroc_macro"] > 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.randoms())
 def test_depends_only_on_the_set_of_rows(case: tuple[np.ndarray, np.ndarray], random: object) -> None:
     table = make_table(*case)
@@ -214,7 +213,7 @@ def test_depends_only_on_the_set_of_rows(case: tuple[np.ndarray, np.ndarray], ra
     pd.testing.assert_frame_equal(per_class(table, classes, level=0.95), per_class(shuffled, classes, level=0.95))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_gathering_from_processes_changes_nothing(
     case: tuple[np.ndarray, np.ndarray], processes: int, seed: int
@@ -315,7 +314,7 @@ def test_a_diverged_network_is_named(value: float) -> None:
         prediction_table(ROWS, ROWS.index.to_numpy(), p, ["x", "y"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cases())
 def test_a_table_read_back_gives_the_same_numbers(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[np.ndarray, np.ndarray]
