@@ -364,7 +364,7 @@ def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
     def finish(*, well: bool) -> None:
         (folder / "over").touch()
         if well:
-            (folder / "metrics.json").write_text("{}")
+            (folder / "metrics.json").write_text('{"test/n": 1}')
         lock.close()
 
     for well in (False, True):  # one that ends unfinished goes on as the teacher's run
@@ -374,7 +374,7 @@ def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
         timer.start()
         assert find_teacher(settings) == folder / "checkpoints" / "best.ckpt"
         timer.join()
-        assert f"waiting for the run in {folder}" in capfd.readouterr().out
+        assert f"waiting for the teacher: another process is running in {folder}" in capfd.readouterr().out
         assert trained == [True]
         (folder / "over").unlink()
 
