@@ -46,7 +46,7 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
             ) from error
         if isinstance(cause, TypeError) and (wrong := _ARGUMENT.search(str(cause))):
             raise UserError(_wrong_argument(wrong, tree, place)) from error
-        raise cause from None  # its traceback has the file and the line
+        raise cause from cause.__cause__  # its traceback has the file and the line
 
 
 _ARGUMENT = re.compile(r"([\w.]+)\(\) (missing \d+ required .*arguments?: |got an unexpected keyword argument )'(\w+)'")

@@ -87,6 +87,26 @@ def test_it_covers_new_trainings_on_new_lesions(n: int, training: float, shared:
     assert 0.93 - 0.014 <= np.mean(covered) <= (0.97 if shared else 1) + 0.014
 
 
+@pytest.mark.slow
+def test_the_table_of_the_page_on_comparing() -> None:
+    """Prints it; few trainings that differ more than lesions do are the known failure."""
+    for training, shared, own in ((0, 1, 0.5), (0.3, 1, 0.5), (1, 1, 0.5), (3, 1, 0.5), (0, 0, 1), (1, 0, 1)):
+        covered = [coverage(n, training, shared, own) for n in (2, 3, 5, 10)]
+        print(training, "" if shared else "folds", *(f"{100 * share:.1f} %" for share in covered))
+        assert min(covered) >= (0.87 if training > shared and shared else 0.935)
+
+
+def coverage(n: int, training: float, shared: float, own: float) -> float:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(3000):
+        values = training * rng.normal(size=n) + shared * rng.normal() + own * rng.normal(size=n)
+        drawn = values + shared * rng.normal(size=(150, 1)) + own * rng.normal(size=(150, n))
+        found = over_trainings(values, drawn, level=0.95, widening=NO_WIDENING)
+        covered.append(found.low <= 0 <= found.high)
+    return float(np.mean(covered))
+
+
 def test_the_seeds_of_a_fold_are_one_training() -> None:
     assert trainings([(-1, 0), (-1, 1), (-1, 2)]) == [[0], [1], [2]]
     assert trainings([(0, 0), (0, 1), (1, 0), (1, 1)]) == [[0, 1], [2, 3]]
