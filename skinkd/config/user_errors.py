@@ -89,5 +89,5 @@ def _is(error: BaseException, module: str, name: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return str(error).strip().splitlines()[0]
+    """Return the first line of an error's message, or its kind if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -30,16 +30,10 @@ VERSION = 1
 BITS = 256
 WIDEST = 22  # bits of a block; the index has a number for each value of a block
 _CANDIDATES = 1 << 20  # compared at a time
-_TILE = (
-    16,
-    8192,
-)  # hashes of either side that are compared at a time, where all are: they stay in the processor's cache
-_COMPARE, _CHECK, _PROBE, _CALL = (
-    6.0,
-    15.0,
-    10.0,
-    50_000.0,
-)  # ns: all with all, a candidate, a probe, a mask; to choose m
+# hashes of either side that are compared at a time, where all are: they stay in the processor's cache
+_TILE = (16, 8192)
+# nanoseconds of a comparison of all with all, of a candidate, a probe and a mask, to choose the number of blocks
+_COMPARE, _CHECK, _PROBE, _CALL = 6.0, 15.0, 10.0, 50_000.0
 _WORDS = "searching near-duplicates"
 _SHOWN_AFTER = 3.0  # seconds; shorter searches show no progress
 

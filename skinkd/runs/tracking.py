@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from skinkd.config.user_errors import first_line
 from skinkd.errors import UserError, check_choice
 from skinkd.runs.console import is_main_process, say
 from skinkd.runs.folder import RunFolder
@@ -273,17 +274,13 @@ def _open_run(settings: dict[str, Any], folder: RunFolder, **about: Any) -> tupl
         try:
             return start("online"), False
         except Exception as error:  # W&B's errors have no common base
-            say(f"W&B cannot be reached: {_first_line(error)}")
+            say(f"W&B cannot be reached: {first_line(error)}")
     try:
         return start("offline"), True
     except Exception as error:
         raise UserError(
-            f"W&B cannot log in {folder.path}: {_first_line(error)}; logger=csv trains without W&B"
+            f"W&B cannot log in {folder.path}: {first_line(error)}; logger=csv trains without W&B"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _sync_command(run: Any) -> str:
@@ -299,7 +296,7 @@ def _must_be_offline() -> bool:
     try:
         return not wandb.login(prompt=False)
     except wandb.errors.Error as error:  # there is a key, but no server accepts it
-        say(f"W&B cannot be reached: {_first_line(error)}")
+        say(f"W&B cannot be reached: {first_line(error)}")
         return True
 
 
