@@ -60,6 +60,8 @@ def tiny(synthetic_root: Path) -> list[str]:
         "trainer.enable_progress_bar=false",
         "evaluation.bootstrap_replicates=50",
         "strategy=cpu",
+        "precision=fp32",
+        "channels_last=false",
         "logger=none",
     ]
 

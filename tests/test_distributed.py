@@ -14,7 +14,7 @@ import train_process
 import yaml
 from train_process import metrics_of, only_run
 
-from skinkd.build.objects import build_data, build_method
+from skinkd.build.objects import build_data, build_method, build_network
 from skinkd.build.tables import load_split
 from skinkd.training.scores import score_checkpoint
 
@@ -58,7 +58,8 @@ def test_one_process_scores_the_checkpoint_alike(distributed: Path) -> None:
     config = yaml.safe_load((distributed / "config.yaml").read_text())
     config["trainer"] |= {"accelerator": "cpu", "devices": 1, "strategy": "auto"}
     data = build_data(config, *load_split(config))
-    method = build_method(config, data)
+    network = build_network(config, classes=data.classes)
+    method = build_method(config, data, network)
     best = distributed / "checkpoints" / "best.ckpt"
     scored = score_checkpoint(config, data, method, best, parts=["test"])["test"][""]
     stored = pd.read_csv(distributed / "predictions" / "test.csv", dtype={"image_id": str, "group": str})

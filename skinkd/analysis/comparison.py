@@ -22,7 +22,7 @@ from skinkd.analysis.aggregate import (
 )
 from skinkd.analysis.deployed import deployed_lines
 from skinkd.analysis.explanations import compare_explanations
-from skinkd.analysis.rows import Row, check_comparable
+from skinkd.analysis.rows import Row, check_comparable, mixed_formats
 from skinkd.analysis.statistics import delong, holm, mcnemar, paired_differences
 from skinkd.analysis.trainings import difference_over_trainings
 from skinkd.errors import UserError, check_choice, nearest
@@ -129,6 +129,7 @@ def compare(
             # both have the same test sets, and so the same draws of lesions
             tests.append(_tests(row, base, drawn[row.label].joined(drawn[base.label]), protocol))
             _note_difference(row, base, notes)
+    notes += mixed_formats(ordered)
     notes += _too_few_draws(tests, metrics, protocol)
     parts = {}
     for row in ordered:

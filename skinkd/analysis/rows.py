@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from skinkd.analysis.runs import Run
-from skinkd.config.identity import NOT_IDENTITY, holds_added_defaults, identity
+from skinkd.config.identity import FORMATS, NOT_IDENTITY, get_setting, holds_added_defaults, identity
 from skinkd.config.paths import place_below
 from skinkd.errors import UserError
 
@@ -110,6 +110,25 @@ def check_comparable(rows: Sequence[Row], *, across: bool) -> None:
         for fold, run in reference.items():
             if difference := _difference(run, folds[fold]):
                 _refuse(run, folds[fold], difference)
+
+
+def mixed_formats(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each row whose runs were trained in different number formats or memory layouts.
+
+    With ``auto``, runs of one row may have been trained in different formats on different machines.
+    """
+    sentences = []
+    for row in rows:
+        trained: dict[str, list[str]] = defaultdict(list)
+        for run in row.runs:
+            chosen = {name: get_setting(run.config, name) for name in FORMATS}
+            words = ", ".join(f"{name}={str(value).lower()}" for name, value in chosen.items() if value is not None)
+            fold = "" if run.fold is None else f" of fold {run.fold}"
+            trained[words].append(f"seed {run.seed}{fold}")
+        if len(trained) > 1:
+            parts = "; ".join(f"{', '.join(which)} with {words}" for words, which in trained.items())
+            sentences.append(f"The runs of {row.label} were trained in different formats: {parts}.")
+    return sentences
 
 
 def _difference(first: Run, second: Run) -> str:

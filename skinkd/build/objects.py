@@ -148,20 +148,30 @@ def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix 
     return Mix(kind, alpha=augment["mix_alpha"], prob=augment["mix_prob"], num_classes=num_classes)
 
 
+def build_network(config: Config, *, classes: Sequence[str]) -> nn.Module:
+    """Build the network that is trained; its initial weights follow from ``seed``."""
+    L.seed_everything(config["seed"], verbose=False)
+    return build(config["backbone"], place="backbone", num_classes=len(classes))
+
+
 def build_method(
-    config: Config, data: SkinDataModule, taught: tuple[Teacher, dict[str, Tensor]] | None = None
+    config: Config,
+    data: SkinDataModule,
+    network: nn.Module,
+    taught: tuple[Teacher, dict[str, Tensor]] | None = None,
 ) -> Method:
-    """Build the network and its training method; initial weights follow from ``seed``.
+    """Build the training method of a network; the initial weights of its other modules follow from ``seed`` too.
 
     Args:
-        config: the resolved configuration.
+        config: the resolved configuration, with its formats chosen (:mod:`skinkd.build.formats`).
         data: gives the classes and their counts.
+        network: as :func:`build_network` has just built it.
         taught: the teacher and the training-only weights of its checkpoint, for methods with a teacher.
     """
-    L.seed_everything(config["seed"], verbose=False)
-    network = build(config["backbone"], place="backbone", num_classes=len(data.classes))
     if config["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
+    if taught is not None:
+        _set_formats(taught[0], config["method"]["teacher"])
     weights = class_weights(config["class_weights"], data.class_counts, beta=config["effective_number_beta"])
     arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
@@ -187,6 +197,12 @@ def build_method(
         network.features = torch.compile(network.features)
         network.forward = torch.compile(network.forward)
     return method
+
+
+def _set_formats(teacher: Teacher, settings: Config) -> None:
+    teacher.bf16 = settings["bf16"]
+    if settings.get("channels_last", False):  # stored runs may be older than the setting
+        teacher.to(memory_format=torch.channels_last)
 
 
 def fused_on_cuda(make: partial[Optimizer], trainer: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:

@@ -168,7 +168,7 @@ def load_teacher(
     """Build the teacher from its checkpoint, after checking that the student may learn from it.
 
     Returns:
-        The teacher, and the training-only weights of its checkpoint (such as a projector's) by name.
+        The teacher, in plain formats, and the training-only weights of its checkpoint (such as a projector's) by name.
 
     Raises:
         UserError: the file is not a checkpoint of this project, its classes differ, or the teacher was trained on the
@@ -184,7 +184,7 @@ def load_teacher(
     _check_overlap(config, card, checkpoint, table, parts)
     network, _, training_only = rebuild(stored)
     settings = config["method"]["teacher"]
-    teacher = Teacher(network, image_size=card["backbone"]["image_size"], bf16=settings["bf16"])
+    teacher = Teacher(network, image_size=card["backbone"]["image_size"], bf16=False)
     if settings["compile"]:
         network.features = torch.compile(network.features)  # type: ignore[method-assign]
     return teacher, training_only

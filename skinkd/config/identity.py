@@ -31,6 +31,10 @@ NOT_IDENTITY = (
 )
 """Settings that change no number of a run. They do not enter the name of its folder."""
 
+FORMATS = ("trainer.precision", "channels_last", "method.teacher.bf16", "method.teacher.channels_last")
+"""The number formats and memory layouts of a run. With ``auto`` the run chooses (:mod:`skinkd.build.formats`), and its name
+follows from ``auto``."""
+
 ADDED_SETTINGS: dict[str, Any] = {
     "augment.mix": "none",
     "augment.mix_alpha": 1.0,
@@ -42,6 +46,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "data.table.missing_labels": "error",
     "loss.label_smoothing": 0.0,
     "method.logit_standardization": False,
+    "method.teacher.channels_last": False,
 }
 """Settings added after the first release: dotted name -> the value with which a run gives the same numbers as before.
 
@@ -55,16 +60,38 @@ def identity(config: dict[str, Any]) -> str:
     A path below a folder of ``paths`` counts relative to that folder, so that data and outputs may move. Any other path
     counts as it is. A value that the run derived from other settings counts as the command gave it (``given``).
     """
-    config = _as_given(config)
+    config = as_given(config)
     text = json.dumps(_identity(config, "", config["paths"]), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _as_given(config: dict[str, Any]) -> dict[str, Any]:
+def as_given(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration that the command gave: values of ``given`` (dotted names) replace those derived by the run."""
-    given = config.get("given") or {}
-    config = copy.deepcopy(config) if given else config
-    for name, value in given.items():
+    return _with(config, config.get("given") or {})
+
+
+def with_derived(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with values that the run derived, by dotted name; ``given`` then holds the command's values.
+
+    The folder's name follows from the command's values, so the run keeps its folder.
+    """
+    if not values:
+        return config
+    given = {name: get_setting(config, name) for name in values}
+    return _with(config, values) | {"given": given | (config.get("given") or {})}
+
+
+def get_setting(config: Mapping[str, Any], name: str) -> Any:
+    """Return a setting by its dotted name; None if the configuration lacks it."""
+    node: Any = config
+    for key in name.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _with(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    config = copy.deepcopy(config) if values else config
+    for name, value in values.items():
         *groups, key = name.split(".")
         node = config
         for group in groups:

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skinkd.config.identity import as_given
 from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
 from skinkd.config.stored import not_yaml, stored_yaml
@@ -73,7 +74,7 @@ def resolved(settings: DictConfig) -> Config:
     check_ranges(config)
     check_trainer(config["trainer"])
     if "teacher" in config["method"]:
-        teacher, student = teacher_config(settings), for_any_student(config)
+        teacher, student = teacher_config(settings), for_any_student(as_given(config))
         config["method"]["teacher"]["run"] = {
             name: value for name, value in teacher.items() if name not in OF_THE_RUN and value != student[name]
         }

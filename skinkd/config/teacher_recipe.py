@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from skinkd.config.identity import as_given
 from skinkd.errors import UserError, nearest
 
 GROUPS = ("method", "backbone", "optim", "augment")
@@ -31,10 +32,11 @@ def teacher_settings(settings: DictConfig) -> DictConfig:
     Raises:
         UserError: ``method.teacher.run`` has a name that the student's configuration lacks.
     """
-    student: Config = OmegaConf.to_container(settings, resolve=False)  # type: ignore[assignment]
+    # as given: what the student's run derived from its settings is not the teacher's
+    student = as_given(OmegaConf.to_container(settings, resolve=False))  # type: ignore[arg-type]
     run = _inherit(student["method"]["teacher"]["run"], student)
     teacher = for_any_student(student)
-    teacher.pop("given", None)  # belongs to the student's loss weights
+    teacher.pop("given", None)
     if "paths" in run:
         raise UserError("method.teacher.run.paths is refused: a teacher's run lies beside its student's; leave it out")
     _check_names(run, teacher)

@@ -23,7 +23,7 @@ ARGUMENTS = (
 CHOICES = {
     "accelerator": ("auto", "cpu", "cuda", "gpu", "mps"),
     "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"),
-    "precision": ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "64-true", "64"),
+    "precision": ("auto", "32-true", "32", "bf16-mixed", "bf16", "16-mixed", "64-true", "64"),
     "gradient_clip_algorithm": ("norm", "value"),
     "profiler": ("simple", "advanced"),
     "deterministic": ("true", "false", "warn"),

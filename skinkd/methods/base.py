@@ -177,8 +177,13 @@ class Method(L.LightningModule):
         return {"": self(image)}
 
     def probabilities(self, image: Tensor) -> dict[str, Tensor]:
-        """Class probabilities (B, K), float32, of each output of ``predict``."""
-        return {name: logits.float().softmax(dim=1) for name, logits in self.predict(image).items()}
+        """Class probabilities (B, K), float32, of each output of ``predict``.
+
+        The pass is in float32 whatever the precision of training, as that of the deployed network is.
+        """
+        with torch.autocast(image.device.type, enabled=False):
+            logits = self.predict(image)
+        return {name: output.float().softmax(dim=1) for name, output in logits.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return self.probabilities(batch.image)

@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
@@ -13,8 +14,12 @@ from pathlib import Path
 import torch
 
 
-def describe_environment() -> str:
-    """Return Python, machine, devices, the commit of a checkout, the command, and the version of every installed package."""
+def describe_environment(*, formats: Sequence[str] = ()) -> str:
+    """Return Python, machine, devices, the commit of a checkout, the command, and the version of every installed package.
+
+    Args:
+        formats: a line for each number format and memory layout of the run.
+    """
     lines = [
         f"python {platform.python_version()}",
         f"platform {platform.platform()}",
@@ -25,7 +30,7 @@ def describe_environment() -> str:
         f"command {shlex.join(['python', *sys.orig_argv[1:]])}",
     ]
     lines += [f"gpu {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())]
-    return "\n".join([*lines, "", *_packages()]) + "\n"
+    return "\n".join([*lines, *formats, "", *_packages()]) + "\n"
 
 
 @functools.cache  # a teacher and its student run in one process

@@ -129,6 +129,15 @@ class RunFolder:
             except UserError as error:
                 say(f"warning: {error}")
 
+    def begun(self, config: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the configuration that this run stored when it began; None if it has not, or the file is damaged."""
+        stored = self.path / "config.yaml"
+        try:
+            found: dict[str, Any] = read_stored(stored)
+            return found if identity(found) == identity(config) else None
+        except (OSError, UserError, KeyError, TypeError, AttributeError):
+            return None
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Write ``config.yaml``."""
         self.write_text("config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -8,9 +8,11 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from skinkd.build.checkpoints import read_cards
-from skinkd.build.objects import build_data, build_method, check_before_data
+from skinkd.build.formats import check_formats, formats_in_words, formats_sentence, plain, with_formats
+from skinkd.build.objects import build_data, build_method, build_network, check_before_data
 from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
+from skinkd.config.identity import with_derived
 from skinkd.data.audit import audit_numbers, audit_sentence, audit_split
 from skinkd.data.splits import measure_leak
 from skinkd.data.table import ImageTable
@@ -38,7 +40,8 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
     check_rank(config["trainer"])
     check_monitor(config["monitor"])
     # before an image is read: what this machine cannot do, and arguments that a library refuses
-    build_trainer(config, callbacks=[], logger=None)
+    check_formats(config)
+    build_trainer(plain(config), callbacks=[], logger=None)
     check_before_data(config)
     check_tracker(config["logger"])
     table, parts = load_split(config)
@@ -53,7 +56,12 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         checkpoint = find_teacher(settings)
         taught, extra_metrics = load_teacher(config, checkpoint, table, parts), teacher_scores(checkpoint)
         sources.append(checkpoint)
-    method = build_method(config, data, taught)
+    network = build_network(config, classes=data.classes)
+    begun = None if config["force"] else folder.begun(config)
+    config = with_formats(config, network, teacher=taught and taught[0], begun=begun)
+    if chosen := formats_sentence(config):
+        say(chosen)
+    method = build_method(config, data, network, taught)
     config = as_run(config, method)
     callbacks = fit_callbacks(config, folder, data, card(config, table, parts, read_cards(sources)))
     trainer = build_trainer(config, callbacks=callbacks, logger=None)
@@ -71,7 +79,7 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
         extra_metrics |= audit_numbers(audit)
         folder.open(config, table.frame[["image_id", "group"]].assign(split=parts), force=config["force"])
         folder.write_json("splits_report.json", audit)
-        folder.write_text("environment.txt", describe_environment())
+        folder.write_text("environment.txt", describe_environment(formats=formats_in_words(config)))
     tracker = open_tracker(config["logger"], run_info(config, folder), folder)
     finished = False
     try:
@@ -92,17 +100,10 @@ def run_training(settings: DictConfig, config: dict[str, Any], folder: RunFolder
 
 
 def as_run(config: dict[str, Any], method: Method) -> dict[str, Any]:
-    """Return the configuration with the loss weights that the method derived from the given weights.
-
-    The given weights go to ``given``, from which the folder's name follows, so that the run keeps its folder.
-    """
+    """Return the configuration with the loss weights that the method derived from the given weights."""
     weights = config["method"]["loss_weights"]
     derived = {name: weight for name, weight in method.loss_weights.items() if weight != weights[name]}
-    if not derived:
-        return config
-    given = {f"method.loss_weights.{name}": weights[name] for name in derived}
-    changed = config["method"] | {"loss_weights": weights | derived}
-    return config | {"method": changed, "given": config.get("given", {}) | given}
+    return with_derived(config, {f"method.loss_weights.{name}": weight for name, weight in derived.items()})
 
 
 def card(

@@ -21,7 +21,7 @@ from world import networks_of
 
 import skinkd.train
 import skinkd.training.run
-from skinkd.build.objects import build_data, build_method
+from skinkd.build.objects import build_data, build_method, build_network
 from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher
 from skinkd.config.identity import run_path
@@ -120,7 +120,8 @@ def test_a_run_of_the_method(
     taught = None
     if "teacher" in config["method"]:
         taught = load_teacher(config, find_teacher(settings), table, parts)
-    method = build_method(config, data, taught)
+    network = build_network(config, classes=data.classes)
+    method = build_method(config, data, network, taught)
     scored = score_checkpoint(config, data, method, folder / "checkpoints" / "best.ckpt", parts=["test"])["test"][""]
     stored = pd.read_csv(folder / "predictions" / "test.csv")
     columns = [column for column in stored if column.startswith("p_")]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skinkd.batch import Batch
-from skinkd.build.objects import build_method
+from skinkd.build.objects import build_method, build_network
 from skinkd.config.resolve import resolved
 from skinkd.methods.base import Method
 from skinkd.models.heads import Projector
@@ -23,7 +23,7 @@ from skinkd.models.teacher import Teacher
 
 torch.set_num_threads(1)  # more only contend over networks this small
 CLASSES, SIZE = 5, 64
-TINY = ["data=synthetic", "data.image_size=64", "backbone.pretrained=false"]
+TINY = ["data=synthetic", "data.image_size=64", "backbone.pretrained=false", "precision=fp32", "channels_last=false"]
 SMALL_NETWORK = ["backbone=timm", "backbone.name=test_resnet.r160_in1k"]
 SMALL_TEACHER = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
 MSKD_STUDENT = [
@@ -69,7 +69,10 @@ def config_of(name: str, *overrides: str) -> dict[str, Any]:
 def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         settings = compose("train", overrides=[f"method={name}", *TINY, *networks_of(name), *overrides])
-    return resolved(settings)
+    config = resolved(settings)
+    if "teacher" in config["method"]:
+        config["method"]["teacher"]["bf16"] = False
+    return config
 
 
 def make_teacher(config: dict[str, Any], *, seed: int = 7) -> tuple[Teacher, dict[str, Tensor]]:
@@ -90,7 +93,8 @@ def make_method(name: str, *overrides: str, counts: tuple[int, ...] = (5, 4, 3, 
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     data = SimpleNamespace(classes=tuple("abcde"), class_counts=list(counts), train_labels=labels)
     taught = make_teacher(config) if "teacher" in config["method"] else None
-    return build_method(config, data, taught)  # type: ignore[arg-type]
+    network = build_network(config, classes=data.classes)
+    return build_method(config, data, network, taught)  # type: ignore[arg-type]
 
 
 def make_batch(method: Method, *, size: int = 4, label: list[int] | None = None, seed: int = 3) -> Batch:
