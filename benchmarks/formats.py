@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def measure(name: str, size: int, *, device: str, seconds: float) -> dict[str, A
     networks = {layout: build(name, size).to(device) for layout in (False, True)}
     networks[True].to(memory_format=torch.channels_last)
 
-    def step(kind: str, layout: bool, training: bool) -> None:
+    def step(kind: str, layout: bool, *, training: bool) -> None:
         network = networks[layout]
         with torch.autocast(device, dtype=torch.bfloat16, enabled=kind == "bf16"):
             if not training:
@@ -96,7 +97,7 @@ def measure(name: str, size: int, *, device: str, seconds: float) -> dict[str, A
         began = time.process_time()
         for number in range(30):
             for form in FORMATS:
-                spent = timed(lambda form=form: step(*form, training))
+                spent = timed(partial(step, *form, training=training))
                 if number:  # the first is a warm-up
                     times[form].append(spent)
             if number >= 3 and time.process_time() - began > seconds:
@@ -118,7 +119,7 @@ def line(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-HEAD = """| network | px | images | step, fp32 ms | fp32 c.l. | bf16 | bf16 c.l. | pass, fp32 ms | fp32 c.l. | bf16 | bf16 c.l. |
+HEAD = """| network | px | images | step, ms | fp32 c.l. | bf16 | bf16 c.l. | pass, ms | fp32 c.l. | bf16 | bf16 c.l. |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 

@@ -129,4 +129,5 @@ def formats_sentence(config: Config) -> str:
         words.append("channels-last")
     if not words:
         return ""
-    return f"training in {' and '.join(words)}, the fastest here for this network; precision=fp32 channels_last=false for neither"
+    chosen = " and ".join(words)
+    return f"training in {chosen}, the fastest here for this network; precision=fp32 channels_last=false for neither"

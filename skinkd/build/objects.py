@@ -23,6 +23,7 @@ from skinkd.data.views import PAIRS
 from skinkd.errors import UserError, check_choice
 from skinkd.methods.base import Method
 from skinkd.methods.criterion import build_criterion, class_weights
+from skinkd.models.backbone import Backbone
 from skinkd.models.teacher import Teacher
 
 Config = dict[str, Any]
@@ -148,16 +149,17 @@ def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix 
     return Mix(kind, alpha=augment["mix_alpha"], prob=augment["mix_prob"], num_classes=num_classes)
 
 
-def build_network(config: Config, *, classes: Sequence[str]) -> nn.Module:
+def build_network(config: Config, *, classes: Sequence[str]) -> Backbone:
     """Build the network that is trained; its initial weights follow from ``seed``."""
     L.seed_everything(config["seed"], verbose=False)
-    return build(config["backbone"], place="backbone", num_classes=len(classes))
+    network: Backbone = build(config["backbone"], place="backbone", num_classes=len(classes))
+    return network
 
 
 def build_method(
     config: Config,
     data: SkinDataModule,
-    network: nn.Module,
+    network: Backbone,
     taught: tuple[Teacher, dict[str, Tensor]] | None = None,
 ) -> Method:
     """Build the training method of a network; the initial weights of its other modules follow from ``seed`` too.

@@ -211,6 +211,29 @@ def test_a_row_that_differs_in_more_than_the_method_is_said(make_run: MakeRun) -
     assert "kd has 2 runs, its baseline supervised 1 run." in notes
 
 
+def test_runs_of_a_row_in_different_formats_are_said(make_run: MakeRun) -> None:
+    """With ``auto`` the format depends on the machine, and runs of one row may come from several."""
+
+    def run(method: str, seed: int, precision: str) -> Path:
+        auto = {"trainer.precision": "auto", "channels_last": "auto"}
+        fast = precision == "bf16-mixed"
+        return make_run(method, seed=seed, trainer__precision=precision, channels_last=fast, given=auto)
+
+    for seed, precision in enumerate(["bf16-mixed", "bf16-mixed", "32-true"]):
+        folder = run("kd", seed, precision)
+        run("supervised", seed, "bf16-mixed")
+    notes = comparison_of(folder.parent).notes
+    assert [note for note in notes if "formats" in note] == [
+        "The runs of kd were trained in different formats: seed 0, seed 1 with trainer.precision=bf16-mixed, "
+        "channels_last=true; seed 2 with trainer.precision=32-true, channels_last=false."
+    ]
+    run("at", 0, "32-true")
+    assert (
+        "at and its baseline supervised also differ in channels_last, trainer.precision."
+        in comparison_of(folder.parent).notes
+    )
+
+
 def test_any_setting_outside_the_method_is_such_a_difference(make_run: MakeRun) -> None:
     make_run("supervised")
     make_run("kd", method__ratio=0.5)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,9 +14,13 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from skinkd.build.formats import Choice, Device, device_of, fastest, formats_in_words, with_formats
+from skinkd.build.objects import build_data
+from skinkd.build.tables import load_split
 from skinkd.config.identity import identity, run_path
 from skinkd.config.resolve import read_config, resolved, teacher_config
 from skinkd.errors import UserError
+from skinkd.inference.trained import open_trained
+from skinkd.scoring.predictions import probability_columns, read_predictions
 
 Trained = Callable[..., Path]
 AUTO = ["precision=auto", "channels_last=auto"]
@@ -180,3 +185,16 @@ def test_auto_gives_the_bytes_of_its_choice(trained: Trained, monkeypatch: pytes
     explicit = trained("precision=bf16", "channels_last=true", "trainer.max_epochs=1")
     assert auto.name != explicit.name
     assert (auto / "predictions" / "test.csv").read_bytes() == (explicit / "predictions" / "test.csv").read_bytes()
+
+
+def test_a_network_trained_in_bfloat16_is_scored_in_float32(trained: Trained) -> None:
+    """As it is deployed: its scores are those that predict and export give."""
+    folder = trained("precision=bf16", "channels_last=true", "trainer.max_epochs=1")
+    config = read_config(folder / "config.yaml")
+    data = build_data(config, *load_split(config))
+    data.setup("test")
+    network = open_trained(str(folder))
+    network.network.to(memory_format=torch.channels_last)
+    probability = np.concatenate([network.probabilities(batch.image.numpy()) for batch in data.test_dataloader()])
+    stored, classes = read_predictions(folder / "predictions" / "test.csv")
+    np.testing.assert_array_equal(stored[probability_columns(classes)].to_numpy(), probability.astype(np.float32))
