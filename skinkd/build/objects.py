@@ -196,8 +196,8 @@ def build_method(
         schedule=build(config["optim"]["schedule"], place="optim.schedule"),
     )
     if config["compile"]:
-        network.features = torch.compile(network.features)
-        network.forward = torch.compile(network.forward)
+        network.features = torch.compile(network.features)  # type: ignore[method-assign]
+        network.forward = torch.compile(network.forward)  # type: ignore[method-assign]
     return method
 
 
