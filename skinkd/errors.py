@@ -17,7 +17,7 @@ class UserError(Exception):
 
 def nearest(value: str, choices: Iterable[str]) -> str:
     """Return the end of a sentence about a wrong name: ``"; did you mean 'x' or 'y'? valid: …"``, nearest first."""
-    names = sorted(str(choice) for choice in choices)
+    names = sorted({str(choice) for choice in choices})
     close = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else ";"
     return f"{hint} valid: {', '.join(names)}"

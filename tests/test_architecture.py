@@ -47,6 +47,7 @@ LAYERS: dict[str, set[str]] = {
     # modules that may import more than their room
     "inference.other_data": {"build", "config", "data", "inference", "runs", "scoring", "errors"},
     "data.verbs": {"build", "config", "data", "runs.cells", "errors"},
+    "jobs.prepared": {"config.cli", "training"},
     "search.plan": {"build", "config", "search", "runs", "errors"},
     "config.cli": {"config", "jobs", "errors"},
     # verbs, which may import everything but each other

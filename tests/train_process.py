@@ -136,6 +136,10 @@ def _main(arguments: list[str], folder: Path, out: Path, err: Path, settings: Se
             setattr(sys.modules["skinkd.training.scores"], picture, lambda *_, **__: None)
     if settings.fork_children:
         subprocess.Popen = _popen  # type: ignore[assignment,misc]
+        import skinkd.jobs.processes
+
+        # forks of this process, which has been prepared already
+        skinkd.jobs.processes.LocalProcesses._forked = lambda *_: None  # type: ignore[method-assign]
     sys.path.insert(0, str(folder))  # as -m does
     _run(settings.module, arguments)
 

@@ -47,7 +47,7 @@ class FreshProcessLauncher(Launcher):
         """Run every job, show their progress and print their results; end the process with code 1 if a job failed."""
         from skinkd.config.targets import allowed_words
         from skinkd.config.user_errors import user_errors
-        from skinkd.jobs.places import Places, find_places
+        from skinkd.jobs.places import Places, find_places, visible_gpus
         from skinkd.jobs.pool import run_sweep
         from skinkd.jobs.processes import LocalProcesses
         from skinkd.jobs.sweep import distinct, group_name
@@ -73,7 +73,7 @@ class FreshProcessLauncher(Launcher):
             if not self.cluster:
                 places = Places([{}], {}, False)
                 if not all(job.done for job in jobs):  # otherwise neither a place nor torch, slow to import, is needed
-                    places = find_places(devices, configs, gpus=_visible_gpus(), cores=_cores())
+                    places = find_places(devices, configs, gpus=visible_gpus(), cores=_cores())
                 with LocalProcesses() as processes:
                     failed = run_sweep(jobs, places=places, start=processes.start, **about)
             else:
@@ -146,15 +146,6 @@ def register_launcher() -> None:
     hydra_plugins.skinkd.UncheckedSweeper = sweeper
     plugins.register(FreshProcessLauncher)
     plugins.register(sweeper)
-
-
-def _visible_gpus() -> list[str]:
-    """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def _cores() -> int:

@@ -1,5 +1,6 @@
 """The places where jobs of a sweep run: the devices that each job sees."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,15 @@ def find_places(devices: Any, configs: Sequence[dict[str, Any]], *, gpus: Sequen
         f"sweep.devices={devices} is not a valid value; write auto, how many jobs to run at once, such as sweep.devices=2, "
         "or GPU numbers, such as 'sweep.devices=[0,1]'"
     )
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
 def uses_gpu(config: dict[str, Any], gpus: Sequence[str]) -> bool:

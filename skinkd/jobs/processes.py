@@ -1,18 +1,112 @@
 """Processes on this machine that end, with all processes that they started, when this process ends."""
 
 import contextlib
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from skinkd.jobs import keeper
+from skinkd.jobs.places import visible_gpus
+
+TRAIN = [sys.executable, "-m", "skinkd.train"]
+
+
+class Process(Protocol):
+    """A process of a job, as ``subprocess.Popen`` gives it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code, None before the end."""
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+
+
+class Forks:
+    """Starts training runs as forks of a process that has imported what they need (:mod:`skinkd.jobs.prepared`)."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self.codes: dict[int, int | None] = {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "skinkd.jobs.prepared"],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def start(self, command: list[str], log: Path) -> "Fork | None":
+        """Start a command; None if the prepared process has ended, as it does where something cannot be imported."""
+        assert self.process.stdin
+        known = set(self.codes)
+        try:
+            self.process.stdin.write(json.dumps({"command": command, "log": str(log.absolute())}).encode() + b"\n")
+        except BrokenPipeError:
+            return None
+        while not (new := set(self.codes) - known):
+            if not self.read():
+                return None
+        return Fork(new.pop(), self)
+
+    def read(self) -> bool:
+        """Read a line of the prepared process; return False if it has ended, and the forks with it."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            self.codes = {pid: -signal.SIGKILL if code is None else code for pid, code in self.codes.items()}
+            return False
+        pid, *code = json.loads(line)
+        self.codes[pid] = code[0] if code else None
+        return True
+
+    def close(self) -> None:
+        """Let the prepared process end."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Fork:
+    """A process that was forked."""
+
+    def __init__(self, pid: int, forks: Forks) -> None:
+        self.pid, self.forks = pid, forks
+
+    def poll(self) -> int | None:
+        """Return the exit code, None before the end."""
+        assert self.forks.process.stdout
+        while self.forks.codes[self.pid] is None and select.select([self.forks.process.stdout], [], [], 0)[0]:
+            self.forks.read()
+        return self.forks.codes[self.pid]
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        while (code := self.forks.codes[self.pid]) is None:
+            self.forks.read()
+        return code
 
 
 class LocalProcesses:
-    """Context that starts commands on this machine, each in a new session. No command outlives the context."""
+    """Context that starts commands on this machine, each in a new session. No command outlives the context.
+
+    Training runs are forks of a prepared process, but not on a machine with a GPU: a process that has asked for the GPUs cannot
+    be forked, and libraries may ask when they are imported.
+    """
+
+    def __init__(self) -> None:
+        self.forks: Forks | None = None
 
     def __enter__(self) -> "LocalProcesses":
         self.keeper = subprocess.Popen(
@@ -21,6 +115,8 @@ class LocalProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.forks:
+            self.forks.close()
         assert self.keeper.stdin
         with contextlib.suppress(BrokenPipeError):
             self.keeper.stdin.close()
@@ -37,17 +133,28 @@ class LocalProcesses:
         """Start a command that appends its output to ``log``. OMP_NUM_THREADS stays if the user has set it."""
         kept = ["OMP_NUM_THREADS"] if "OMP_NUM_THREADS" in os.environ else []
         changed = {key: value for key, value in environment.items() if key not in kept}
+        process = self._forked(command, log, os.environ | changed) or self._started(command, log, os.environ | changed)
+        self.tell(f"+{process.pid}")
+        return LocalProcess(process, self.tell)
+
+    def _started(self, command: list[str], log: Path, environment: Mapping[str, str]) -> Process:
         with log.open("a") as file:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command,
-                env=os.environ | changed,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.tell(f"+{process.pid}")
-        return LocalProcess(process, self.tell)
+
+    def _forked(self, command: list[str], log: Path, environment: Mapping[str, str]) -> Process | None:
+        """Fork a training run; None for another command, on a machine with a GPU, or in another environment than before."""
+        if command[:3] != TRAIN or visible_gpus():
+            return None
+        if self.forks is None:
+            self.forks = Forks(environment)
+        return self.forks.start(command, log) if environment == self.forks.environment else None
 
 
 class LocalProcess:
@@ -55,7 +162,7 @@ class LocalProcess:
 
     started = True
 
-    def __init__(self, process: "subprocess.Popen[bytes]", tell: Callable[[str], None]) -> None:
+    def __init__(self, process: Process, tell: Callable[[str], None]) -> None:
         self.process, self.tell = process, tell
 
     def poll(self) -> int | None:

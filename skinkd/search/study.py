@@ -30,6 +30,7 @@ from rich.console import Console
 from skinkd.config.targets import allowed_words
 from skinkd.errors import UserError
 from skinkd.jobs.failures import last_error
+from skinkd.jobs.processes import LocalProcesses
 from skinkd.runs.files import Lock
 from skinkd.runs.folder import RunFolder
 from skinkd.runs.history import read_history
@@ -79,7 +80,7 @@ def search(plan: Search) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console = Console(highlight=False)
     total = plan.options["trials"]
-    with _held(plan), _ended_by_sigterm():
+    with _held(plan), _ended_by_sigterm(), LocalProcesses() as processes:
         study = _open(plan)
         done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         console.print(
@@ -91,7 +92,7 @@ def search(plan: Search) -> None:
         failures = 0
         try:
             while failures < plan.options["max_failures"] and (trial := next_trial(plan, study)) is not None:
-                state = _run(plan, study, trial, console)
+                state = _run(plan, study, trial, processes, console)
                 failures = failures + 1 if state == TrialState.FAIL else 0
                 table = _write(plan, study)
                 console.print(
@@ -226,7 +227,7 @@ def next_trial(plan: Search, study: optuna.Study) -> Trial | None:
     return trial
 
 
-def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> TrialState:
+def _run(plan: Search, study: optuna.Study, trial: Trial, processes: LocalProcesses, console: Console) -> TrialState:
     """Run a trial's process, report each epoch and the end to the study, and stop the process if the study prunes it."""
     run = plan.run_folder(trial.params)
     trial.set_user_attr("folder", str(run))
@@ -248,6 +249,7 @@ def _run(plan: Search, study: optuna.Study, trial: Trial, console: Console) -> T
 
         pruned, code = follow(
             command,
+            processes,
             run,
             log,
             metric=plan.metric,

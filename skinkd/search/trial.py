@@ -11,6 +11,7 @@ from skinkd.runs.history import read_history
 
 def follow(
     command: Sequence[str],
+    processes: LocalProcesses,
     run: Path,
     log: Path,
     *,
@@ -20,7 +21,7 @@ def follow(
     poll_seconds: float,
     stop_seconds: float,
 ) -> tuple[bool, int]:
-    """Run ``command``, whose output goes to ``log``, and call ``tell`` with each epoch of ``run`` and its metric.
+    """Start ``command`` by ``processes``, its output in ``log``, and call ``tell`` with each epoch of ``run`` and its metric.
 
     Every epoch is told, in order. The epochs that an earlier process left are told before the new process starts. So the
     epoch at which ``tell`` stops the trial does not depend on when the history is read.
@@ -31,27 +32,26 @@ def follow(
     """
     looked = 0
     process: LocalProcess | None = None
-    with LocalProcesses() as processes:
-        try:
-            while True:
-                # before the history is read, so that no last epoch is missed
-                code = None if process is None else process.poll()
-                for value in read_history(run).values(metric)[looked:]:
-                    looked += 1
-                    if math.isnan(value):  # an epoch without validation
-                        continue
-                    show(looked, value)
-                    if tell(looked, value):
-                        return True, 0
-                if code is not None:
-                    return False, code
-                if process is None:
-                    log.parent.mkdir(exist_ok=True)
-                    process = processes.start(list(command), log, {}, run.name)
-                time.sleep(poll_seconds)
-        finally:
-            if process is not None:
-                _stop(process, stop_seconds)
+    try:
+        while True:
+            # before the history is read, so that no last epoch is missed
+            code = None if process is None else process.poll()
+            for value in read_history(run).values(metric)[looked:]:
+                looked += 1
+                if math.isnan(value):  # an epoch without validation
+                    continue
+                show(looked, value)
+                if tell(looked, value):
+                    return True, 0
+            if code is not None:
+                return False, code
+            if process is None:
+                log.parent.mkdir(exist_ok=True)
+                process = processes.start(list(command), log, {}, run.name)
+            time.sleep(poll_seconds)
+    finally:
+        if process is not None:
+            _stop(process, stop_seconds)
 
 
 def _stop(process: LocalProcess, seconds: float) -> None:

@@ -1,0 +1,119 @@
+"""Runs that a sweep forks from a prepared process, and what happens where it cannot."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from train_process import only_run
+
+from skinkd.jobs.processes import TRAIN, Fork, LocalProcess, LocalProcesses
+
+Start = Callable[..., LocalProcess]
+WAIT = 90
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[LocalProcesses]:
+    with LocalProcesses() as context:
+        yield context
+
+
+@pytest.fixture
+def start(processes: LocalProcesses, tmp_path: Path) -> Start:
+    def run(*arguments: str, environment: dict[str, str] | None = None) -> LocalProcess:
+        return processes.start([*TRAIN, *arguments], tmp_path / "log", environment or {}, "job")
+
+    return run
+
+
+def code_of(process: LocalProcess) -> int:
+    until = time.monotonic() + WAIT
+    while (code := process.poll()) is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert code is not None, "still running"
+    return code
+
+
+def wait_for_the_end(pid: int) -> None:
+    """Of a process that is no child of this one; it may stay as a zombie until somebody asks for its exit code."""
+    until = time.monotonic() + WAIT
+    state = Path(f"/proc/{pid}/stat")
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until, "still running"
+        time.sleep(0.05)
+
+
+def test_a_fork_is_the_run_of_its_command(
+    start: Start, train_tiny: Callable[..., Path], tiny: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "log").write_text("before\n")
+    process = start(*tiny, "trainer.max_epochs=1", f"paths.output_dir={tmp_path / 'forked'}")
+    assert isinstance(process.process, Fork)
+    assert code_of(process) == 0
+    direct, forked = train_tiny(tmp_path / "direct", "trainer.max_epochs=1"), only_run(tmp_path / "forked")
+    assert forked.name == direct.name
+    assert (forked / "metrics.json").read_bytes() == (direct / "metrics.json").read_bytes()
+    assert f"command python -m skinkd.train {tiny[0]}" in (forked / "environment.txt").read_text()
+    assert (tmp_path / "log").read_text().startswith("before\n")
+
+
+def test_the_exit_code_is_the_commands_and_the_next_fork_starts(start: Start, tmp_path: Path) -> None:
+    assert code_of(start("methd=kd")) == 2
+    assert "did you mean 'method'" in (tmp_path / "log").read_text()
+    assert code_of(start("--help")) == 0
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_it_stops_when_told(start: Start, tiny: list[str], tmp_path: Path, kill: bool) -> None:
+    process = start(*tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}")
+    until = time.monotonic() + WAIT
+    while not [*tmp_path.glob("*/history.csv")] and time.monotonic() < until:
+        time.sleep(0.05)
+    process.stop(kill=kill)
+    assert code_of(process) == (-signal.SIGKILL if kill else 128 + signal.SIGTERM)
+    assert not (only_run(tmp_path) / "metrics.json").exists()
+
+
+def test_another_environment_is_a_process_of_its_own(start: Start) -> None:
+    process = start("--help", environment={"SKINKD_TEST": "1"})
+    assert not isinstance(process.process, Fork)
+    assert code_of(process) == 0
+
+
+def test_no_fork_where_there_is_a_gpu(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skinkd.jobs.processes.visible_gpus", lambda: ["0"])
+    assert not isinstance(start("--help").process, Fork)
+
+
+def test_a_prepared_process_that_was_killed_costs_nothing_but_time(tiny: list[str], tmp_path: Path) -> None:
+    with LocalProcesses() as processes:
+        first = processes.start(
+            [*TRAIN, *tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}"], tmp_path / "log", {}, "a"
+        )
+        assert isinstance(first.process, Fork) and processes.forks
+        os.kill(processes.forks.process.pid, signal.SIGKILL)
+        assert code_of(first) == -signal.SIGKILL
+        wait_for_the_end(first.process.pid)
+        assert code_of(processes.start([*TRAIN, "--help"], tmp_path / "log", {}, "b")) == 0
+
+
+def test_no_fork_outlives_the_process_that_started_it(tiny: list[str], tmp_path: Path) -> None:
+    """Killed by SIGKILL, it ends no job itself."""
+    words = [*TRAIN, *tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}"]
+    pid = os.fork()
+    if pid == 0:
+        context = LocalProcesses().__enter__()
+        process = context.start(words, tmp_path / "log", {}, "a")
+        (tmp_path / "pid").write_text(str(process.process.pid))
+        time.sleep(WAIT)
+        os._exit(0)
+    until = time.monotonic() + WAIT
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    wait_for_the_end(int((tmp_path / "pid").read_text()))
