@@ -86,7 +86,7 @@ def _tell(*message: int) -> None:
 
 
 def _become(job: dict[str, Any]) -> None:
-    """Run ``python -m <module> <arguments>`` in this process, its output appended to the job's log."""
+    """Run the command ``python -m skinkd.train …`` in this process, its output appended to the job's log."""
     log = os.open(job["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for number, file in enumerate((nothing, log, log)):
@@ -94,9 +94,8 @@ def _become(job: dict[str, Any]) -> None:
     os.close(nothing)
     os.close(log)
     sys.orig_argv = job["command"]
-    _, _, module, *arguments = job["command"]
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = job["command"][2:]
+    runpy.run_module("skinkd.train", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
