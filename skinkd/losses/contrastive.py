@@ -1,6 +1,5 @@
 """Contrastive representation distillation (CRD; Tian et al., ICLR 2020) between embeddings of unit length."""
 
-import torch
 from torch import Tensor
 
 from skinkd.losses.numerics import at_least_float32

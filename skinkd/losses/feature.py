@@ -115,7 +115,7 @@ def hierarchical_context_loss(student_map: Tensor, teacher_map: Tensor) -> Tenso
 
 
 def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The maps (B, C, H, W) average-pooled to a size. Pooling to the same size changes nothing, and takes longer than the loss."""
+    """The maps (B, C, H, W) average-pooled to a size. Pooling to the size they have changes nothing, but takes time."""
     return maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, size)
 
 
