@@ -80,7 +80,7 @@ tests() {
 bench() {
   cd "$WORK/source" || return
   local device=(--device cuda)
-  [ -z "$CPU" ] || device=(--device cpu --quick --sections in_memory,end_to_end,methods,losses)
+  [ -z "$CPU" ] || device=(--quick --sections in_memory,end_to_end,methods,losses)
   "$PYTHON" -m benchmarks.bench "${device[@]}" --seconds "$((SECONDS_LEFT - 10))" --out "$WORK/bench"
   local code=$?
   cp "$WORK/bench/bench.json" "$OUT/bench.json" || return

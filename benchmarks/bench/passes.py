@@ -4,6 +4,8 @@ They are the forward pass of a frozen teacher, and the forward and backward pass
 method trains: with the method's own modules, on the same batch, in the same formats as the step.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,9 +40,44 @@ def passes_alone(method: Any, batch: Batch, precision: Any) -> None:
     torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
 
+@contextmanager
+def networks_known(method: Any, batch: Batch) -> Iterator[None]:
+    """Let student and teacher give outputs that are computed already, so that a step is its heads and losses alone."""
+    image = images_of(method, batch)
+    with torch.no_grad():
+        found = {"network": method.network.features(image)}
+        if hasattr(method, "teacher"):
+            found["teacher"] = method.teacher(image)
+    student = type(found["network"])(*(_leaves(value) for value in found["network"]))
+    method.network.features = lambda _: student
+    method.network.forward = lambda _: student.logits
+    if "teacher" in found:
+        method.teacher.forward = lambda _: found["teacher"]
+    try:
+        yield
+    finally:
+        del method.network.features, method.network.forward
+        if "teacher" in found:
+            del method.teacher.forward
+
+
+def _leaves(value: Any) -> Any:
+    """Outputs of a network as if they were parameters: their gradients are computed, and go no further."""
+    if isinstance(value, dict):
+        return {name: _leaves(one) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_leaves(one) for one in value)
+    return value.detach().requires_grad_()
+
+
+def images_of(method: Any, batch: Batch) -> Tensor:
+    """The images (N, 3, H, W) that student and teacher see."""
+    return batch.image.flatten(0, 1) if method.views == "four_rotations" else batch.image[:, 0]
+
+
 def trained_outputs(method: Any, batch: Batch) -> list[Tensor]:
     """Run teacher, student and heads; return the outputs through which the losses reach the student and the heads."""
-    image = batch.image.flatten(0, 1) if method.views == "four_rotations" else batch.image[:, 0]
+    image = images_of(method, batch)
     if isinstance(method, SSDKDProjection):  # its network is the teacher's, and is not trained
         return [method.projector(method.teacher(image).pooled)]
     taught = method.teacher(image) if hasattr(method, "teacher") else None

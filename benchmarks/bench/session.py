@@ -1,6 +1,7 @@
 """A session of measurements: takes the rows of each section, one after the other, until the time is over."""
 
 import gc
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ class Bench:
                 row["error"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
         row["took_s"] = round(time.monotonic() - began, 1)
         self.rows.append(row)
+        print(f"{row['took_s']:6.1f} s  {', '.join(map(str, names.values()))}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from skinkd.batch import Batch
-from skinkd.build.objects import build_data, build_method
+from skinkd.build.objects import build_data
 from skinkd.build.tables import load_split
 from skinkd.data.device import augmented
 from skinkd.training.callbacks import DivergenceCheck, EpochSeed
 from skinkd.training.trainer import build_trainer
 
-from ..networks import all_methods, alone, batch_of, configuration, formats, precision_of, teacher_of
+from ..networks import all_methods, alone, batch_of, configuration, formats, method_of, precision_of
 from ..session import Bench, Section
 from ..table import Column
 
 TINY = ("supervised", "ssdkd")
-ROUNDS = 3  # epochs after one to warm up
-FEWEST, MOST = 4, 40  # batches of an epoch
+ROUNDS = 2  # epochs after one to warm up
+FEWEST, MOST = 3, 40  # batches of an epoch
 
 
 class InTurn(Callback):
@@ -93,10 +93,7 @@ def share(
     """
     config = configuration(*words, *bench.overrides)
     data = build_data(config, *split)
-    taught = teacher_of(config, classes=len(data.classes))
-    method: Any = build_method(config, data, taught).to(bench.device)
-    if taught is not None:
-        taught[0].to(bench.device)
+    method, config = method_of(config, bench.device, data)
     if fused:
         data._on_device._augment = torch.compile(augmented, dynamic=False)  # type: ignore[union-attr]
     batch, precision = batch_of(method, config, bench.device), precision_of(config, bench.device)
@@ -182,6 +179,6 @@ SECTION = Section(
         Column("rate", "images/s", 0),
         Column("kept", "kept", 2),
     ),
-    seconds=330,
+    seconds=290,
     measure=measure,
 )

@@ -84,10 +84,10 @@ def rate(loader: Iterable[Any], *, workers: int, batches: int, images: int) -> t
 def compared(bench: Bench, split: Any, words: Sequence[str], *, workers: int) -> dict[str, Any]:
     """Medians of our loader and of the plain one, which take turns."""
     config = configuration(*words, f"data.num_workers={workers}", *bench.overrides)
-    images, rounds = config["data"]["batch_size"], 1 if bench.quick else 3
+    images, rounds = config["data"]["batch_size"], 1 if bench.quick else 2
     frame = split[0].frame[(split[1] == "train").to_numpy()]
     ahead = 4 * workers + 1
-    batches = max(min(len(frame) // images - ahead, 1 if bench.quick else 24), 1)
+    batches = max(min(len(frame) // images - ahead, 1 if bench.quick else 14), 1)
     ours = build_data(config, *split)
     plain = Plain(frame["path"].tolist(), frame["label"].tolist(), config["data"]["image_size"])
     found = []
@@ -113,10 +113,10 @@ def compared(bench: Bench, split: Any, words: Sequence[str], *, workers: int) ->
 
 
 def measure(bench: Bench) -> None:
-    """Each source of images with 0, 1 and as many loading processes as cores."""
+    """Each source of images with one loading process and with as many as cores."""
     words = [*bench.data, f"data.batch_size={4 if bench.quick else 64}"]
     split = load_split(configuration(*words, *bench.overrides))
-    kinds = (0,) if bench.quick else sorted({0, 1, min(os.cpu_count() or 1, 14)})
+    kinds = (0,) if bench.quick else sorted({1, min(os.cpu_count() or 1, 14)})
     for workers in kinds:
         for name, cache in SOURCES.items():
             one = partial(compared, bench, split, [*words, f"data.cache={cache}"], workers=workers)
@@ -137,6 +137,6 @@ SECTION = Section(
         Column("plain_core", "a core s", 0),
         Column("ratio", "ratio", 2),
     ),
-    seconds=80,
+    seconds=60,
     measure=measure,
 )

@@ -87,6 +87,6 @@ SECTION = Section(
         Column("ms", "ms", 3),
         Column("gib", "GiB", 2),
     ),
-    seconds=40,
+    seconds=50,
     measure=measure,
 )

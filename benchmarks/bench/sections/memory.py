@@ -18,7 +18,7 @@ def run(bench: Bench, method: str, *, epochs: int) -> dict[str, Any]:
     """
     scratch = bench.scratch / "memory"
     words = [*bench.data, f"method={method}", "data.cache=ram", f"trainer.max_epochs={epochs}", "logger=none"]
-    words += [f"trainer.limit_train_batches={2 if bench.quick else 12}", "data.num_workers=1", "force=true"]
+    words += [f"trainer.limit_train_batches={2 if bench.quick else 8}", "data.num_workers=1", "force=true"]
     words += ["backbone.pretrained=false", "trainer.enable_progress_bar=false", f"paths.output_dir={scratch}"]
     note = started(["-m", "skinkd.train", *words, *bench.overrides], scratch)[-1]
     cache = sum(path.stat().st_size for path in Path(scratch).rglob("pixels.bin")) / MIB
@@ -38,13 +38,13 @@ def run(bench: Bench, method: str, *, epochs: int) -> dict[str, Any]:
 def measure(bench: Bench) -> None:
     """Supervised training and SW-SKD."""
     for method in ("supervised",) if bench.quick else ("supervised", "swskd"):
-        epochs = 2 if bench.quick else 6
+        epochs = 2 if bench.quick else 4
         bench.take({"method": method, "epochs": epochs}, lambda m=method, n=epochs: run(bench, m, epochs=n), needs=30)
 
 
 SECTION = Section(
     title="Memory of a run, in MiB",
-    explains="ResNet-18 at 64 px from the RAM cache, epochs of 12 batches. What a run holds after its second epoch and its "
+    explains="ResNet-18 at 64 px from the RAM cache, epochs of 8 batches. What a run holds after its second epoch and its "
     "last shows whether it grows. Target: at most 1,024 MiB beyond network, cache and batch.",
     columns=(
         Column("method", "method"),
@@ -57,6 +57,6 @@ SECTION = Section(
         Column("batch", "batch", 1),
         Column("beyond", "beyond", 0),
     ),
-    seconds=90,
+    seconds=70,
     measure=measure,
 )

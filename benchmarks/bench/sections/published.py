@@ -25,8 +25,7 @@ NETWORK = {"ssdkd": (), "tsskd": ("backbone=resnet18", "backbone.small_input=tru
 def compared(bench: Bench, kind: str, checkout: Path, *, size: int, images: int, seconds: float) -> dict[str, Any]:
     """Milliseconds and memory of both steps, optimizers included, which take turns."""
     words = (f"method={kind}", "data=synthetic", f"data.image_size={size}", f"data.batch_size={images}")
-    config = configuration(*words, *NETWORK[kind], *bench.overrides)
-    method = method_of(config, bench.device)
+    method, config = method_of(configuration(*words, *NETWORK[kind], *bench.overrides), bench.device)
     batch, precision = batch_of(method, config, bench.device), precision_of(config, bench.device)
     optimizer = torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad], lr=1e-3, momentum=0.9
