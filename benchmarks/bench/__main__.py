@@ -112,7 +112,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
     parts = [sentence(found["machine"])]
     for name, section in found["sections"].items():
         known = SECTIONS[name]
-        parts.append(f"### {known.title}\n\n{known.explains}\n\n{markdown(section['rows'], known.columns)}")
+        parts.append(f"#### {known.title}\n\n{known.explains}\n\n{markdown(section['rows'], known.columns)}")
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in (("bench.json", json.dumps(found, indent=1)), ("bench.md", "\n\n".join(parts))):
         new = folder / f".{file}.new"
