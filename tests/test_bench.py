@@ -15,7 +15,7 @@ import torch
 from bench import __main__ as command
 from bench.checkouts import kind_of
 from bench.networks import all_methods, alone, batch_of, configuration, method_of, precision_of
-from bench.passes import passes_alone, whole_step
+from bench.passes import networks_known, passes_alone, whole_step
 from bench.sections import ON_GPU, SECTIONS, chosen
 from bench.session import Bench, Section, run_sections
 from bench.table import WIDTH, Column, markdown, terminal
@@ -211,11 +211,17 @@ def test_a_section_that_is_chosen_is_written(tmp_path: Path, capsys: pytest.Capt
 # ---------------------------------------------------------------- passes
 
 
-@pytest.mark.parametrize("name", ["supervised", "swskd", "tsskd", "dlb"])
+TINY = ["backbone=timm", "backbone.name=test_resnet.r160_in1k"]
+TINY_TEACHER = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
+HAVE_TEACHER = ("at", "crd", "d_kd", "dist", "dkd", "fitnet", "kd", "reviewkd", "rkd", "ssdkd")
+OWN_NETWORKS = ("mskd", "mskd_teacher")  # hybrids, which are slow to build
+
+
+@pytest.mark.parametrize("name", sorted(set(all_methods()) - set(OWN_NETWORKS)))
 def test_passes_reach_what_the_step_trains(name: str) -> None:
     """A parameter has a gradient from the passes alone where it has a gradient from the step, and nowhere else."""
-    words = [f"method={name}", "data=synthetic", "data.image_size=64", "data.batch_size=4"]
-    config = configuration(*words, "backbone=timm", "backbone.name=test_resnet.r160_in1k")
+    words = [f"method={name}", "data=synthetic", "data.image_size=64", "data.batch_size=4", *TINY]
+    config = configuration(*words, *(TINY_TEACHER if name in HAVE_TEACHER else []))
     method, config = method_of(config, CPU)
     batch, precision = batch_of(method, config, CPU), precision_of(config, CPU)
     reached = []
@@ -226,8 +232,26 @@ def test_passes_reach_what_the_step_trains(name: str) -> None:
     assert reached[1] == reached[2] and reached[1]
 
 
-def test_every_method_is_measured() -> None:
-    assert {"supervised", "ssdkd", "mskd"} <= set(all_methods())
+def test_known_outputs_leave_the_heads_and_the_losses() -> None:
+    """The network's parameters get no gradient, the heads' do; afterwards the network is as before."""
+    config = configuration("method=swskd", "data=synthetic", "data.image_size=64", "data.batch_size=4", *TINY)
+    method, config = method_of(config, CPU)
+    batch, precision = batch_of(method, config, CPU), precision_of(config, CPU)
+
+    def reached() -> set[str]:
+        with alone(method):
+            whole_step(method, batch, precision)
+        return {key.split(".")[0] for key, value in method.named_parameters() if value.grad is not None}
+
+    with networks_known(method, batch):
+        assert reached() == {"heads", "attention", "gate_classifier"}
+    assert reached() == {"network", "heads", "attention", "gate_classifier"}
+
+
+def test_the_steps_of_all_methods_are_measured() -> None:
+    found = all_methods()
+    assert sorted(found) == sorted(path.stem for path in (ROOT / "conf" / "method").glob("*.yaml"))
+    assert found[:4] == ["supervised", "swskd", "tsskd", "ssdkd"] and found[-1] == "mskd_teacher"
 
 
 @pytest.mark.slow

@@ -100,13 +100,14 @@ def share(
     whole = data.train_batches(1)
     count = min(whole, batches_in(seconds, method, batch, precision) if not bench.quick else 2)
     epochs = 1 if bench.quick else ROUNDS + 1
-    config["trainer"] |= {"max_epochs": epochs, "limit_val_batches": 0, "limit_train_batches": count}
+    config["trainer"] |= {"max_epochs": epochs, "limit_train_batches": count}
     watch = InTurn(bench, batch, precision)
     trainer = build_trainer(config, callbacks=[EpochSeed(0), DivergenceCheck(), watch], logger=None)
+    trainer.limit_val_batches = 0  # a run always validates, so no setting of it says this
     if from_memory:
         trainer.fit(method, Repeated(batch, count))
     else:
-        trainer.fit(method, train_dataloaders=data.train_dataloader())
+        trainer.fit(method, datamodule=data)
     rounds = list(zip(watch.starts, watch.steps, watch.in_memory, strict=True))[0 if bench.quick else 1 :]
     start, step, memory = (statistics.median(found) for found in zip(*rounds, strict=True))
     return {
@@ -135,11 +136,11 @@ def batches_in(seconds: float, method: Any, batch: Batch, precision: Any) -> int
 
 
 def measure(bench: Bench) -> None:
-    """On a CPU every method with its own networks, on a GPU every way to get batches to a supervised ResNet-18."""
+    """On a CPU every method with its own networks, on a GPU every source of batches for a supervised ResNet-18."""
     split = load_split(configuration(*bench.data, *bench.overrides))
     common = [*bench.data, "data.cache=ram", "trainer.enable_progress_bar=false", "trainer.log_every_n_steps=50"]
     on_gpu = bench.device.type == "cuda"
-    plan = _sources(bench) if on_gpu else _methods(bench)
+    plan = [*(_methods(bench) if not on_gpu else []), *(_sources(bench) if on_gpu or bench.quick else [])]
     for place, (name, words, options) in enumerate(plan):
         seconds = bench.share(len(plan) - place) * 0.8
         one = partial(share, bench, split, *common, *words, seconds=seconds, **options)
@@ -156,13 +157,14 @@ def _methods(bench: Bench) -> list[tuple[str, list[str], Mapping[str, Any]]]:
 
 
 def _sources(bench: Bench) -> list[tuple[str, list[str], Mapping[str, Any]]]:
-    words = ["strategy=gpu", "data.batch_size=1024", "sampler=per_class", "sampler_target=6000"]
-    words += ["precision=bf16", "channels_last=true"]
+    batch, per_class, workers = (8, 4, (1,)) if bench.quick else (1024, 6000, (14, 8, 4))
+    words = [f"strategy={'gpu' if bench.device.type == 'cuda' else 'cpu'}", "precision=bf16", "channels_last=true"]
+    words += [f"data.batch_size={batch}", "sampler=per_class", f"sampler_target={per_class}"]
     return [
         ("in memory, Lightning's loop alone", words, {"from_memory": True}),
         ("data.augment_on=device", [*words, "data.augment_on=device"], {}),
-        *((f"{n} loading processes", [*words, f"data.num_workers={n}"], {}) for n in (14, 8, 4)),
-        ("data.augment_on=device, fused", [*words, "data.augment_on=device"], {"fused": True}),
+        *((f"{n} loading processes", [*words, f"data.num_workers={n}"], {}) for n in workers),
+        *([] if bench.quick else [("augment_on=device, fused", [*words, "data.augment_on=device"], {"fused": True})]),
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..networks import configuration, formats, network_of, precision_of
+from ..networks import configuration, network_of
 from ..session import Bench, Section
 from ..table import Column
 from ..timing import milliseconds
@@ -16,18 +16,18 @@ BATCHES = (1, 32)
 
 
 def latency(bench: Bench, preset: str, size: int, *, seconds: float) -> dict[str, Any]:
-    """Milliseconds of a batch of 1 and of 32 images, in turn, in eval mode and without gradients."""
+    """Milliseconds of a batch of 1 and of 32 images, in turn, in eval mode, float32 and without gradients."""
     config = configuration(f"backbone={preset}", "data=synthetic", f"data.image_size={size}", *bench.overrides)
     network = network_of(config).to(bench.device).eval()
     images = {
         batch: torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=bench.device)
         for batch in BATCHES
     }
-    with torch.inference_mode(), precision_of(config, bench.device):
+    with torch.inference_mode():
         steps = {str(batch): (lambda image=image: network(image)) for batch, image in images.items()}
         taken = bench.timer.in_turn(steps, seconds=seconds)
     one, many = (milliseconds(taken[str(batch)]) for batch in BATCHES)
-    return {"one_ms": one, "many_ms": many, "rate": 1000 * BATCHES[1] / many, "formats": formats(config)}
+    return {"one_ms": one, "many_ms": many, "rate": 1000 * BATCHES[1] / many}
 
 
 def measure(bench: Bench) -> None:
@@ -41,7 +41,7 @@ def measure(bench: Bench) -> None:
 
 SECTION = Section(
     title="Latency of deployed networks in PyTorch",
-    explains="Untrained networks, which are as fast as trained ones. Exported networks: benchmarks/export_bench.py.",
+    explains="In float32. Untrained networks are as fast as trained ones. Exported networks: benchmarks/export_bench.py.",
     columns=(
         Column("network", "network"),
         Column("size", "px"),
