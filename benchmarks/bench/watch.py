@@ -23,7 +23,7 @@ METADATA = "Metadata-Version: 2.1\nName: skinkd-bench-watch\nVersion: 1\n"
 
 
 def started(
-    command: Sequence[str], scratch: Path, *, stop_at_first_step: bool = False, timeout: float = 600
+    command: Sequence[str], scratch: Path, *, stop_at_first_step: bool = False, timeout: float = 1800
 ) -> list[dict[str, Any]]:
     """Run ``python`` with arguments, and return the notes of each watched process, in the order in which they began to train.
 
