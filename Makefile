@@ -16,7 +16,7 @@ define PROGRESS
 /^Installing collected packages/ { print "  unpacking " NF - 3 " packages, about a minute"; fflush() }
 endef
 
-.PHONY: train export test test-slow test-cluster study docs lint types wheel-check clean
+.PHONY: train export test test-slow test-cluster study bench docs lint types wheel-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): skinkd, the packages it needs and those of its tests and documentation, by constraints.txt"
@@ -48,6 +48,11 @@ test-cluster: $(VENV)/.installed
 # takes hours on a CPU; can be resumed. STUDY="sweep.devices=2" runs two jobs at once
 study: $(VENV)/.installed
 	$(RUN) benchmarks/study.py $(STUDY)
+
+# how fast this machine is: about a quarter of an hour on two cores, one table a section; build/bench/ has them as JSON and Markdown.
+# SKINKD_DATA_DIR=/data takes HAM10000's images, and BENCH="--sections methods,loader --seconds 300" gives arguments (--help)
+bench: $(VENV)/.installed
+	$(RUN) -m benchmarks.bench $(BENCH)
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build

@@ -10,7 +10,7 @@
 #   bash run.sh [--cpu] STAGE SECONDS [STAGE SECONDS …]
 #       install           unpacks everything into $WORK (default /tmp/skinkd-gpu)
 #       tests             pytest -m gpu, $WORKERS (8) at once; the log tells each failure as soon as it happens
-#       bench             benchmarks/gpu_bench.py: a table and bench.json
+#       bench             python -m benchmarks.bench: its tables and bench.json
 #       tune              trials of the study's rows, then the choice among them: tune.tar.gz, to be unpacked in a checkout
 #       folds             the study's runs, with the settings that tune chose there, else those of the checkout: folds.tar.xz
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
@@ -79,7 +79,12 @@ tests() {
 
 bench() {
   cd "$WORK/source" || return
-  "$PYTHON" benchmarks/gpu_bench.py --seconds "$((SECONDS_LEFT - 10))" --json "$OUT/bench.json" ${CPU:+--cpu}
+  local device=(--device cuda)
+  [ -z "$CPU" ] || device=(--quick --sections in_memory,end_to_end,methods,losses)
+  "$PYTHON" -m benchmarks.bench "${device[@]}" --seconds "$((SECONDS_LEFT - 10))" --out "$WORK/bench"
+  local code=$?
+  cp "$WORK/bench/bench.json" "$OUT/bench.json" || return
+  return $code
 }
 
 tune() {

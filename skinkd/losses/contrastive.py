@@ -1,6 +1,5 @@
 """Contrastive representation distillation (CRD; Tian et al., ICLR 2020) between embeddings of unit length."""
 
-import torch
 from torch import Tensor
 
 from skinkd.losses.numerics import at_least_float32
@@ -19,8 +18,8 @@ def contrast_scores(embedding: Tensor, memory: Tensor, columns: Tensor, *, tempe
     Returns:
         (B, M).
     """
-    # the product with all N rows costs less than gathering (B, M, D) numbers
-    return (embedding @ memory.detach().T).gather(1, columns).div(temperature).exp()
+    # the products with all N rows, and their exponentials, cost less than gathering (B, M, D) numbers
+    return (embedding @ memory.detach().T).div(temperature).exp().gather(1, columns)
 
 
 @at_least_float32
@@ -38,5 +37,6 @@ def noise_contrastive_loss(scores: Tensor, *, images: int) -> Tensor:
     noise = negatives / images
     positive, others = scores[:, 0], scores[:, 1:]
     log_positive = (positive / (positive + noise + 1e-7)).log()
-    log_others = torch.log(noise / (others + noise + 1e-7)).sum(dim=1)
-    return -(log_positive + log_others).mean()
+    # log (1 − h) is minus this logarithm: dividing by a number costs less than dividing a number by a tensor
+    minus_log_others = ((others + noise + 1e-7) / noise).log().sum(dim=1)
+    return (minus_log_others - log_positive).mean()

@@ -44,8 +44,7 @@ def attention_transfer(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """
     height = min(student_map.shape[2], teacher_map.shape[2])
     width = min(student_map.shape[3], teacher_map.shape[3])
-    student = F.adaptive_avg_pool2d(student_map, (height, width))
-    teacher = F.adaptive_avg_pool2d(teacher_map, (height, width))
+    student, teacher = (_pooled(maps, (height, width)) for maps in (student_map, teacher_map))
     return attention_map_distance(student, teacher) / (height * width)
 
 
@@ -113,6 +112,11 @@ def hierarchical_context_loss(student_map: Tensor, teacher_map: Tensor) -> Tenso
             student, teacher = (F.adaptive_avg_pool2d(maps, size) for maps in (student_map, teacher_map))
             loss = loss + weight * F.mse_loss(student, teacher)
     return loss / total
+
+
+def _pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The maps (B, C, H, W) average-pooled to a size. Pooling to the size they have changes nothing, but takes time."""
+    return maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, size)
 
 
 def _attention_map(feature: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from skinkd.models.heads import Aligner, AuxiliaryHead, ChannelRegressor, Projector
+from skinkd.models.heads import Aligner, AuxiliaryHead, ChannelRegressor, PointwiseConv, Projector
 
 SHAPES = st.tuples(st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))
 
@@ -103,3 +103,33 @@ def test_regressor_is_one_convolution_where_the_sizes_agree() -> None:
     conv, norm = (m for m in regress.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d))
     mixed = torch.einsum("oc,bchw->bohw", conv.weight[:, :, 0, 0], x)
     torch.testing.assert_close(regress(x), (mixed / (1 + norm.eps) ** 0.5).clamp(min=0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, outputs=st.integers(1, 20), batch=st.integers(1, 3), channels_last=st.booleans())
+def test_a_pointwise_convolution_is_a_convolution(
+    shape: tuple[int, int, int], outputs: int, batch: int, channels_last: bool
+) -> None:
+    """Values and both gradients, in either layout, and from a map that is no block of memory."""
+    pointwise = PointwiseConv(shape[0], outputs).double()
+    maps = torch.randn(batch, shape[0], shape[1], 2 * shape[2], dtype=torch.float64)[..., ::2]
+    if channels_last:
+        maps = maps.to(memory_format=torch.channels_last)
+    upstream = torch.randn(batch, outputs, *shape[1:], dtype=torch.float64)
+    found = []
+    for forward in (pointwise, lambda x: nn.functional.conv2d(x, pointwise.weight)):
+        image = maps.detach().requires_grad_()
+        out = forward(image)
+        found.append([out, *torch.autograd.grad(out, [image, pointwise.weight], upstream)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_pointwise_convolution_has_the_weights_of_a_convolution() -> None:
+    """The same names, shapes and initial values, so that checkpoints of earlier versions fit."""
+    built = []
+    for make in (lambda: PointwiseConv(6, 9), lambda: nn.Conv2d(6, 9, 1, bias=False)):
+        torch.manual_seed(0)
+        built.append(make().state_dict())
+    assert list(built[0]) == list(built[1]) == ["weight"]
+    assert torch.equal(built[0]["weight"], built[1]["weight"])
