@@ -9,8 +9,13 @@ import os
 import hydra
 import pandas.plotting  # noqa: F401  # pandas and torch import these late
 import torch.utils.serialization.config  # noqa: F401
+import wandb.sdk.launch.inputs.internal  # noqa: F401  # W&B imports it as a run starts, and takes two seconds
 
+import skinkd.analysis.output
 import skinkd.config.cli
+import skinkd.data.ham10000
+import skinkd.data.synthetic
+import skinkd.inference.other_data
 import skinkd.search.study
 import skinkd.training.run  # noqa: F401
 from skinkd.runs.environment import describe_environment

@@ -30,7 +30,7 @@ def run(overrides: list[str], folder: Path, program: str = "skinkd.train") -> tr
 def distributed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("distributed")
     # 23 test images: the processes have 12 and 11
-    overrides = ["strategy=ddp_cpu", "method=swskd", "data.batch_size=8", "data.eval_batch_size=5"]
+    overrides = ["strategy=ddp_cpu", "method=swskd", "data.image_size=64", "data.batch_size=8", "data.eval_batch_size=5"]
     # as a user types it: nothing is forked
     command = [sys.executable, "-m", "skinkd.train", *tiny, f"paths.output_dir={output}", *overrides]
     result = subprocess.run(command, cwd=output, capture_output=True, text=True, timeout=200, check=False)

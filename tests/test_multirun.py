@@ -93,7 +93,7 @@ def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, t
 def kill_and_go_on(tiny: list[str], folder: Path, number: signal.Signals) -> None:
     """Stop a sweep of 2 methods by 2 seeds once two have finished and another has begun; give it again."""
     output = folder / "outputs"
-    command = [*tiny, f"paths.output_dir={output}", "method=supervised,swskd", "seed=0,1", "sweep.devices=2"]
+    command = [*tiny, f"paths.output_dir={output}", "method=supervised,tf_kd", "seed=0,1", "sweep.devices=2"]
     running = start(command, folder / "here")
     end = time.monotonic() + SECONDS
     while len(done := sorted(output.glob("*/metrics.json"))) < 2 or len(list(output.glob("sweeps/*/logs/*.log"))) < 3:
@@ -139,7 +139,7 @@ def test_a_stopped_sweep_goes_on(tiny: list[str], tmp_path: Path) -> None:
 def test_three_methods_by_two_seeds(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     command = [*tiny, f"paths.output_dir={output}", "logger=wandb"]
-    result = cold_sweep([*command, "method=supervised,swskd,tsskd", "seed=0,1"], tmp_path)
+    result = cold_sweep([*command, "method=supervised,tf_kd,tsskd", "seed=0,1"], tmp_path)
     assert result.code == 0, result.err
     assert "6 of 6 jobs finished" in result.out
     folders = runs(output)
@@ -150,7 +150,7 @@ def test_three_methods_by_two_seeds(tiny: list[str], finished: Path, tmp_path: P
     assert len({file.run.run_id for file in files}) == 6
     assert {file.run.run_group for file in files} == {group(next(iter(folders.values())))}
     pairs = {(file.config["method"]["name"], file.config["seed"]) for file in files}
-    assert pairs == {(method, seed) for method in ("supervised", "swskd", "tsskd") for seed in (0, 1)}
+    assert pairs == {(method, seed) for method in ("supervised", "tf_kd", "tsskd") for seed in (0, 1)}
     assert len({metrics_of(folder)["test/loss"] for folder in folders.values()}) == 6
 
 
@@ -177,7 +177,7 @@ def test_the_four_methods_and_their_teachers(tiny: list[str], tmp_path: Path) ->
     output = tmp_path / "outputs"
     plain = [text for text in tiny if not text.startswith(("backbone", "trainer.max_epochs"))]
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "backbone.pretrained=false"]
-    result = cold_sweep([*plain, *short, f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path)
+    result = cold_sweep([*plain, *short, "data.image_size=64", f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path)
     assert result.code == 0, result.out + result.err
     assert "4 of 4 jobs finished" in result.out
     folders = runs(output)

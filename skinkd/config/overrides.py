@@ -65,8 +65,11 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     with initialize_config_module(version_base="1.3", config_module=CONF):
         loader = GlobalHydra.instance().config_loader()
         _search_also(loader, config_dir(arguments))
-        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
-        hydras = {f"hydra/{name}": loader.get_group_options(f"hydra/{name}") for name in loader.list_groups("hydra")}
+        named = {override.key_or_group for override in overrides}
+        names = [name for name in loader.list_groups("") if name != "hydra"]
+        # listing the choices of every group would take a tenth of a second
+        groups = {name: loader.get_group_options(name) if name in named else [] for name in names}
+        hydras = {name: loader.get_group_options(name) for name in named if name.startswith("hydra/")}
         for override in overrides:
             options = (groups | hydras).get(override.key_or_group, [])
             for choice in _values(override, groups | hydras) if options else []:
