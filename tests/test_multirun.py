@@ -231,16 +231,17 @@ def test_a_rank_that_raises_hangs_nobody(tiny: list[str], tmp_path: Path) -> Non
 
 def test_submitit_runs_the_same_jobs(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
-    result = cold_sweep(
-        [*tiny, f"paths.output_dir={output}", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"], tmp_path
-    )
+    local = ["-m", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"]
+    (tmp_path / "here").mkdir()
+    words = [*tiny, f"paths.output_dir={output}", *local]
+    result = train_process.run(words, folder=tmp_path / "here")  # the job is no fork
     assert result.code == 0, result.out + result.err
     (folder,) = runs(output).values()
     assert folder.name == finished.name
     assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     assert group(folder) == sweep_folder(output).name
     assert f"run folder:\n{folder}" in (sweep_folder(output) / "logs" / f"{folder.name}.log").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"stdout.txt", "stderr.txt"}
 
 
 def refusal(result: train_process.Result, output: Path) -> str:
@@ -281,10 +282,9 @@ def test_without_submitit_one_sentence_says_what_to_install(
     assert "pip install 'skinkd[submitit]'" in said
 
 
-def test_other_verbs_have_no_sweeps() -> None:
+def test_other_verbs_have_no_sweeps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="seeds2 is not a choice"):
         check_overrides("train", ["sweep=seeds2"])
-    command = [sys.executable, "-m", "skinkd.evaluate", "-m", "run=a,b"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: python -m skinkd.evaluate has no -m")
+    result = train_process.run(["-m", "run=a,b"], folder=tmp_path, module="skinkd.evaluate")
+    assert result.code == 2
+    assert result.err.startswith("error: python -m skinkd.evaluate has no -m")

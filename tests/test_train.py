@@ -1,8 +1,10 @@
 """The main job from command to run folder."""
 
 import json
+import os
+import shlex
 import shutil
-import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -259,8 +261,11 @@ def test_a_process_prints_the_table_the_run_folder_and_what_comes_next(
     lines = result.out.splitlines()
     assert lines[lines.index("run folder:") + 1] == str(folder)
     (compare,) = [line for line in lines if "skinkd.compare" in line]
-    pasted = subprocess.run(compare, shell=True, capture_output=True, text=True, cwd=tmp_path / "job")
-    assert pasted.returncode == 0 and (tmp_path / "outputs/comparison/report.html").is_file(), pasted.stderr
+    python, dash, module, *words = shlex.split(compare)
+    assert (dash, module) == ("-m", "skinkd.compare")
+    assert os.path.samefile(tmp_path / "job" / python if "/" in python else shutil.which(python) or "", sys.executable)
+    pasted = train_process.run(words, folder=tmp_path / "compare", module=module)
+    assert pasted.code == 0 and (tmp_path / "outputs/comparison/report.html").is_file(), pasted.err
     accuracy = metrics_of(folder)["test/accuracy"]
     assert any(line.startswith("accuracy") and f"{accuracy:.3f}" in line for line in lines)
     assert sum(line.startswith("epoch ") for line in lines) == 2

@@ -222,7 +222,7 @@ def test_lesions_are_drawn_whole() -> None:
     assert widths[1] == pytest.approx(widths[0], rel=0.1)
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 1.5])
+@pytest.mark.parametrize("sharpness", [pytest.param(1.0, marks=pytest.mark.slow), 1.5])
 def test_nominal_intervals_hold_by_simulation(sharpness: float) -> None:
     """200 data sets of a network whose truth is known; 95 % ± 3 standard errors is 90.4 to 99.6 %."""
     rng = np.random.default_rng(11)
