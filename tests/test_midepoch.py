@@ -28,7 +28,10 @@ Job = Callable[..., Result]
 ALWAYS = "checkpoint.every_minutes=1e-9"  # after each step
 WITH_STATE = [
     ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"],
-    ["method=swskd", "data.image_size=64", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],
+    pytest.param(  # test_resume.py has these between epochs
+        ["method=swskd", "data.image_size=64", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],
+        marks=pytest.mark.slow,
+    ),
     ["method=tsskd", "method.warmup_epochs=2", "sampler=balanced", "data.num_workers=2"],
 ]
 

@@ -131,7 +131,7 @@ MOMENTS = {
 }
 
 
-SLOW = ("while settings are chosen", "after a trial")
+SLOW = ("while settings are chosen", "after a trial", "as a trial ends")
 
 
 @pytest.mark.parametrize(
