@@ -1,11 +1,8 @@
 """docs/extending.md: its files, written into a package outside of the checkout or into a copy of it, train a network."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2

@@ -76,7 +76,9 @@ def test_several_gpus_strategy_on_one(
     assert metrics_of(folder)["test/loss"] == pytest.approx(metrics_of(expected)["test/loss"], rel=1e-2)
 
 
-@pytest.mark.parametrize("overrides", [[], ["method=swskd", "data.image_size=64", "precision=bf16", "ema.decay=0.9"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides", [[], ["method=swskd", "data.image_size=64", "precision=bf16", "ema.decay=0.9"]], ids=" ".join
+)
 def test_a_killed_run_goes_on_exactly(
     job: Job, trained: Trained, tmp_path: Path, strategy: str, overrides: list[str]
 ) -> None:

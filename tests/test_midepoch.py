@@ -178,7 +178,15 @@ def test_two_processes_stop_and_go_on_together(tiny: list[str], tmp_path: Path) 
     """One of them is asked to stop, later one is killed. Each process has its own images, sums and generators."""
     program = str(Path(__file__).parent / "signal_at_step.py")
     overrides = [
-        *(*tiny, "strategy=ddp_cpu", "data.batch_size=8", "method=swskd", "data.image_size=64", "backbone.drop_rate=0.2", "ema.decay=0.9"),
+        *(
+            *tiny,
+            "strategy=ddp_cpu",
+            "data.batch_size=8",
+            "method=swskd",
+            "data.image_size=64",
+            "backbone.drop_rate=0.2",
+            "ema.decay=0.9",
+        ),
         *(ALWAYS, "data.num_workers=1"),
     ]
 

@@ -177,7 +177,9 @@ def test_the_four_methods_and_their_teachers(tiny: list[str], tmp_path: Path) ->
     output = tmp_path / "outputs"
     plain = [text for text in tiny if not text.startswith(("backbone", "trainer.max_epochs"))]
     short = ["trainer.max_epochs=1", "trainer.limit_train_batches=1", "backbone.pretrained=false"]
-    result = cold_sweep([*plain, *short, "data.image_size=64", f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path)
+    result = cold_sweep(
+        [*plain, *short, "data.image_size=64", f"paths.output_dir={output}", "method=swskd,tsskd,ssdkd,mskd"], tmp_path
+    )
     assert result.code == 0, result.out + result.err
     assert "4 of 4 jobs finished" in result.out
     folders = runs(output)

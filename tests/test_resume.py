@@ -24,7 +24,8 @@ WITH_STATE = [
     ["augment.mix=mixup", "augment.mix_alpha=0.4", "loss.name=focal", "ema.decay=0.9"],
     ["method=tsskd", "backbone.drop_rate=0.2", "method.warmup_epochs=2", "sampler=balanced"],
     [
-        "method=swskd", "data.image_size=64",
+        "method=swskd",
+        "data.image_size=64",
         "backbone.drop_rate=0.2",
         "optim=sgd_plateau",
         "early_stopping.patience=3",

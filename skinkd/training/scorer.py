@@ -33,7 +33,8 @@ class Scorer(Callback):
     """Scores every validation and test pass of a trainer.
 
     It gathers the probabilities that the method's steps return, and makes a prediction table of each output. During training
-    it logs the metrics as ``<part>/<metric>``, or as ``<part>/<exit>/<metric>`` for an exit. All processes hold the same results.
+    it logs the metrics as ``<part>/<metric>``, or as ``<part>/<exit>/<metric>`` for an exit. All processes hold the same
+    results.
 
     Args:
         data: gives the classes, and the rows of each part.

@@ -32,7 +32,8 @@ def offline_runs(folder: Path) -> list[Path]:
 def logged(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_tiny(
         tmp_path_factory.mktemp("logged"),
-        "method=swskd", "data.image_size=64",
+        "method=swskd",
+        "data.image_size=64",
         "logger=wandb",
         "logger.example_images=3",
         "logger.log_checkpoint=true",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import train_process
 
-
 Run = Callable[..., train_process.Result]
 
 
