@@ -21,7 +21,7 @@ from skinkd.runs.folder import RunFolder
 from skinkd.runs.tracking import add_to_run
 
 Trained = Callable[..., Path]
-ONLINE = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+ONLINE = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB__GRAPHQL_RETRY_MAX": "1"}
 
 
 def offline_runs(folder: Path) -> list[Path]:
