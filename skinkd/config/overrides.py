@@ -63,7 +63,7 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     overrides = [_parsed(text) for text in texts]
     _refuse_misplaced(config_name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
     with initialize_config_module(version_base="1.3", config_module=CONF):
-        loader = GlobalHydra.instance().config_loader()
+        loader: Any = GlobalHydra.instance().config_loader()
         _search_also(loader, config_dir(arguments))
         named = {override.key_or_group for override in overrides}
         names = [name for name in loader.list_groups("") if name != "hydra"]
