@@ -3,6 +3,7 @@
 import json
 import shutil
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def settings(run: Path, *overrides: str) -> dict[str, Any]:
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         composed = compose("app", overrides=[f"run={run}", *overrides])
     return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def finished(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on images of 64 pixels, whose maps have several cells; for reading only."""
+    return train_tiny(tmp_path_factory.mktemp("finished64"), "data.image_size=64")
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +108,12 @@ def test_a_checkpoint_alone_has_neither_set_nor_results(finished: Path, tmp_path
 def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The parts of an exported folder that the page reads, with sets at 0.5."""
     folder, trained = tmp_path_factory.mktemp("exported"), open_trained(str(finished))
-    program = trace(trained.network, image_size=32, input_type="uint8", exits=())
+    program = trace(trained.network, image_size=64, input_type="uint8", exits=())
     write_onnx(program, folder / "model.onnx", exits=(), metadata={})
     validation, classes = read_predictions(finished / "predictions" / "val.csv")
     facts = {
         "classes": classes,
-        "image_size": 32,
+        "image_size": 64,
         "files": {"fp32": "model.onnx", "int8": "model_int8.onnx"},
         "input": {"name": "image", "dtype": "uint8"},
         "outputs": {name: name for name in ("logits", "probabilities")},
@@ -130,7 +137,7 @@ def test_an_exported_folder_says_what_the_run_says(answers: Answers, exported: P
 
 def test_an_exported_folder_has_the_map_of_the_run(answers: Answers, exported: Path) -> None:
     """Occlusion of the exported file and of the network in PyTorch, whose pixels between the bytes are not rounded."""
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), dtype=np.uint8))
     export, target = Answers(settings(exported)), torch.tensor([3])
     maps = [make_maps("occlusion", of.network.output, image, target, of.explanation) for of in (answers, export)]
     assert maps[0].max() > 0
