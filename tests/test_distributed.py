@@ -26,17 +26,27 @@ def run(overrides: list[str], folder: Path, program: str = "skinkd.train") -> tr
     return train_process.run(overrides, folder=folder, module=program, fork_children=True, timeout=200)
 
 
+# 23 test images: the processes have 12 and 11
+TWO = ["strategy=ddp_cpu", "method=swskd", "data.image_size=64", "data.batch_size=8", "data.eval_batch_size=5"]
+
+
 @pytest.fixture(scope="module")
 def distributed(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("distributed")
-    # 23 test images: the processes have 12 and 11
-    overrides = ["strategy=ddp_cpu", "method=swskd", "data.batch_size=8", "data.eval_batch_size=5"]
-    # as a user types it: nothing is forked
-    command = [sys.executable, "-m", "skinkd.train", *tiny, f"paths.output_dir={output}", *overrides]
-    result = subprocess.run(command, cwd=output, capture_output=True, text=True, timeout=200, check=False)
+    result = run([*tiny, f"paths.output_dir={output}", *TWO], output)
+    assert result.code == 0, result.err
+    assert result.out.count("run folder:") == 1 and result.out.count("training in") == 1
+    return only_run(output)
+
+
+@pytest.mark.slow
+def test_as_a_user_types_it(tiny: list[str], distributed: Path, tmp_path: Path) -> None:
+    """Nothing is forked."""
+    command = [sys.executable, "-m", "skinkd.train", *tiny, f"paths.output_dir={tmp_path}", *TWO]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("run folder:") == 1 and result.stdout.count("training in") == 1
-    return only_run(output)
+    assert only_run(tmp_path).name == distributed.name
 
 
 def test_it_is_one_finished_run(distributed: Path) -> None:

@@ -1,11 +1,8 @@
 """docs/extending.md: its files, written into a package outside of the checkout or into a copy of it, train a network."""
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -185,6 +182,15 @@ def test_the_commands_are_valid(own: Path, data: Path, command: str) -> None:
     assert out.strip()
 
 
+FRESH = """
+import runpy, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "skinkd"]:
+    del sys.modules[name]
+runpy.run_module("skinkd.train", run_name="__main__", alter_sys=True)
+"""
+"""Runs the copy, though the process has imported the repository."""
+
+
 def test_a_copy_of_the_repository(tmp_path: Path, data: Path) -> None:
     """The same files in their rooms; nothing else is changed."""
     ignored = shutil.ignore_patterns("__pycache__")
@@ -200,9 +206,8 @@ def test_a_copy_of_the_repository(tmp_path: Path, data: Path) -> None:
         assert path not in before
         path.write_text(content, "utf-8")
     words = ["method=confidence", "data=moles", "backbone=pyramid", "augment=shadow", *SMALL]
-    # a new process: the copy's skinkd is not the one that is imported here
-    command = [sys.executable, "-m", "skinkd.train", *words]
-    env = {**os.environ, "SKINKD_DATA_DIR": str(data), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "fresh.py").write_text(FRESH)
+    env = {"SKINKD_DATA_DIR": str(data)}
+    done = train_process.run(words, folder=tmp_path, module=str(tmp_path / "fresh.py"), env=env)
+    assert done.code == 0, done.out + done.err
     assert list(tmp_path.glob("outputs/confidence-moles-pyramid-*/metrics.json"))

@@ -39,7 +39,7 @@ def strategy(accelerator: str) -> str:
         ["precision=fp16", "trainer.gradient_clip_val=1"],
         ["precision=bf16", "channels_last=true", "ema.decay=0.9"],
         ["precision=bf16", "compile=true"],
-        ["data.cache=ram", "data.num_workers=2", "method=swskd"],
+        ["data.cache=ram", "data.num_workers=2", "method=swskd", "data.image_size=64"],
         ["data.cache=ram", "data.augment_on=device", "precision=bf16"],
     ],
     ids=" ".join,
@@ -60,7 +60,7 @@ def test_a_run_ends_with_the_scores_of_the_cpu(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", ["supervised", "swskd"])
+@pytest.mark.parametrize("method", ["supervised", "tf_kd"])
 def test_several_gpus_strategy_on_one(
     job: Job, trained: Trained, tmp_path: Path, accelerator: str, strategy: str, method: str
 ) -> None:
@@ -76,7 +76,9 @@ def test_several_gpus_strategy_on_one(
     assert metrics_of(folder)["test/loss"] == pytest.approx(metrics_of(expected)["test/loss"], rel=1e-2)
 
 
-@pytest.mark.parametrize("overrides", [[], ["method=swskd", "precision=bf16", "ema.decay=0.9"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides", [[], ["method=swskd", "data.image_size=64", "precision=bf16", "ema.decay=0.9"]], ids=" ".join
+)
 def test_a_killed_run_goes_on_exactly(
     job: Job, trained: Trained, tmp_path: Path, strategy: str, overrides: list[str]
 ) -> None:

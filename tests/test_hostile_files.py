@@ -276,5 +276,5 @@ def test_what_no_package_is_cannot_be_allowed(word: str, monkeypatch: pytest.Mon
 
 def test_an_allowed_network_computes(finished: Path) -> None:
     network, card, _ = rebuild(open_checkpoint(finished / "checkpoints" / "best.ckpt", setting="run"))
-    image = torch.from_numpy(np.zeros((2, 3, 64, 64), np.uint8))
+    image = torch.from_numpy(np.zeros((2, 3, 32, 32), np.uint8))
     assert network(image).shape == (2, len(card["classes"]))

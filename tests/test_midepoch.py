@@ -28,7 +28,10 @@ Job = Callable[..., Result]
 ALWAYS = "checkpoint.every_minutes=1e-9"  # after each step
 WITH_STATE = [
     ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"],
-    ["method=swskd", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],
+    pytest.param(  # test_resume.py has these between epochs
+        ["method=swskd", "data.image_size=64", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],
+        marks=pytest.mark.slow,
+    ),
     ["method=tsskd", "method.warmup_epochs=2", "sampler=balanced", "data.num_workers=2"],
 ]
 
@@ -175,7 +178,15 @@ def test_two_processes_stop_and_go_on_together(tiny: list[str], tmp_path: Path) 
     """One of them is asked to stop, later one is killed. Each process has its own images, sums and generators."""
     program = str(Path(__file__).parent / "signal_at_step.py")
     overrides = [
-        *(*tiny, "strategy=ddp_cpu", "data.batch_size=8", "method=swskd", "backbone.drop_rate=0.2", "ema.decay=0.9"),
+        *(
+            *tiny,
+            "strategy=ddp_cpu",
+            "data.batch_size=8",
+            "method=swskd",
+            "data.image_size=64",
+            "backbone.drop_rate=0.2",
+            "ema.decay=0.9",
+        ),
         *(ALWAYS, "data.num_workers=1"),
     ]
 

@@ -16,8 +16,7 @@ from skinkd.methods.base import Method
 Trained = Callable[..., Path]
 Job = Callable[..., Result]
 
-EPOCHS, STEPS = 3, 5
-LONG = f"trainer.max_epochs={EPOCHS}"
+EPOCHS, STEPS = 2, 5  # of the tiny runs
 KILL = partial(signal.raise_signal, signal.SIGKILL)
 STEP = "skinkd.methods.base:Method.combine"
 # together they have all that a checkpoint must hold: of each kind of network, optimiser, average, sampler and precision
@@ -26,6 +25,7 @@ WITH_STATE = [
     ["method=tsskd", "backbone.drop_rate=0.2", "method.warmup_epochs=2", "sampler=balanced"],
     [
         "method=swskd",
+        "data.image_size=64",
         "backbone.drop_rate=0.2",
         "optim=sgd_plateau",
         "early_stopping.patience=3",
@@ -56,7 +56,7 @@ def check_same(folder: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("overrides", WITH_STATE, ids=" ".join)
 def test_killed_within_the_last_epoch(trained: Trained, job: Job, tmp_path: Path, overrides: list[str]) -> None:
-    killed = job(LONG, *overrides, act=Act(STEP, (EPOCHS - 1) * STEPS + 3, KILL))
+    killed = job(*overrides, act=Act(STEP, (EPOCHS - 1) * STEPS + 3, KILL))
     assert killed.code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
     assert not (folder / "metrics.json").exists()
@@ -71,49 +71,43 @@ def test_killed_within_the_last_epoch(trained: Trained, job: Job, tmp_path: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Method, "combine", noted)
-        assert trained(LONG, *overrides) == folder
+        assert trained(*overrides) == folder
     assert steps == list(range((EPOCHS - 1) * STEPS, EPOCHS * STEPS))  # it went on, it did not begin again
-    check_same(folder, trained(LONG, *overrides, output=tmp_path / "whole"))
-
-
-@pytest.fixture(scope="module")
-def whole(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the same length that nothing disturbed."""
-    return train_tiny(tmp_path_factory.mktemp("whole"), LONG)
+    check_same(folder, trained(*overrides, output=tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_an_awkward_moment(trained: Trained, job: Job, whole: Path, tmp_path: Path, moment: str) -> None:
-    assert job(LONG, act=MOMENTS[moment]).code == -signal.SIGKILL
+def test_killed_at_an_awkward_moment(trained: Trained, job: Job, finished: Path, tmp_path: Path, moment: str) -> None:
+    assert job(act=MOMENTS[moment]).code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
     assert not (folder / "metrics.json").exists()
-    assert trained(LONG) == folder
-    check_same(folder, whole)
+    assert trained() == folder
+    check_same(folder, finished)
 
 
-def test_killed_again_and_again(job: Job, whole: Path, tmp_path: Path) -> None:
-    for call in (STEPS + 1, STEPS + 1, 2):
-        assert job(LONG, act=Act(STEP, call, KILL)).code == -signal.SIGKILL
-    assert job(LONG).code == 0
-    check_same(only_run(tmp_path / "outputs"), whole)
+def test_killed_again_and_again(job: Job, finished: Path, tmp_path: Path) -> None:
+    for call in (STEPS, STEPS + 3, 2):  # before the first checkpoint, within the second epoch, and there again
+        assert job(act=Act(STEP, call, KILL)).code == -signal.SIGKILL
+    assert job().code == 0
+    check_same(only_run(tmp_path / "outputs"), finished)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_asked_to_stop(trained: Trained, job: Job, whole: Path, tmp_path: Path, number: int) -> None:
-    stopped = job(LONG, act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
+def test_asked_to_stop(trained: Trained, job: Job, finished: Path, tmp_path: Path, number: int) -> None:
+    stopped = job(act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
     folder = only_run(tmp_path / "outputs")
     assert stopped.code == (1 if number == signal.SIGINT else 128 + number)
     assert "the same command goes on from the last checkpoint" in stopped.out
     assert not (folder / "metrics.json").exists()
-    assert trained(LONG) == folder
-    check_same(folder, whole)
+    assert trained() == folder
+    check_same(folder, finished)
 
 
 def test_a_resumed_run_keeps_its_best_checkpoint(job: Job, trained: Trained, tmp_path: Path) -> None:
     """The best epoch lies before the kill: the resumed run must not select among its own epochs alone."""
     # each later epoch destroys the network
     settings = [
-        LONG,
+        "trainer.max_epochs=3",
         "optim=adam_multistep",
         "optim.lr=1e-4",
         "optim.schedule.at=[0.5]",
@@ -125,6 +119,6 @@ def test_a_resumed_run_keeps_its_best_checkpoint(job: Job, trained: Trained, tmp
     folder = trained(*settings)
     history = pd.read_csv(folder / "history.csv").set_index("epoch")
     best = metrics_of(folder)["best_epoch"]
-    assert best == history["val/loss"].idxmin() < EPOCHS
+    assert best == history["val/loss"].idxmin() < 3
     assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best - 1
     assert metrics_of(folder)["val/loss"] == pytest.approx(history.loc[best, "val/loss"], rel=1e-6)

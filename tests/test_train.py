@@ -1,8 +1,10 @@
 """The main job from command to run folder."""
 
 import json
+import os
+import shlex
 import shutil
-import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,14 +255,17 @@ def test_the_leaky_protocol_says_what_it_leaks(trained: Trained, capsys: pytest.
 def test_a_process_prints_the_table_the_run_folder_and_what_comes_next(
     job: Callable[..., train_process.Result], tmp_path: Path
 ) -> None:
-    result = job("trainer.enable_progress_bar=true", "method=swskd")
+    result = job("trainer.enable_progress_bar=true", "method=swskd", "data.image_size=64")
     assert result.code == 0, result.err
     folder = only_run(tmp_path / "outputs")
     lines = result.out.splitlines()
     assert lines[lines.index("run folder:") + 1] == str(folder)
     (compare,) = [line for line in lines if "skinkd.compare" in line]
-    pasted = subprocess.run(compare, shell=True, capture_output=True, text=True, cwd=tmp_path / "job")
-    assert pasted.returncode == 0 and (tmp_path / "outputs/comparison/report.html").is_file(), pasted.stderr
+    python, dash, module, *words = shlex.split(compare)
+    assert (dash, module) == ("-m", "skinkd.compare")
+    assert os.path.samefile(tmp_path / "job" / python if "/" in python else shutil.which(python) or "", sys.executable)
+    pasted = train_process.run(words, folder=tmp_path / "compare", module=module)
+    assert pasted.code == 0 and (tmp_path / "outputs/comparison/report.html").is_file(), pasted.err
     accuracy = metrics_of(folder)["test/accuracy"]
     assert any(line.startswith("accuracy") and f"{accuracy:.3f}" in line for line in lines)
     assert sum(line.startswith("epoch ") for line in lines) == 2
@@ -270,12 +275,12 @@ def test_a_process_prints_the_table_the_run_folder_and_what_comes_next(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["precision=bf16", "method=swskd"],
-        ["channels_last=true", "method=swskd"],
+        ["precision=bf16", "method=swskd", "data.image_size=64"],
+        ["channels_last=true", "method=swskd", "data.image_size=64"],
         ["optim=adamw_cosine", "trainer.gradient_clip_val=1", "sampler=balanced", "class_weights=inverse"],
         ["optim=sgd_plateau", "sampler=sqrt", "class_weights=effective_number"],
         ["optim=adam_multistep", "augment=randaugment", "method=tsskd", "method.warmup_epochs=1"],
-        ["backbone.name=test_vit.r160_in1k", "data.image_size=32", "method=swskd", "method.attention=simam"],
+        ["backbone.name=test_vit.r160_in1k", "method=swskd", "method.attention=simam"],
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -301,7 +306,7 @@ def test_early_stopping_ends_a_run_that_gets_no_better(trained: Trained) -> None
 
 @pytest.mark.slow
 def test_a_compiled_network_leaves_the_same_kind_of_checkpoint(trained: Trained) -> None:
-    folder = trained("compile=true", "method=swskd")
+    folder = trained("compile=true", "method=swskd", "data.image_size=64")
     state = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert not any("_orig_mod" in name for name in state)
 

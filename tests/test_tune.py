@@ -22,7 +22,8 @@ from train_process import Act, Result
 
 KILL = partial(signal.raise_signal, signal.SIGKILL)
 SPACE = "tune.space={optim.lr: {low: 1e-3, high: 0.3, log: true}, augment: [none, basic]}"
-QUICK = ["tune.poll_seconds=0.1", "tune.pruner.name=none", "tune.trials=3", SPACE]
+SHORT = ["tune.poll_seconds=0.05", "trainer.limit_train_batches=2"]
+QUICK = [*SHORT, "tune.pruner.name=none", "tune.trials=3", SPACE]
 TIMES = ["seconds", "folder"]
 
 
@@ -130,7 +131,7 @@ MOMENTS = {
 }
 
 
-SLOW = ("while settings are chosen", "after a trial")
+SLOW = ("while settings are chosen", "after a trial", "as a trial ends")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_asked_to_stop_it_stops_its_trial_and_goes_on_later(
 def test_pruned_by_the_median_of_earlier_trials(tune: Tune, tmp_path: Path) -> None:
     """The rule, recomputed from the histories: worse so far than the median of earlier complete trials at that epoch."""
     epochs, total = 3, 5
-    settings = ["tune.pruner.startup_trials=1", "tune.pruner.min_epochs=1", "tune.poll_seconds=0.1"]
+    settings = [*SHORT, "tune.pruner.startup_trials=1", "tune.pruner.min_epochs=1"]
     space = "tune.space={optim.lr: {low: 1e-7, high: 0.1, log: true}}"
     monitor = ["monitor.metric=val/loss", "monitor.mode=min", f"trainer.max_epochs={epochs}", f"tune.trials={total}"]
     result = tune(tmp_path, *settings, space, *monitor)
@@ -197,7 +198,7 @@ def test_pruned_by_the_median_of_earlier_trials(tune: Tune, tmp_path: Path) -> N
 
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(tune: Tune, tmp_path: Path) -> None:
     space = "tune.space={data.batch_size: [16, 999], optim.lr: [0.01, 0.1]}"
-    result = tune(tmp_path, "trainer.max_epochs=1", "tune.trials=4", "tune.poll_seconds=0.1", space)
+    result = tune(tmp_path, *SHORT, "trainer.max_epochs=1", "tune.trials=4", space)
     assert result.code == 0, result.err
     table = trials(tmp_path)
     assert set(table["state"]) == {"failed", "complete"}  # by the seed: both are drawn
@@ -209,7 +210,7 @@ def test_a_trial_that_fails_is_told_and_the_search_goes_on(tune: Tune, tmp_path:
 
 def test_it_gives_up_where_every_trial_fails(tune: Tune, tmp_path: Path) -> None:
     space = "tune.space={data.batch_size: [998, 999]}"
-    result = tune(tmp_path, "tune.trials=9", "tune.max_failures=2", "tune.poll_seconds=0.1", space)
+    result = tune(tmp_path, *SHORT, "tune.trials=9", "tune.max_failures=2", space)
     assert result.code == 1
     assert result.out.count("FAILED") == 2 and "the last 2 trials failed" in result.out
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{study_of(tmp_path)}/study.db")
@@ -221,7 +222,7 @@ def test_it_gives_up_where_every_trial_fails(tune: Tune, tmp_path: Path) -> None
 def test_one_teacher_serves_all_trials(tune: Tune, tiny: list[str], tmp_path: Path) -> None:
     """Its settings are those of the command, though the trials' optim.lr would be its own too."""
     teacher = "method.teacher.run.backbone.name=test_efficientnet.r160_in1k"
-    settings = ["method=kd", teacher, "trainer.max_epochs=1", "tune.trials=2", "tune.poll_seconds=0.1"]
+    settings = [*SHORT, "method=kd", teacher, "trainer.max_epochs=1", "tune.trials=2"]
     result = tune(tmp_path, *settings)
     assert result.code == 0, result.err
     table = trials(tmp_path)
@@ -270,7 +271,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
 
 
 def test_a_named_study_goes_on_with_its_own_search_alone(tune: Tune, tmp_path: Path) -> None:
-    named = ["tune.study=mine", "tune.trials=1", "trainer.max_epochs=1", "tune.poll_seconds=0.1"]
+    named = [*SHORT, "tune.study=mine", "tune.trials=1", "trainer.max_epochs=1"]
     assert tune(tmp_path, *named, "tune.space={optim.lr: [0.01, 0.1]}").code == 0
     other = tune(tmp_path, *named, "tune.space={optim.lr: [0.01, 0.2]}", "optim.weight_decay=0")
     assert other.code == 2 and "was begun with another configuration and another space" in other.err

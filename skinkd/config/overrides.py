@@ -63,10 +63,13 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
     overrides = [_parsed(text) for text in texts]
     _refuse_misplaced(config_name, overrides, multirun=bool({"-m", "--multirun"} & set(arguments)))
     with initialize_config_module(version_base="1.3", config_module=CONF):
-        loader = GlobalHydra.instance().config_loader()
+        loader: Any = GlobalHydra.instance().config_loader()
         _search_also(loader, config_dir(arguments))
-        groups = {name: loader.get_group_options(name) for name in loader.list_groups("") if name != "hydra"}
-        hydras = {f"hydra/{name}": loader.get_group_options(f"hydra/{name}") for name in loader.list_groups("hydra")}
+        named = {override.key_or_group for override in overrides}
+        names = [name for name in loader.list_groups("") if name != "hydra"]
+        # listing the choices of every group would take a tenth of a second
+        groups = {name: loader.repository.get_group_options(name) if name in named else [] for name in names}
+        hydras = {name: loader.repository.get_group_options(name) for name in named if name.startswith("hydra/")}
         for override in overrides:
             options = (groups | hydras).get(override.key_or_group, [])
             for choice in _values(override, groups | hydras) if options else []:
@@ -75,10 +78,11 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         chosen = [override for override in overrides if override.key_or_group in groups]
         settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
         for choices in _each_choice(chosen, groups):
-            config = _compose(config_name, choices)
+            config: Any = OmegaConf.to_container(_compose(config_name, choices))
+            keys = list(_keys(config))
             swept = [text for text, override in zip(choices, chosen, strict=True) if override.is_sweep_override()]
             for override in settings:
-                _check_key(override, config, groups, f" with {' '.join(swept)}" if swept else "")
+                _check_key(override, config, keys, groups, f" with {' '.join(swept)}" if swept else "")
         # at the end all overrides together, for mistakes that only Hydra finds
         plain = [o for o in [*chosen, *settings] if not o.is_sweep_override()]
         if any(_needs_hydra(override) for override in plain):
@@ -166,20 +170,20 @@ def _each_choice(chosen: list[Override], groups: Groups) -> Iterator[list[str]]:
             yield [*first[:place], f"{name}={text}", *first[place + 1 :]]
 
 
-def _check_key(override: Override, config: DictConfig, groups: Groups, where: str) -> None:
+def _check_key(override: Override, config: dict[str, Any], keys: list[str], groups: Groups, where: str) -> None:
+    """Check a setting against a composed configuration, in which ``keys`` are all settings."""
     key = override.key_or_group
     if override.is_add() or override.is_force_add():
         return
-    keys = list(_keys(config))
     if key not in keys and not key.rpartition(".")[2].startswith("_"):
         raise UserError(
             f"{key} is not a setting{where}{_teacher_hint(key, keys) or nearest_key(key, [*keys, *groups])}"
         )
     if override.is_delete():
         return
-    default = OmegaConf.to_container(config, resolve=False)
+    default: Any = config
     for name in key.split("."):
-        default = default[name]  # type: ignore[index,call-overload]
+        default = default[name]
     if isinstance(default, str) and "${" in default:
         return
     for value in _values(override, groups):
@@ -242,9 +246,8 @@ def nearest_key(key: str, keys: list[str]) -> str:
     return nearest(key, siblings)
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    plain: dict[str, Any] = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config  # type: ignore[assignment]
-    for name, value in plain.items():
+def _keys(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
         if name.startswith("_"):
             continue
         yield f"{prefix}{name}"

@@ -93,11 +93,11 @@ class Pool:
         with _signals() as received, view:
             shown = 0.0
             while any(job.state in (WAITING, TEACHER, RUNNING) for job in self.jobs):
-                self._collect()
+                ended = self._collect()
                 if received:
                     self._stop(received, view)
                     sys.exit(128 + received[0])
-                if time.monotonic() - shown >= _SHOW:
+                if ended or time.monotonic() - shown >= _SHOW:
                     self._fill(view)
                     self._look()
                     self._name_stalled(view)
@@ -180,8 +180,9 @@ class Pool:
                 if self.end_stalled:
                     running.stop(kill=True)
 
-    def _collect(self) -> None:
-        """Take note of the jobs that have ended."""
+    def _collect(self) -> bool:
+        """Take note of the jobs that have ended; return whether there are any."""
+        before = len(self.running)
         for job, (running, _, begin) in list(self.running.items()):
             code = running.poll()
             if code is None:
@@ -198,6 +199,7 @@ class Pool:
                 job.error = last_error(self.logs[job], begin, code) if code else unfinished
                 if job in self.stalled and self.end_stalled:
                     job.error = f"ended, because it made no progress for {self.stall_minutes:g} minutes"
+        return len(self.running) < before
 
     def _stop(self, received: list[int], view: SweepView) -> None:
         for running, _, _ in self.running.values():

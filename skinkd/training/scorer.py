@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from skinkd.batch import Batch
@@ -31,8 +32,9 @@ class Scored(NamedTuple):
 class Scorer(Callback):
     """Scores every validation and test pass of a trainer.
 
-    It gathers the probabilities that the method's steps return, makes a prediction table of each output, and logs its
-    metrics as ``<part>/<metric>``, or as ``<part>/<exit>/<metric>`` for an exit. All processes hold the same results.
+    It gathers the probabilities that the method's steps return, and makes a prediction table of each output. During training
+    it logs the metrics as ``<part>/<metric>``, or as ``<part>/<exit>/<metric>`` for an exit. All processes hold the same
+    results.
 
     Args:
         data: gives the classes, and the rows of each part.
@@ -60,12 +62,12 @@ class Scorer(Callback):
         self._batches.append((batch.index, outputs))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._finish("val", pl_module)
+        self._finish("val", trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._finish("test", pl_module)
+        self._finish("test", trainer, pl_module)
 
-    def _finish(self, part: str, pl_module: L.LightningModule) -> None:
+    def _finish(self, part: str, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         classes, rows = self.data.classes, self.data.rows(part)
         rows = rows.assign(label=[classes[label] for label in rows["label"]])
         index = _gather(torch.cat([index for index, _ in self._batches]).cpu().numpy())
@@ -75,8 +77,9 @@ class Scorer(Callback):
             table = prediction_table(rows, index, _gather(probability), classes)
             metrics = evaluate(table, classes, calibration_bins=self.calibration_bins)
             self.results[part][output] = Scored(table, metrics)
-            prefix = f"{part}/{output}/" if output else f"{part}/"
-            pl_module.log_dict({f"{prefix}{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+            if trainer.state.fn == TrainerFn.FITTING:  # afterwards nothing reads what is logged
+                prefix = f"{part}/{output}/" if output else f"{part}/"
+                pl_module.log_dict({f"{prefix}{name}": value for name, value in metrics.items()}, rank_zero_only=False)
         self._batches.clear()
 
 

@@ -141,13 +141,13 @@ def test_a_folder_in_which_no_file_can_be_made_is_found_first(
 def test_two_trained_runs_in_a_process_of_its_own(
     finished: Path, train_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    other = train_tiny(tmp_path / "outputs", "method=swskd")
+    other = train_tiny(tmp_path / "outputs", "method=tf_kd")
     words = [str(finished), str(other), "--out", str(tmp_path / "out")]
     done = train_process.run(words, folder=tmp_path / "job", module="skinkd.compare", timeout=200)
     assert done.code == 0, done.err
     assert max(map(len, done.out.splitlines()[:-1])) <= 80 and "\x1b" not in done.out + done.err
     table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("row")
-    for label, folder in (("supervised", finished), ("swskd", other)):
+    for label, folder in (("supervised", finished), ("tf_kd", other)):
         metrics = RunFolder(folder).metrics()
         for name in ("accuracy", "balanced_accuracy", "auroc_macro", "ece", "loss"):
             assert table.loc[label, f"{name}_mean"] == pytest.approx(metrics[f"test/{name}"], abs=1e-12)
@@ -157,7 +157,7 @@ def test_two_trained_runs_in_a_process_of_its_own(
         assert table.loc[label, "parameters"] == metrics["parameters"]
         assert table.loc[label, "macs"] == metrics["macs"]
     tests = pd.read_csv(tmp_path / "out" / "tests.csv")
-    assert set(tests["row"]) == {"swskd"}
+    assert set(tests["row"]) == {"tf_kd"}
     # not DeLong's: of so few images a class has a single lesion, and its variance is undefined
     assert tests.loc[tests["test"] != "DeLong", "p"].between(0, 1).all()
 

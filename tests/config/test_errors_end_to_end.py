@@ -232,7 +232,7 @@ def test_a_diverging_run_names_term_and_step_and_keeps_the_last_good_checkpoint(
 
 
 def test_divergence_in_the_first_epoch(job: Job, tmp_path: Path) -> None:
-    result = job("optim.lr=1e30", "method=swskd")
+    result = job("optim.lr=1e30", "method=swskd", "data.image_size=64")
     assert result.code == 2
     assert "became NaN or infinite at training step" in result.err and result.err.count("\n") == 1, result.err
     assert not (only_run(tmp_path / "outputs") / "checkpoints").exists()

@@ -72,7 +72,7 @@ def test_the_folder_is_complete_and_nothing_is_beside_it(exported: Path, finishe
 def test_what_export_json_says(exported: Path, finished: Path) -> None:
     facts = json.loads((exported / "export.json").read_text("utf-8"))
     trained = open_trained(str(finished))
-    assert facts["classes"] == list(trained.classes) and facts["image_size"] == 64
+    assert facts["classes"] == list(trained.classes) and facts["image_size"] == 32
     assert facts["files"] == {"fp32": "model.onnx", "int8": "model_int8.onnx"}
     assert facts["input"] == {"name": "image", "dtype": "uint8", "layout": "NCHW", "colours": "RGB"}
     assert facts["outputs"] == {"logits": "logits", "probabilities": "probabilities"}
@@ -85,9 +85,9 @@ def test_what_export_json_says(exported: Path, finished: Path) -> None:
             key: json.loads(v) if v[0] in "[{" else v for key, v in session.get_modelmeta().custom_metadata_map.items()
         }
         assert metadata["classes"] == facts["classes"] and metadata["run"] == facts["run"]
-        assert metadata["licence"] == facts["licence"] and metadata["preprocess"]["image_size"] == 64
+        assert metadata["licence"] == facts["licence"] and metadata["preprocess"]["image_size"] == 32
         (given,) = session.get_inputs()
-        assert (given.type, given.shape[1:]) == ("tensor(uint8)", [3, 64, 64])
+        assert (given.type, given.shape[1:]) == ("tensor(uint8)", [3, 32, 32])
 
 
 def test_what_is_fitted_on_validation_is_fitted_on_the_runs_table(exported: Path, finished: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_numbers_are_those_of_the_files_and_of_the_run(
     classes = json.loads((exported / "export.json").read_text())["classes"]
     rows = run_images(open_trained(str(finished)), paths)
     files = rows.set_index("image_id").loc[test["image_id"], "path"]
-    images = np.stack([eval_pipeline(image_size=64)(image=read_image(path))["image"] for path in files])
+    images = np.stack([eval_pipeline(image_size=32)(image=read_image(path))["image"] for path in files])
     found = {}
     for name in ("model.onnx", "model_int8.onnx"):
         session = onnxruntime.InferenceSession(exported / name)

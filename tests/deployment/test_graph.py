@@ -44,7 +44,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SMALL if kind != "plain"])
+# test_predict.py has a transformer and a hybrid as ONNX too
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in ("attention", "hybrid") else ()) for kind in SMALL]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])  # the plain one is below
 def test_a_small_network_of_each_kind(kind: str, tmp_path: Path) -> None:
     module = network(*SMALL[kind])
     export(module, tmp_path / "model.onnx")

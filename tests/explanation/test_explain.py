@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def run_explain(folder: Path, synthetic_root: Path, *overrides: str) -> None:
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         settings = compose("explain", overrides=[f"run={folder}", outputs, *FEW, *overrides])
     explain(settings)
+
+
+@pytest.fixture(scope="module")
+def finished(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on images of 64 pixels, whose maps have several cells; for reading only."""
+    return train_tiny(tmp_path_factory.mktemp("finished64"), "data.image_size=64")
 
 
 @pytest.fixture(scope="module")

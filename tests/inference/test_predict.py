@@ -89,7 +89,7 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ["logits", "probabilities"]
     torch.onnx.export(
         Deployed(trained.network),
-        (torch.zeros((2, 3, 64, 64), dtype=torch.uint8),),
+        (torch.zeros((2, 3, 32, 32), dtype=torch.uint8),),
         str(folder / "model.onnx"),
         input_names=["image"],
         output_names=names,
@@ -98,7 +98,7 @@ def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     card = {
         "classes": classes,
-        "image_size": 64,
+        "image_size": 32,
         "files": {"fp32": "model.onnx", "int8": "model_int8.onnx"},
         "input": {"name": "image", "dtype": "uint8", "layout": "NCHW"},
         "outputs": {name: name for name in names},
@@ -162,10 +162,10 @@ def test_other_networks_get_their_own_numbers_too(
         by_size = table_of(listed, run=str(run), batch_size=size)
         np.testing.assert_allclose(by_size[columns], own[columns], rtol=0, atol=1e-6)
     of_run = open_trained(str(run))
-    graph = trace(of_run.network, image_size=64, input_type="uint8", exits=())
+    graph = trace(of_run.network, image_size=32, input_type="uint8", exits=())
     write_onnx(graph, tmp_path / "model.onnx", exits=(), metadata={})
     card = {
-        **{"classes": classes, "image_size": 64, "files": {"fp32": "model.onnx"}},
+        **{"classes": classes, "image_size": 32, "files": {"fp32": "model.onnx"}},
         "input": {"name": INPUT, "dtype": "uint8"},
         "outputs": {name: name for name in (LOGITS, PROBABILITIES)},
     }
@@ -265,7 +265,7 @@ def test_a_network_that_diverged_says_so(finished: Path) -> None:
     with torch.no_grad():
         next(network.network.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="is not finite"):
-        predicted(network, np.zeros((2, 3, 64, 64), np.uint8), tta="none")
+        predicted(network, np.zeros((2, 3, 32, 32), np.uint8), tta="none")
 
 
 def test_a_single_image_is_shown(
@@ -311,7 +311,7 @@ def test_a_temperature_that_changes_nothing_says_so(finished: Path, tmp_path: Pa
 @pytest.mark.parametrize("tta", TTA)
 def test_views_are_averaged(tta: str, finished: Path) -> None:
     network = open_trained(str(finished))
-    images = np.random.default_rng(0).integers(0, 256, (4, 3, 64, 64), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
     squares = {
         "none": [lambda x: x],
         "flips": [lambda x: x, lambda x: x[..., ::-1], lambda x: x[..., ::-1, :], lambda x: x[..., ::-1, ::-1]],

@@ -77,15 +77,22 @@ def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def make_teacher(config: dict[str, Any], *, seed: int = 7) -> tuple[Teacher, dict[str, Tensor]]:
     """A teacher of random weights whose BatchNorm statistics are not those of the start, and a projector's weights."""
-    torch.manual_seed(seed)
     backbone = config["method"]["teacher"]["run"].get("backbone", config["backbone"])
-    network = instantiate(backbone, num_classes=CLASSES, _convert_="all")
-    size = backbone["image_size"]
+    network, state = _teacher_network(yaml.safe_dump(backbone), seed)
+    torch.manual_seed(seed)  # whether the network was made before or not
+    return Teacher(copy.deepcopy(network), image_size=backbone["image_size"], bf16=False), copy.deepcopy(state)
+
+
+@cache
+def _teacher_network(backbone: str, seed: int) -> tuple[Any, dict[str, Tensor]]:
+    """A network of YAML, for reading only, and a projector's weights."""
+    torch.manual_seed(seed)
+    settings = yaml.safe_load(backbone)
+    network = instantiate(settings, num_classes=CLASSES, _convert_="all")
     for _ in range(3):
-        network(torch.rand(4, 3, size, size))
+        network(torch.rand(4, 3, settings["image_size"], settings["image_size"]))
     projector = Projector(network.feature_dim, hidden_width=6, out_width=4)
-    state = {f"projector.{key}": value for key, value in projector.state_dict().items()}
-    return Teacher(network, image_size=size, bf16=False), state
+    return network, {f"projector.{key}": value for key, value in projector.state_dict().items()}
 
 
 def make_method(name: str, *overrides: str, counts: tuple[int, ...] = (5, 4, 3, 2, 1)) -> Method:

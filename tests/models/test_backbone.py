@@ -21,6 +21,9 @@ TIMM_PRESETS = sorted(
     for file in (CONF / "backbone").glob("*.yaml")
     if file.stem != "timm" and "timm" in file.read_text().splitlines()[0]
 )
+# the networks of the same builder that are twice as deep are built by the slow tests
+DEEP = {"resnet101": "resnet50", "efficientnet_b4": "efficientnet_b0"}
+PRESETS = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in TIMM_PRESETS]
 # these norm what they pool, so their pooled features are not the mean of the last map
 POOLS_A_NORMED_MAP = ("convnext_tiny", "vit_tiny")
 
@@ -47,7 +50,7 @@ def images(size: int = 64, batch: int = 2, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-@pytest.fixture(scope="module", params=TIMM_PRESETS)
+@pytest.fixture(scope="module", params=PRESETS)
 def network(request: pytest.FixtureRequest) -> Iterator[Backbone]:
     backbone = build(request.param)
     backbone.preset = request.param
@@ -182,7 +185,7 @@ def test_state_dict_round_trip(network: Backbone, tmp_path: Path) -> None:
         assert torch.equal(other(images()), network(images()))
 
 
-@pytest.mark.parametrize("name", TIMM_PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_sizes_below_the_smallest_are_refused_with_it(name: str) -> None:
     smallest = 16 if name == "vit_tiny" else 32
     with pytest.raises(UserError, match=rf"image_size={smallest - 1} .*; give at least {smallest}$"):

@@ -21,7 +21,7 @@ from skinkd.runs.folder import RunFolder
 from skinkd.runs.tracking import add_to_run
 
 Trained = Callable[..., Path]
-ONLINE = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+ONLINE = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB__GRAPHQL_RETRY_MAX": "1"}
 
 
 def offline_runs(folder: Path) -> list[Path]:
@@ -33,6 +33,7 @@ def logged(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return train_tiny(
         tmp_path_factory.mktemp("logged"),
         "method=swskd",
+        "data.image_size=64",
         "logger=wandb",
         "logger.example_images=3",
         "logger.log_checkpoint=true",

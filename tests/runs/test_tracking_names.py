@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 from wandb_file import WandbFile
 
 from skinkd.errors import UserError
@@ -41,6 +42,7 @@ def test_long_names_are_shortened_and_a_home_that_cannot_be_written_is_not_neede
     tracker = open_tracker(SETTINGS, given, RunFolder(tmp_path))
     assert Path(os.environ["WANDB_CACHE_DIR"]) == tmp_path / "wandb" / "cache"
     tracker.finish(failed=False)
+    wandb.teardown()  # W&B's own process writes the file, and ends when the file is complete
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     run = WandbFile(folder).run
     assert sorted(run.tags) == sorted([f"{long[:63]}…", "seed=0"])

@@ -100,8 +100,7 @@ def spaces() -> list[str]:
 @pytest.mark.parametrize("method", [name for name in spaces() if not name.startswith("lite_study_")])
 def test_the_space_of_each_method_is_chosen_by_it_and_valid(method: str) -> None:
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-        settings = compose("tune", overrides=[f"method={method}"])
-        plain = compose("train", overrides=[f"method={method}"])
+        settings = plain = compose("tune", overrides=[f"method={method}"])  # it has all settings of train
     given_space = OmegaConf.to_container(settings.tune_space)
     assert isinstance(given_space, dict) and "optim.lr" in given_space
     space = parse_space(given_space, _values(plain, list(given_space)), where="tune_space")

@@ -30,6 +30,12 @@ class Answers(L.LightningModule):
 
     test_step = validation_step
 
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Train nothing."""
+
+    def configure_optimizers(self) -> None:
+        """Train nothing."""
+
 
 def probabilities(images: int, seed: int) -> Tensor:
     return torch.randn(images, len(CLASSES), generator=torch.Generator().manual_seed(seed)).softmax(dim=1)
@@ -44,9 +50,14 @@ def run(scorer: Scorer, method: Answers, part: str, images: int, batch_size: int
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        max_epochs=1,
+        num_sanity_val_steps=0,
     )
     loader = DataLoader(samples, batch_size=batch_size)  # type: ignore[arg-type]
-    (trainer.validate if part == "val" else trainer.test)(method, loader, verbose=False)
+    if part == "fit":
+        trainer.fit(method, loader, loader)
+    else:
+        (trainer.validate if part == "val" else trainer.test)(method, loader, verbose=False)
     return dict(trainer.callback_metrics)
 
 
@@ -61,12 +72,13 @@ def data(images: int) -> Any:
     return SimpleNamespace(classes=CLASSES, rows=lambda part: rows)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("part", ["val", "test", "fit"])
 @pytest.mark.parametrize(("images", "batch_size"), [(7, 3), (6, 6), (4, 1)])
 def test_every_output_gets_its_table_and_metrics(part: str, images: int, batch_size: int) -> None:
     outputs = {"": probabilities(images, 0), "exit_1": probabilities(images, 1)}
     scorer = Scorer(data(images), calibration_bins=10)
     logged = run(scorer, Answers(outputs), part, images, batch_size)
+    training, part = part == "fit", "val" if part == "fit" else part
     assert list(scorer.results) == [part]
     assert list(scorer.results[part]) == ["", "exit_1"]
     expected = {}
@@ -77,6 +89,7 @@ def test_every_output_gets_its_table_and_metrics(part: str, images: int, batch_s
         assert scored.metrics == evaluate(scored.table, CLASSES, calibration_bins=10)
         prefix = f"{part}/{output}/" if output else f"{part}/"
         expected |= {f"{prefix}{name}": value for name, value in scored.metrics.items()}
+    expected = expected if training else {}  # the monitor and the history need them; after training nothing does
     assert {name: float(value) for name, value in logged.items()} == pytest.approx(expected, rel=1e-6)
 
 

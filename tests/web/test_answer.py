@@ -3,6 +3,7 @@
 import json
 import shutil
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def settings(run: Path, *overrides: str) -> dict[str, Any]:
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         composed = compose("app", overrides=[f"run={run}", *overrides])
     return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def finished(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on images of 64 pixels, whose maps have several cells; for reading only."""
+    return train_tiny(tmp_path_factory.mktemp("finished64"), "data.image_size=64")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import train_process
+
+Run = Callable[..., train_process.Result]
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "skinkd.app", *words], capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs ``python -m skinkd.app``."""
+    return lambda *words: train_process.run(words, folder=tmp_path, module="skinkd.app")
 
 
 @pytest.mark.parametrize(
@@ -22,17 +29,17 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
         (["-m", "run=x,y"], "-m starts several runs, and the page shows one network; leave it out"),
     ],
 )
-def test_a_mistake_is_one_sentence(words: list[str], sentence: str) -> None:
+def test_a_mistake_is_one_sentence(run: Run, words: list[str], sentence: str) -> None:
     done = run(*words)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and sentence in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.code == 2
+    assert done.err.startswith("error: ") and sentence in done.err
+    assert len(done.err.splitlines()) == 1
 
 
-def test_a_run_that_is_not_there_is_one_sentence() -> None:
+def test_a_run_that_is_not_there_is_one_sentence(run: Run) -> None:
     done = run("run=nowhere", "port=0")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "run=nowhere is neither a run folder" in done.stderr
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "run=nowhere is neither a run folder" in done.err
 
 
 def test_without_the_extra_it_says_what_to_install() -> None:
