@@ -97,7 +97,7 @@ def compare(
     Args:
         rows: see ``runs.group_rows``.
         baseline: label of a row, or a method; None: ``supervised``. If the method has several rows, each row is tested
-            against the row with the same network that shares the most settings.
+            against the row with the same network that differs in the fewest settings.
         metrics: names in ``METRICS``, in the order to show.
         across_test_sets: let test sets differ; then nothing is tested.
         progress: called with a text on the current step.
@@ -199,15 +199,15 @@ def find_baselines(rows: Sequence[Row], name: str | None) -> tuple[dict[str, str
 
 
 def _nearest_row(row: Row, candidates: Sequence[Row]) -> Row | None:
-    """Return the candidate with the same network that shares the most settings outside the method; None for a tie."""
+    """Return the candidate with the same network that differs in the fewest settings outside the method; None for a tie."""
 
     def part(of: Row, *, network: bool) -> set[tuple[str, str]]:
         kept = {key: value for key, value in of.settings.items() if not key.startswith("method.")}
         return {(key, str(value)) for key, value in kept.items() if key.startswith("backbone.") == network}
 
     same = [candidate for candidate in candidates if part(candidate, network=True) == part(row, network=True)]
-    shared = [len(part(candidate, network=False) & part(row, network=False)) for candidate in same]
-    return same[int(np.argmax(shared))] if same and shared.count(max(shared)) == 1 else None
+    differing = [len(part(candidate, network=False) ^ part(row, network=False)) for candidate in same]
+    return same[int(np.argmin(differing))] if same and differing.count(min(differing)) == 1 else None
 
 
 def _note_difference(row: Row, baseline: Row, notes: list[str]) -> None:

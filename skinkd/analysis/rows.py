@@ -11,7 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 from skinkd.analysis.runs import Run
-from skinkd.config.identity import FORMATS, NOT_IDENTITY, get_setting, holds_added_defaults, identity
+from skinkd.config.identity import (
+    ADDED_SETTINGS,
+    FORMATS,
+    NOT_IDENTITY,
+    get_setting,
+    holds_added_defaults,
+    identity,
+)
 from skinkd.config.paths import place_below
 from skinkd.errors import UserError
 
@@ -223,7 +230,7 @@ def _labels(rows: Sequence[Row]) -> list[tuple[str, str]]:
     words: list[list[str]] = []
     for number in range(len(rows)):
         names = [*everywhere, *(name for name in chosen[number] if name not in everywhere)]
-        words.append([_word(name, settings[number].get(name)) for name in names])
+        words.append([_word(name, settings[number].get(name, ADDED_SETTINGS.get(name))) for name in names])
     labels, repeats = [], dict[tuple[str, ...], int]()
     for number, row in enumerate(rows):
         others = [words[other] for other in by_method[row.method] if other != number]

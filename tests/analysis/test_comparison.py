@@ -202,6 +202,20 @@ def test_of_several_baselines_of_one_network_the_likest_is_taken(make_run: MakeR
     assert "at" not in comparison.baselines and any("Not tested" in note and "at" in note for note in comparison.notes)
 
 
+def test_a_baseline_with_a_setting_more_is_farther(make_run: MakeRun) -> None:
+    """A setting that was added later is absent where it has its default."""
+    make_run("supervised")
+    make_run("supervised", loss={"label_smoothing": 0.1})
+    folder = make_run("kd")
+    comparison = comparison_of(folder.parent)
+    assert comparison.baselines == {"kd": "supervised (label_smoothing=0)"}
+    assert {row.label for row in comparison.rows} == {
+        "kd",
+        "supervised (label_smoothing=0)",
+        "supervised (label_smoothing=0.1)",
+    }
+
+
 def test_a_row_that_differs_in_more_than_the_method_is_said(make_run: MakeRun) -> None:
     make_run("supervised")
     make_run("kd", seed=0, backbone__name="hybrid")
