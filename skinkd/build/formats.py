@@ -61,7 +61,7 @@ def fastest(network: nn.Module, device: Device) -> Choice:
     depthwise = any(convolution.groups > 1 for convolution in convolutions)
     bf16 = device.multiplies_bf16
     return Choice(
-        train_bf16=bf16 and not (depthwise and device.kind == "cpu"),
+        train_bf16=bf16 and (device.kind == "cuda" or (convolves and not depthwise)),
         pass_bf16=bf16,
         channels_last=convolves and device.kind in ("cpu", "cuda"),
     )
