@@ -75,8 +75,9 @@ def over_trainings(values: Floats, drawn: Floats, *, level: float, widening: Wid
     these = float(covariance.sum()) / n**2
     if max(own, these) < _ROUNDING**2:
         return OverTrainings(value, value, value, float(abs(value) < _ROUNDING), n)
-    error = np.sqrt([own + shared, these])
-    df = np.array([error[0] ** 4 / (own**2 / (n - 1) + shared**2 / widening.df), widening.df])
+    error = np.sqrt(np.maximum([own + shared, these], np.finfo(float).tiny))  # either may be 0
+    uncertain = own**2 / (n - 1) + shared**2 / widening.df  # 0 without spread between trainings and without widening
+    df = np.array([(own + shared) ** 2 / uncertain if uncertain else np.inf, widening.df])
     half = float((t.isf((1 - level) / 2, df) * error).max())
     return OverTrainings(value, value - half, value + half, float(2 * t.sf(abs(value) / error, df).max()), n)
 

@@ -47,6 +47,7 @@ def test_without_spread_between_lesions_it_is_students() -> None:
     assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, student.pvalue))
 
 
+@pytest.mark.filterwarnings("error")
 def test_without_spread_between_trainings_it_is_the_normal_interval_of_the_lesions() -> None:
     rng = np.random.default_rng(1)
     drawn = np.tile(0.2 + rng.normal(size=(400, 1)), (1, 3))
@@ -54,6 +55,17 @@ def test_without_spread_between_trainings_it_is_the_normal_interval_of_the_lesio
     assert found.high == pytest.approx(0.2 + norm.ppf(0.975) * drawn[:, 0].std(ddof=1))
 
 
+@pytest.mark.filterwarnings("error")
+def test_trainings_that_agree_where_their_lesions_do_not() -> None:
+    """Equal values whose draws vary against each other: nothing is shared, and the interval is that of these trainings."""
+    noise = np.random.default_rng(2).normal(size=(300, 1))
+    drawn = 0.2 + np.hstack([noise, -0.5 * noise])
+    found = over_trainings(np.full(2, 0.2), drawn, level=0.95, widening=NO_WIDENING)
+    assert found.high == pytest.approx(0.2 + norm.ppf(0.975) * drawn.mean(axis=1).std(ddof=1))
+    assert found.p == pytest.approx(2 * norm.sf(0.2 / drawn.mean(axis=1).std(ddof=1)))
+
+
+@pytest.mark.filterwarnings("error")
 def test_without_any_spread_it_is_the_value() -> None:
     for value, p in ((0.0, 1.0), (0.1, 0.0)):
         same = np.full((5, 2), value)
