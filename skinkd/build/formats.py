@@ -45,7 +45,7 @@ class Device(NamedTuple):
 def device_of(trainer: Config) -> Device:
     """Return the device on which the settings ``trainer`` train."""
     kind = trainer["accelerator"]
-    if kind == "gpu" or kind == "auto":
+    if kind in ("gpu", "auto"):
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind == "cuda":
         return Device(kind, multiplies_bf16=torch.cuda.is_bf16_supported(including_emulation=False))
