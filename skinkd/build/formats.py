@@ -130,4 +130,4 @@ def formats_sentence(config: Config) -> str:
     if not words:
         return ""
     chosen = " and ".join(words)
-    return f"training in {chosen}, the fastest here for this network; precision=fp32 channels_last=false for neither"
+    return f"training in {chosen}, chosen for this network; precision=fp32 channels_last=false trains in neither"

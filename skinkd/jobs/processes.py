@@ -48,26 +48,25 @@ class Forks:
     def start(self, command: list[str], log: Path) -> "Fork | None":
         """Start a command; None if the prepared process has ended, as it does where something cannot be imported."""
         assert self.process.stdin
-        known = set(self.codes)
         try:
             self.process.stdin.write(json.dumps({"command": command, "log": str(log.absolute())}).encode() + b"\n")
         except BrokenPipeError:
             return None
-        while not (new := set(self.codes) - known):
-            if not self.read():
-                return None
-        return Fork(new.pop(), self)
+        while message := self.read():
+            if len(message) == 1:  # of a start; ends of other forks may come before it
+                return Fork(message[0], self)
+        return None
 
-    def read(self) -> bool:
-        """Read a line of the prepared process; return False if it has ended, and the forks with it."""
+    def read(self) -> list[int]:
+        """Read a message of the prepared process and return it; [] if the process has ended, and the forks with it."""
         assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
             self.codes = {pid: -signal.SIGKILL if code is None else code for pid, code in self.codes.items()}
-            return False
-        pid, *code = json.loads(line)
-        self.codes[pid] = code[0] if code else None
-        return True
+            return []
+        message: list[int] = json.loads(line)
+        self.codes[message[0]] = message[1] if len(message) == 2 else None
+        return message
 
     def close(self) -> None:
         """Let the prepared process end."""
@@ -101,8 +100,8 @@ class Fork:
 class LocalProcesses:
     """Context that starts commands on this machine, each in a new session. No command outlives the context.
 
-    Training runs are forks of a prepared process, but not on a machine with a GPU: a process that has asked for the GPUs cannot
-    be forked, and libraries may ask when they are imported.
+    On Linux, training runs are forks of a prepared process, but not on a machine with a GPU: a process that has asked for the
+    GPUs cannot be forked, and libraries may ask when they are imported. On macOS system libraries forbid it.
     """
 
     def __init__(self) -> None:
@@ -149,8 +148,8 @@ class LocalProcesses:
             )
 
     def _forked(self, command: list[str], log: Path, environment: Mapping[str, str]) -> Process | None:
-        """Fork a training run; None for another command, on a machine with a GPU, or in another environment than before."""
-        if command[:3] != TRAIN or visible_gpus():
+        """Fork a training run; None where it cannot be forked: another command, machine or environment than the first."""
+        if command[:3] != TRAIN or sys.platform != "linux" or visible_gpus():
             return None
         if self.forks is None:
             self.forks = Forks(environment)

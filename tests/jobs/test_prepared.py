@@ -66,6 +66,20 @@ def test_the_exit_code_is_the_commands_and_the_next_fork_starts(start: Start, tm
     assert code_of(start("--help")) == 0
 
 
+def test_the_system_gives_a_process_number_again(start: Start, processes: LocalProcesses) -> None:
+    """After some ten thousand processes."""
+    last = start("--help")
+    assert code_of(last) == 0 and processes.forks
+    processes.forks.codes |= {last.process.pid + more: 0 for more in range(1, 2000)}
+    assert code_of(start("methd=kd")) == 2
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_no_fork_but_on_linux(start: Start, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    monkeypatch.setattr("skinkd.jobs.processes.sys.platform", platform)
+    assert not isinstance(start("--help").process, Fork)
+
+
 @pytest.mark.parametrize("kill", [False, True])
 def test_it_stops_when_told(start: Start, tiny: list[str], tmp_path: Path, kill: bool) -> None:
     process = start(*tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}")
