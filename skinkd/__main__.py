@@ -1,6 +1,7 @@
 """List the verbs: python -m skinkd."""
 
 import ast
+import sys
 from importlib.resources import files
 
 from skinkd import __version__
@@ -27,7 +28,14 @@ def describe(file: str) -> str:
 
 
 def main() -> None:
-    """Print the verbs, one line each."""
+    """Print the verbs, one line each; exit code 2 if a word was given, since each verb is a module."""
+    if words := sys.argv[1:]:
+        module = f"skinkd.{words[0]}" if words[0] in VERBS else "skinkd.<verb>"
+        print(
+            f"skinkd: each verb is a module; write python -m {module}, not python -m skinkd {words[0]}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     print(f"skinkd {__version__}: experiments in knowledge distillation on skin-lesion images\n")
     for verb, file in VERBS.items():
         print(f"  python -m skinkd.{verb:<9} {describe(file)}")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SLOW = (
     *("torch", "lightning", "timm", "albumentations", "wandb", "optuna", "scipy", "matplotlib", "pandas"),
     *("captum", "skimage", "starlette", "uvicorn", "onnx", "onnxruntime"),
@@ -79,3 +81,9 @@ def test_a_finished_run_and_a_finished_sweep_import_nothing_slow(finished: Path,
     again = ["skinkd.train", *tiny, f"paths.output_dir={finished.parent}"]
     # each job of the sweep is composed once
     assert ends_of(again, [*again, "-m", "seed=0"]) == [quick_end(code=0), quick_end(code=0, jobs=1)]
+
+
+@pytest.mark.parametrize(("word", "module"), [("train", "skinkd.train"), ("tarin", "skinkd.<verb>")])
+def test_a_verb_behind_the_package_is_told_how_it_is_called(word: str, module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "skinkd", word], capture_output=True, text=True)
+    assert done.returncode == 2 and f"python -m {module}, not python -m skinkd {word}" in " ".join(done.stderr.split())

@@ -93,7 +93,7 @@ def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> d
             "licence_note": source.licence_note,
             "citations": list(source.citations),
         }
-        same = source.same_lesion
+        same = source.same_lesion or _same_group(source, stored)
     return {
         "name": name,
         **known,
@@ -101,8 +101,17 @@ def _data(config: dict[str, Any], source: Source | None, stored: StoredRun) -> d
         "published": source is not None and not source.generated,
         "drawn": source is not None and source.generated,
         "same_lesion": same,
+        "by_patient": source is not None and source.by_patient,
         "parts": stored.audit.get("parts"),
     }
+
+
+def _same_group(source: Source, stored: StoredRun) -> str:
+    """When two images count as images of one lesion, where the source does not say it; "": never."""
+    if source.by_patient:
+        return "they show the same patient"
+    several = stored.test is not None and stored.test["group"].nunique() < len(stored.test)
+    return "the loader of the dataset puts them into one group" if several else ""
 
 
 def _split(config: dict[str, Any], stored: StoredRun) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def _group_limits(facts: Facts) -> list[str]:
         sentences = ["The data tells no skin tones, so no score by skin tone is possible."]
     else:
         sentences = ["Whether the network works equally well for all groups of people was not measured."]
-    if data["published"]:
+    if data["published"] and not data["by_patient"]:
         sentences.append(
             "The data does not tell which images are of one patient, so a patient may be in several parts."
         )

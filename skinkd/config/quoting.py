@@ -13,8 +13,11 @@ EXPANDED_LATER = ("data.root", "data.file", "method.teacher.ckpt", "run")
 
 def hydra_value(value: str) -> str:
     """Return a text as Hydra's grammar takes it for exactly that text: in quotes unless it is plain."""
-    if _PLAIN.fullmatch(value) and not _is_no_text(value):
-        return value
+    return value if _PLAIN.fullmatch(value) and not _is_no_text(value) else quoted(value)
+
+
+def quoted(value: str) -> str:
+    """Return a text in quotes, as Hydra's grammar takes it for exactly that text, also where it looks like a number."""
     return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value) + "'"
 
 

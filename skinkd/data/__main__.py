@@ -19,7 +19,8 @@ def main() -> None:
     with user_errors():
         word = sys.argv[1] if len(sys.argv) > 1 else ""
         if word not in VERBS and not word.startswith("-"):
-            raise UserError(f"{word!r} is not a verb of skinkd.data{nearest(word, VERBS)}")
+            wrong = f"{word!r} is not a verb of skinkd.data" if word else "skinkd.data needs a verb"
+            raise UserError(wrong + nearest(word, VERBS))
     if word in VERBS:
         del sys.argv[1]
 

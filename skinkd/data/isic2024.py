@@ -21,7 +21,7 @@ SOURCE = Source(
     licence="CC BY-NC 4.0",
     title="SLICE-3D, the training set of the ISIC 2024 challenge",
     shows="crops around skin lesions from 3D total-body photographs",
-    same_lesion="they show the same patient",
+    by_patient=True,
     citations=(
         "N. R. Kurtansky et al. The SLICE-3D dataset: 400,000 skin lesion image crops extracted from 3D TBP for skin cancer "
         "detection. Scientific Data 11:884, 2024. doi:10.1038/s41597-024-03743-w",

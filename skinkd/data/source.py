@@ -64,6 +64,7 @@ class Source:
         class_names: class -> its name in full, where the class is an abbreviation.
         same_lesion: when two of its images count as images of one lesion, to end a sentence; "": the dataset tells nothing,
             and each image counts as a separate lesion.
+        by_patient: the groups of its loader are patients, so that no patient is in two parts of a split.
         citations: the publications to cite.
         subgroups: column of ``skinkd.data.table.SUBGROUPS`` -> name of the column in the dataset's metadata.
         ids: name of the archive that gives the image ids and groups: two images with equal ids of one archive are the
@@ -90,6 +91,7 @@ class Source:
     shows: str = ""
     class_names: Mapping[str, str] = field(default_factory=dict)
     same_lesion: str = ""
+    by_patient: bool = False
     citations: tuple[str, ...] = ()
     subgroups: Mapping[str, str] = field(default_factory=dict)
     ids: str | None = None

@@ -78,7 +78,8 @@ class SWSKD(Method):
         if self.uses("frb") and last[1:] == (1, 1):
             raise UserError(
                 f"method.loss_weights.frb: the last stage of {network.name} is a single cell, whose normalised map is always "
-                "1, so that FRB would be 0; use larger images (data.image_size), backbone.small_input=true, or frb=0"
+                "1, so that FRB would be 0; use larger images (data.image_size), backbone.small_input=true, or "
+                "method.loss_weights.frb=0"
             )
         self.heads = nn.ModuleList(
             AuxiliaryHead(shape, last, num_classes=network.num_classes, reduction=head_reduction) for shape in earlier

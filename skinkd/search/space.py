@@ -10,8 +10,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from skinkd.config.quoting import quoted
 from skinkd.errors import UserError, nearest
 
+_WORD = re.compile(r"[A-Za-z_/][\w./-]*")
+_NO_WORDS = ("null", "true", "false", "nan", "inf")  # Hydra reads them as values, in any case
 RANGE = ("low", "high", "log", "step")
 # settings that decide which images are scored and how, so that trials could not be compared, or that change no number
 _NOT_SEARCHED = (
@@ -19,7 +22,6 @@ _NOT_SEARCHED = (
     *("paths", "logger", "strategy", "seed", "protocol", "evaluation", "monitor", "data"),
 )
 _SEARCHED = ("data.image_size", "data.batch_size", "method.teacher.ckpt")
-_PLAIN = re.compile(r"[A-Za-z_/][\w./-]*")
 
 
 def parse_space(space: Any, defaults: Mapping[str, Any], *, where: str) -> dict[str, BaseDistribution]:
@@ -47,9 +49,8 @@ def override(name: str, value: Any) -> str:
         return f"{name}=null"
     if isinstance(value, bool):
         return f"{name}={str(value).lower()}"
-    if isinstance(value, str) and not (_PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false")):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'") if "'" in value else value
-        return f"{name}='{escaped}'"
+    if isinstance(value, str) and (not _WORD.fullmatch(value) or value.lower() in _NO_WORDS):
+        return f"{name}={quoted(value)}"
     return f"{name}={value}"
 
 

@@ -109,6 +109,16 @@ def test_a_published_dataset_has_licence_citation_and_class_names(trained: Train
     assert "which images are of one patient" in found.body
 
 
+def test_a_dataset_whose_groups_are_patients_has_no_patient_in_two_parts(trained: Trained, tmp_path: Path) -> None:
+    moved = without_metadata(trained, tmp_path / "gone")
+    assert moved.config is not None
+    table = {"_target_": "skinkd.data.isic2024.load_isic2024", "root": str(tmp_path), "on_bad_image": "error"}
+    data = moved.config["data"] | {"table": table, "name": "isic2024"}
+    found = made(moved._replace(config=moved.config | {"data": data}), tmp_path / "card")
+    assert "one lesion if they show the same patient." in found.body
+    assert "which images are of one patient" not in found.body
+
+
 @pytest.mark.parametrize(("flag", "licence"), [("dermamnist", "cc-by-nc-4.0"), ("bloodmnist", "cc-by-4.0")])
 def test_a_licence_may_follow_from_the_files_that_are_chosen(
     trained: Trained, tmp_path: Path, flag: str, licence: str
@@ -121,7 +131,8 @@ def test_a_licence_may_follow_from_the_files_that_are_chosen(
     settings = {"formats": ["onnx"], "input_type": "uint8", "conformal_level": 0.9}
     exported = describe(trained._replace(config=trained.config | {"data": data}), settings, exits=())
     assert exported["licence"] == found.facts["data"]["licence"], "an export and its card say the same"
-    assert "Each image counts as a separate lesion." in found.body
+    # the run is one of drawn images, several of a lesion
+    assert "one lesion if the loader of the dataset puts them into one group." in found.body
     assert "neither sex, age, body site" in found.facts["subgroups"]["reason"]
 
 
