@@ -6,7 +6,18 @@ import pytest
 
 from skinkd.data.paths import below
 
-CELLS = ["a.jpg", "a/b.jpg", "./a.jpg", "a//b.jpg", "a/./b.jpg", "a/", "/else/a.jpg", "//a.jpg", "../a.jpg", "a/../b.jpg"]
+CELLS = [
+    "a.jpg",
+    "a/b.jpg",
+    "./a.jpg",
+    "a//b.jpg",
+    "a/./b.jpg",
+    "a/",
+    "/else/a.jpg",
+    "//a.jpg",
+    "../a.jpg",
+    "a/../b.jpg",
+]
 CELLS += [".", "", ".hidden/a.jpg", "a/..", "a b/é.jpg", "~/a.jpg", "C:\\a.jpg", "a.jpg#0,4,4,3"]
 
 

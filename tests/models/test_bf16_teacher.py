@@ -82,6 +82,17 @@ def test_it_leaves_the_given_network_as_it_was() -> None:
     assert not any(module.training for module in teacher.modules())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_goes_on_has_the_same_teacher_to_the_bit(kind: str) -> None:
+    """A run folds its teacher again at each start."""
+    (first, image), (again, _) = teacher_of(kind), teacher_of(kind)
+    for teacher in (first, again):
+        teacher.use_bf16()
+    one, other = outputs(first(image)), outputs(again(image))
+    assert all(torch.equal(one[name], value) for name, value in other.items())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
 class Tapped(nn.Module):
     """A network whose stage is a convolution's output, which a batch normalisation reads too."""
 
