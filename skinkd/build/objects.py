@@ -172,8 +172,6 @@ def build_method(
     """
     if config["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
-    if taught is not None:
-        _set_formats(taught[0], config["method"]["teacher"])
     weights = class_weights(config["class_weights"], data.class_counts, beta=config["effective_number_beta"])
     arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
@@ -195,6 +193,8 @@ def build_method(
         optimizer=fused_on_cuda(build(config["optim"]["optimizer"], place="optim.optimizer"), config["trainer"]),
         schedule=build(config["optim"]["schedule"], place="optim.schedule"),
     )
+    if taught is not None:  # after the method, which may read the teacher's weights
+        _set_formats(taught[0], config["method"]["teacher"])
     if config["compile"]:
         network.features = torch.compile(network.features)  # type: ignore[method-assign]
         network.forward = torch.compile(network.forward)  # type: ignore[method-assign]
@@ -202,9 +202,12 @@ def build_method(
 
 
 def _set_formats(teacher: Teacher, settings: Config) -> None:
-    teacher.bf16 = settings["bf16"]
+    if settings["bf16"]:
+        teacher.use_bf16()
     if settings.get("channels_last", False):  # stored runs may be older than the setting
         teacher.to(memory_format=torch.channels_last)
+    if settings["compile"]:
+        teacher.network.features = torch.compile(teacher.network.features)  # type: ignore[method-assign]
 
 
 def fused_on_cuda(make: partial[Optimizer], trainer: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:

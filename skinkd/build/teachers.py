@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import yaml
 from omegaconf import DictConfig
 
@@ -183,11 +182,7 @@ def load_teacher(
         )
     _check_overlap(config, card, checkpoint, table, parts)
     network, _, training_only = rebuild(stored)
-    settings = config["method"]["teacher"]
-    teacher = Teacher(network, image_size=card["backbone"]["image_size"], bf16=False)
-    if settings["compile"]:
-        network.features = torch.compile(network.features)  # type: ignore[method-assign]
-    return teacher, training_only
+    return Teacher(network, image_size=card["backbone"]["image_size"], bf16=False), training_only
 
 
 def _check_overlap(config: Config, card: Config, checkpoint: Path, table: Any, parts: pd.Series) -> None:

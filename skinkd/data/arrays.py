@@ -51,14 +51,18 @@ def range_path(file: str | Path, offset: int, length: int, name: str) -> str:
 def range_of(path: str) -> Range | None:
     """Return the range of bytes that a path names; None for a plain file and for pixels in an array file."""
     before, mark, place = path.rpartition(_MARK)
+    if not mark:
+        return None
     numbers = place.split(",", 2)
-    if not mark or len(numbers) != 3 or not all(number.isdigit() for number in numbers[:2]):
+    if len(numbers) != 3 or not all(number.isdigit() for number in numbers[:2]):
         return None
     return Range(before + _MARK[:-1], int(numbers[0]), int(numbers[1]))
 
 
 def file_of(path: str) -> str:
     """Return the file that has to be opened to read an image."""
+    if "#" not in path:
+        return path
     pixels, bytes_ = split_path(path), range_of(path)
     return pixels[0] if pixels else bytes_.file if bytes_ else path
 

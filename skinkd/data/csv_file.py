@@ -56,7 +56,7 @@ def parse_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     rows: list[tuple[int, list[str]]] = []
     try:
         for cells in reader:
-            cells = [cell.strip() for cell in cells]
+            cells = list(map(str.strip, cells))
             if any(cells):
                 rows.append((reader.line_num + before, cells))
     except csv.Error as error:

@@ -9,13 +9,15 @@ def begins_well(head: bytes) -> bool:
     """Return whether a file's first ``HEAD`` bytes are clearly a JPEG's or a PNG's; if not, the file must be decoded."""
     if head.startswith(PNG_START):
         return head[12:16] == b"IHDR"
+    if not head.startswith(JPEG_START):
+        return False
     at, sized = 2, False
-    while head.startswith(JPEG_START) and at + 4 <= len(head) and head[at] == 0xFF:
-        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
         if marker == 0xDA:  # the scan
             return sized
         sized = sized or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))  # a frame header
-        at += 1 if marker == 0xFF else 2 + length
+        at += 1 if marker == 0xFF else 2 + (head[at + 2] << 8 | head[at + 3])
     return len(head) == HEAD and at > HEAD - 4  # a profile or a thumbnail goes on beyond the head
 
 

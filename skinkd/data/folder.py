@@ -12,7 +12,7 @@ from skinkd.data.files import decoding_problem, usable_images, without_damaged
 from skinkd.data.groups import connected_groups
 from skinkd.data.hashing import image_hashes
 from skinkd.data.near import remembered_pairs
-from skinkd.data.paths import explain_missing, on_disk
+from skinkd.data.paths import below, explain_missing, on_disk
 from skinkd.data.table import (
     ImageTable,
     check_case,
@@ -140,7 +140,7 @@ def load_table(
     if len(classes) < 2:
         raise UserError(f"{file}: {label_column!r} has only the class {classes[0]!r}; there must be two or more")
     groups = _known_groups(rows[group_column], group_column) if group_column else pd.Series("", index=rows.index)
-    paths = [on_disk(folder / path) for path in rows[path_column]]
+    paths = [on_disk(below(str(folder), path)) for path in rows[path_column]]
     explain_missing(paths, folder, source=f"{file}, column {path_column!r}")
     frame = pd.DataFrame(
         {

@@ -142,7 +142,7 @@ def _remember(
 
 def _state(paths: Sequence[str]) -> str:
     """Return a digest of the paths and of the sizes and times of change of their files."""
-    digest = hashlib.sha256()
+    words: list[str] = []
     states: dict[str, str] = {}
     for path in paths:
         file = file_of(path)
@@ -152,5 +152,5 @@ def _state(paths: Sequence[str]) -> str:
                 states[file] = f"{status.st_size}:{status.st_mtime_ns}"
             except OSError:
                 states[file] = "absent"
-        digest.update(f"{path}\0{states[file]}\0".encode())
-    return digest.hexdigest()[:24]
+        words += (path, states[file])
+    return hashlib.sha256("".join(f"{word}\0" for word in words).encode()).hexdigest()[:24]

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from skinkd.deployment.fold import fold_batch_norms
+from skinkd.models.fold import fold_batch_norms
 
 INPUT, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
 

@@ -34,6 +34,9 @@ _OF_FILES = (
 # what PyTorch and timm raise for an image that a layer cannot take
 _SIZE_ERRORS = (AssertionError, RuntimeError, ValueError, ZeroDivisionError)
 
+# activations whose gradient needs their input. In place they save nothing: autograd copies the input first
+_INPUT_NEEDED = (nn.Hardtanh, nn.SiLU, nn.Hardswish)
+
 
 def create_network(
     name: str,
@@ -67,6 +70,9 @@ def create_network(
         model = _create(name, num_classes=num_classes, image_size=image_size, pretrained=pretrained, **options)
         if small_input:
             use_small_stem(model, name=name)
+        for module in model.modules():
+            if isinstance(module, _INPUT_NEEDED):
+                module.inplace = False
         return model
 
     try:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skinkd.models.backbone import Backbone, Features
+from skinkd.models.fold import fold_batch_norms
 
 
 class Teacher(nn.Module):
@@ -37,6 +38,20 @@ class Teacher(nn.Module):
     def stage_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """(C, H, W) of the stages that its pass gives."""
         return tuple(self.network.stage_shapes)
+
+    def use_bf16(self) -> None:
+        """Run the pass in bfloat16 from now on, with as little work as possible.
+
+        Batch normalisations are folded into their convolutions in float32, and the network holds its weights in bfloat16,
+        to which autocast would round them at each step. A layer that computes with its weights before it convolves
+        keeps them in float32.
+        """
+        self.bf16 = True
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        self.network = fold_batch_norms(self.network, blank, run="features").requires_grad_(False).eval()
+        for module in self.network.modules():
+            if type(module) in (nn.Conv2d, nn.Linear):
+                module.to(torch.bfloat16)
 
     def add_projector(self, projector: nn.Module) -> None:
         """Add a trained head on the pooled features, frozen like the rest; ``project`` runs it."""

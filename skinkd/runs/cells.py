@@ -37,10 +37,8 @@ def original_table(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 def _mapped(frame: "pd.DataFrame", change: Any) -> "pd.DataFrame":
     texts = [name for name in frame.columns if frame[name].dtype.kind not in "biufcmM"]
-    changed = {name: frame[name].astype(object).map(change) for name in texts}
-    return frame.assign(
-        **{name: column for name, column in changed.items() if (column != frame[name].astype(object)).any()}
-    )
+    changed = [name for name in texts if any(change(cell) is not cell for cell in frame[name])]
+    return frame.assign(**{name: frame[name].astype(object).map(change) for name in changed})
 
 
 def _is_number(cell: str) -> bool:

@@ -112,3 +112,16 @@ def test_it_survives_fit_with_averaged_weights(tmp_path: Path) -> None:
 def test_without_a_projector_it_says_so(teacher: Teacher) -> None:
     with pytest.raises(ValueError, match="no projector"):
         teacher.project(torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("name", ["kd", "ssdkd", "ssdkd_projection", "at", "crd", "reviewkd"])
+def test_bf16_folds_the_teacher_and_nothing_else(name: str) -> None:
+    """The method's networks, its checkpoint and what it reads of the teacher are those of a teacher in float32."""
+    plain, folded = make_method(name), make_method(name, "method.teacher.bf16=true")
+    norms = [sum(isinstance(module, nn.BatchNorm2d) for module in m.teacher.modules()) for m in (plain, folded)]
+    assert norms[1] < norms[0]
+    ours, theirs = folded.state_dict(), plain.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    image = make_batch(plain).image[:, 0]
+    torch.testing.assert_close(folded.teacher(image).logits, plain.teacher(image).logits, rtol=0.1, atol=0.1)

@@ -49,7 +49,14 @@ def networks_of(name: str) -> list[str]:
     return SMALL_NETWORK + (SMALL_TEACHER if has_teacher_network else [])
 
 
-PLAIN = ("method.loss_weights.", "+method.loss_weights.", "method.warmup_epochs=", "class_weights=", "seed=")
+PLAIN = (
+    "method.loss_weights.",
+    "+method.loss_weights.",
+    "method.warmup_epochs=",
+    "method.teacher.bf16=",
+    "class_weights=",
+    "seed=",
+)
 """Settings that no other follows from: they are set in a configuration that is composed already, which takes no time."""
 
 

@@ -1,5 +1,6 @@
 """Starting weights: a download from a server of our own, files of both kinds, and what does not fit."""
 
+import copy
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from skinkd.errors import UserError
 from skinkd.models.backbone import Backbone
+from skinkd.models.pretrained import create_network
 
 ROOT = Path(__file__).parents[2]
 HUB_FILE = "/timm/mobilenetv3_small_050.lamb_in1k/resolve/main/model.safetensors"
@@ -91,6 +93,7 @@ SCRIPT = """
 import json, sys, torch
 from skinkd.errors import UserError
 from skinkd.models.backbone import Backbone
+from skinkd.models.pretrained import create_network
 try:
     network = Backbone(name="mobilenetv3_small_050", num_classes=7, image_size=64, pretrained=True,
                        weights=None, small_input=False, head="linear", head_widths=(128, 128), drop_rate=0.0,
@@ -323,3 +326,25 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
         build(weights=str(tmp_path / "none.pth"))
     with pytest.raises(UserError, match="does not exist"):
         build(weights=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "test_efficientnet", "lcnet_035"])
+def test_activations_give_the_same_gradients_without_a_copy(name: str) -> None:
+    """In place, autograd copies the input of such an activation first (docs/performance.md)."""
+    torch.manual_seed(0)
+    made = create_network(name, num_classes=3, image_size=64, pretrained=False, small_input=False, options={})
+    in_place = copy.deepcopy(made)
+    changed = [module for module in in_place.modules() if isinstance(module, (nn.Hardtanh, nn.SiLU, nn.Hardswish))]
+    assert changed
+    for module in changed:
+        module.inplace = True
+    image = torch.rand(4, 3, 64, 64)
+    copies = []
+    for network in (made, in_place):
+        torch.manual_seed(0)  # of dropout
+        with torch.profiler.profile() as profile:
+            network.train()(image).square().sum().backward()
+        copies.append(sum(event.name == "aten::clone" for event in profile.events()))
+    assert copies[1] - copies[0] == len(changed)
+    pairs = zip(made.named_parameters(), in_place.named_parameters(), strict=True)
+    assert all(torch.equal(ours.grad, theirs.grad) for (_, ours), (_, theirs) in pairs)

@@ -8,7 +8,7 @@ from networks import PRESETS, network, noise, randomise
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 
-from skinkd.deployment.fold import fold_batch_norms, record_calls
+from skinkd.models.fold import fold_batch_norms, record_calls
 
 HEAVY = {"resnet101", "efficientnet_b4", "resnet50"}
 

@@ -6,7 +6,8 @@ other weights and another bias (Jacob et al., CVPR 2018, section 3.2).
 
 import copy
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+Network = TypeVar("Network", bound=nn.Module)
 
 CONVOLUTIONS = ("aten::convolution",)
 NORMS = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::_native_batch_norm_legit_no_training")
@@ -48,14 +51,15 @@ class CallRecorder(TorchDispatchMode):
         return result
 
 
-def record_calls(network: nn.Module, image: Tensor) -> CallRecorder:
-    """Record a forward pass of the network."""
+def record_calls(run: Callable[[Tensor], Any], image: Tensor) -> CallRecorder:
+    """Record a pass of a network. What it returns counts as read."""
     with torch.no_grad(), CallRecorder() as recorder:
-        network(image)
+        returned = run(image)
+    recorder.reads.update({id(leaf) for leaf in tree_leaves(returned)})
     return recorder
 
 
-def fold_batch_norms(network: nn.Module, image: Tensor) -> nn.Module:
+def fold_batch_norms(network: Network, image: Tensor, *, run: str = "forward") -> Network:
     """Return a copy of the network in which no batch normalisation follows a convolution.
 
     A batch normalisation is folded if it reads the output of a convolution that nothing else reads, and if both modules are
@@ -64,9 +68,10 @@ def fold_batch_norms(network: nn.Module, image: Tensor) -> nn.Module:
     Args:
         network: in eval mode; it is not changed.
         image: a batch for the network.
+        run: the network's method that the copy will run: ``forward``, or ``features`` where its maps are read too.
     """
     network = copy.deepcopy(network)
-    recorder = record_calls(network, image)
+    recorder = record_calls(getattr(network, run), image)
     names = {id(module): name for name, module in network.named_modules()}
     by_weight = {id(module.weight): module for module in network.modules() if isinstance(module, nn.Conv2d)}
     norms = (module for module in network.modules() if isinstance(module, _BatchNorm))
