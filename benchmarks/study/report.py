@@ -53,6 +53,8 @@ def page(collected: Collected, methods: list[Compared]) -> str:
     began, scored, ended = times(collected.every)
     whole = [row for row, runs in collected.runs.items() if len(runs) == FOLDS]
     smoothed = [one.row for one in methods if one.other == "supervised"]
+    grouped, corrupted = pd.read_csv(subgroups.RESULTS), pd.read_csv(corruptions.RESULTS)
+    (leaky,) = collected.leaky
     taught = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher"}
     return TEXT.read_text(encoding="utf-8").format(
         answer=answer(methods),
@@ -72,44 +74,14 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         calibration=calibration_table(collected, whole),
         risk=risk_table(collected, whole),
         learning=learning_table(collected, LEARNING, (0, 1)),
-        subgroups=subgroups_part(),
-        corruptions=corruptions_part(),
-        leaks=leaks_part(collected),
+        subgroups=subgroups.subgroup_table(grouped, [row for row in grouped["row"].unique() if row in BASELINES]),
+        corruptions=corruptions.corruption_table(corrupted),
+        corrupted_images=f"{corrupted['images'].iloc[0]:,}",
+        leaks=leaks.leak_table(leaky, leaks.honest_predictions(collected)),
+        leak_command=leaks.COMMAND,
         replicates=REPLICATES,
         folds=FOLDS,
     )
-
-
-def subgroups_part() -> str:
-    """Scores by group, from the table that ``python -m benchmarks.study subgroups`` has written."""
-    found = pd.read_csv(subgroups.RESULTS)
-    rows = [row for row in found["row"].unique() if row in BASELINES]
-    text = """Pooled over the five folds; balanced accuracy is over the classes that a group has. The columns of a method are its
-difference to `supervised`, with intervals for other lesions. Nothing here was tested, and with this many intervals a few leave
-out zero by chance. The archive may not hold HAM10000's own table, so these numbers come from `benchmarks/study/subgroups.csv`,
-which `SKINKD_DATA_DIR=<folder> python -m benchmarks.study subgroups` writes."""
-    return f"{text}\n\n{subgroups.subgroup_table(found, rows)}"
-
-
-def corruptions_part() -> str:
-    """Scores on corrupted images, from the table that ``python -m benchmarks.study corruptions`` has written."""
-    found = pd.read_csv(corruptions.RESULTS)
-    images = found["images"].iloc[0]
-    return f"""The fifteen corruptions of MedMNIST-C for skin lesions (Di Salvo, Doerrich and Ledig 2024), with their settings, on images
-of 224 px; {images:,} test images of folds 3 and 4. Means over the corruptions; after the semicolon the difference to `supervised`,
-with an interval for other lesions. From `benchmarks/study/corruptions.csv`, which `python -m benchmarks.study corruptions` writes.
-
-{corruptions.corruption_table(found)}"""
-
-
-def leaks_part(collected: Collected) -> str:
-    """What a split by image adds."""
-    (run,) = collected.leaky
-    return f"""`supervised`, trained once on a split by image with the same shares as a fold (`{leaks.COMMAND}`). Each of its test
-images was also predicted by the fold of `supervised` that tests it, whose training part has no photograph of the lesion. So both
-columns score the same images. The intervals are for other lesions; the second part is the control.
-
-{leaks.leak_table(run, leaks.honest_predictions(collected))}"""
 
 
 def answer(methods: list[Compared]) -> str:
