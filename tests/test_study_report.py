@@ -129,14 +129,15 @@ def test_the_parts_of_a_leaking_split_are_told_by_the_lesions_in_training(tmp_pa
     assert found[False][1]["p"].tolist() == [11, 12, 13]
 
 
-def test_each_image_is_in_one_group_of_an_attribute_or_in_none() -> None:
-    table = pd.DataFrame({"sex": ["male", "unknown"], "age": [39.0, np.nan], "localization": ["ear", "unknown"]})
-    found = subgroups.attributes(table.assign(dx_type=["histo", "follow_up"]))
-    assert found.loc[0].tolist() == ["male", "below 40", "head and neck", "histopathology"]
-    assert found.loc[1].isna().tolist() == [True, True, True, False]
-    ages = pd.DataFrame({"sex": "male", "age": [0, 40, 59, 60, 85], "localization": "ear", "dx_type": "histo"})
-    expected = ["below 40", "40 to 59", "40 to 59", "60 and above", "60 and above"]
-    assert subgroups.attributes(ages)["age"].tolist() == expected
+def test_each_image_is_in_one_subgroup_of_a_property_or_in_none() -> None:
+    ages = ["39.0", "", "0", "40", "59.0", "60", "85"]
+    images = pd.DataFrame({"image_id": list("abcdefg"), "sex": "male", "age": ages, "body_site": "ear"})
+    images = images.assign(confirmation="histo")
+    images.loc[1, ["sex", "body_site"]] = "unknown"
+    found = subgroups.properties(images)
+    assert found.loc[0].tolist() == ["a", "male", "0 to 39", "head and neck", "histo"]
+    assert found.loc[1].tolist() == ["b", "", "", "", "histo"]
+    assert found["age"].tolist()[2:] == ["0 to 39", "40 to 59", "40 to 59", "60 or older", "60 or older"]
 
 
 def test_the_committed_archive_is_small_and_names_no_place_of_a_machine() -> None:

@@ -74,7 +74,7 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         calibration=calibration_table(collected, whole),
         risk=risk_table(collected, whole),
         learning=learning_table(collected, LEARNING, (0, 1)),
-        subgroups=subgroups.subgroup_table(grouped, [row for row in grouped["row"].unique() if row in BASELINES]),
+        subgroups=subgroups.subgroup_table(grouped),
         corruptions=corruptions.corruption_table(corrupted),
         corrupted_images=f"{corrupted['images'].iloc[0]:,}",
         leaks=leaks.leak_table(leaky, leaks.honest_predictions(collected)),

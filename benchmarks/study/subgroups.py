@@ -1,7 +1,7 @@
 """Results by sex, age, body site and how the diagnosis was confirmed: ``python -m benchmarks.study subgroups``.
 
 The archive has no such columns, because HAM10000's own table may not be copied. So this needs ``SKINKD_DATA_DIR`` with
-``ham10000/HAM10000_metadata.csv``. It writes benchmarks/study/subgroups.csv, from which the page takes its table.
+``ham10000/``. It writes benchmarks/study/subgroups.csv, from which the page takes its table.
 """
 
 import os
@@ -11,98 +11,101 @@ from pathlib import Path
 import pandas as pd
 
 from skinkd.analysis.statistics import paired_bootstrap
-from skinkd.scoring.bootstrap import mean_intervals
-from skinkd.scoring.metrics import evaluate
+from skinkd.data.ham10000 import load_ham10000
+from skinkd.scoring.subgroups import UNKNOWN, age_bands, subgroup_scores
 
-from .collect import Collected
+from .collect import BASELINES, Collected
 from .scores import BINS, LEVEL, REPLICATES, SEED
 from .verdicts import FOLDS
 
 RESULTS = Path(__file__).with_name("subgroups.csv")
 BASELINE = "supervised"
 METRICS = ("accuracy", "balanced_accuracy")
+LEAST_LESIONS = 20  # of a subgroup, and of a class in its balanced accuracy
+AGE_EDGES = (40, 60)
 SITES = {
     "head and neck": ("face", "scalp", "ear", "neck"),
     "trunk": ("back", "trunk", "chest", "abdomen", "genital"),
     "arms and legs": ("upper extremity", "lower extremity", "hand", "foot", "acral"),
 }
-CONFIRMED = {"histo": "histopathology", "follow_up": "follow-up", "consensus": "consensus", "confocal": "confocal"}
+PROPERTIES = {"sex": "sex", "age": "age", "body_site": "site", "confirmation": "confirmed by"}
 
 
-def attributes(table: pd.DataFrame) -> pd.DataFrame:
-    """The group of each image in each attribute, with NaN where the table of HAM10000 does not know it."""
-    site = {name: group for group, names in SITES.items() for name in names}
-    return pd.DataFrame(
-        {
-            "sex": table["sex"].where(table["sex"].isin(["female", "male"])),
-            "age": pd.cut(table["age"], [-1, 39, 59, 200], labels=["below 40", "40 to 59", "60 and above"]).astype(
-                object
-            ),
-            "site": table["localization"].map(site),
-            "confirmed by": table["dx_type"].map(CONFIRMED),
-        }
-    )
-
-
-def by_group(collected: Collected, table: pd.DataFrame) -> pd.DataFrame:
-    """Scores of each row on each group of images, pooled over the folds, and its difference to ``supervised``.
-
-    Intervals are for other lesions and these trained networks. Balanced accuracy is over the classes that a group has.
+def properties(images: pd.DataFrame) -> pd.DataFrame:
+    """The subgroup of each image in each property, "" where it is not known.
 
     Args:
-        collected: the runs; only rows that have all folds count.
-        table: ``HAM10000_metadata.csv``.
+        images: ``image_id`` and the columns of ``PROPERTIES``, as the loader of HAM10000 returns them.
     """
-    rows = [row for row, runs in collected.runs.items() if len(runs) == FOLDS]
+    site = {name: group for group, names in SITES.items() for name in names}
+    known = images[["image_id", *PROPERTIES]].replace(UNKNOWN, "")
+    known["age"] = age_bands(known["age"].tolist(), AGE_EDGES)
+    return known.assign(body_site=known["body_site"].map(site).fillna("")).rename(columns=PROPERTIES)
+
+
+def by_group(collected: Collected, columns: pd.DataFrame) -> pd.DataFrame:
+    """Scores of ``supervised`` in each subgroup, pooled over the folds, and what each method adds there.
+
+    Args:
+        collected: the runs; only methods that have all folds count.
+        columns: of ``properties``.
+
+    Returns:
+        the columns of ``subgroup_scores`` for ``supervised``, and for each method and metric
+        ``<method>_<metric>``, ``…_low`` and ``…_high``: the difference, with its interval for other lesions.
+    """
+    rows = [row for row in BASELINES if len(collected.runs[row]) == FOLDS and BASELINES[row] == BASELINE]
     classes = collected.every[0].classes
-    groups = attributes(table).set_axis(table["image_id"])
-    pooled = {row: pd.concat([run.test for run in collected.runs[row].values()]) for row in rows}
-    rules = {"replicates": REPLICATES, "seed": SEED, "level": LEVEL, "calibration_bins": BINS}
-    lines = []
-    for attribute in groups:
-        for group in groups[attribute].dropna().unique():
-            inside = {
-                row: every[(every["image_id"].map(groups[attribute]) == group).to_numpy()]
-                for row, every in pooled.items()
-            }
-            base = inside[BASELINE]
-            for row, part in inside.items():
-                value = evaluate(part, classes, calibration_bins=BINS)
-                interval = mean_intervals([part], classes, **rules)
-                found = paired_bootstrap([part], [base], classes, **rules) if row != BASELINE else {}
-                for metric in METRICS:
-                    own = (value[metric], *interval[metric])
-                    less = found.get(metric)
-                    difference = (less.value, less.low, less.high) if less else (None,) * 3
-                    head = (attribute, group, row, metric, len(part), part["group"].nunique(), part["label"].nunique())
-                    lines.append([*head, *own, *difference])
-    columns = ["attribute", "group", "row", "metric", "images", "lesions", "classes", "value", "low", "high"]
-    found_table = pd.DataFrame(lines, columns=[*columns, "difference", "difference_low", "difference_high"])
-    return found_table.sort_values(["attribute", "group"], kind="stable").reset_index(drop=True)
+    base, *others = (pd.concat([run.test for run in collected.runs[row].values()]) for row in (BASELINE, *rows))
+    rules = {"replicates": REPLICATES, "seed": SEED, "level": LEVEL}
+    found = subgroup_scores(base, columns, classes, least_lesions=LEAST_LESIONS, **rules)
+    found = found[found["value"] != UNKNOWN].reset_index(drop=True)
+    known = columns.set_index("image_id")
+    for line, group in found.iterrows():
+        inside = known.index[known[group["property"]] == group["value"]]
+        parts = [table[table["image_id"].isin(inside)] for table in (base, *others)]
+        common = [part[part["label"].isin(group["classes"].split(", "))] for part in parts]
+        for metric, (fair, *own) in zip(METRICS, (parts, common), strict=True):
+            for row, table in zip(rows, own, strict=True):
+                if len(fair):  # balanced accuracy needs two classes
+                    one = paired_bootstrap([table], [fair], classes, calibration_bins=BINS, **rules)[metric]
+                    found.loc[line, [f"{row}_{metric}{end}" for end in ("", "_low", "_high")]] = (
+                        one.value,
+                        one.low,
+                        one.high,
+                    )
+    return found
 
 
 def write_results(collected: Collected) -> None:
     """Write ``RESULTS``."""
-    place = Path(os.environ.get("SKINKD_DATA_DIR", "data")) / "ham10000" / "HAM10000_metadata.csv"
-    by_group(collected, pd.read_csv(place)).round(6).to_csv(RESULTS, index=False)
+    root = Path(os.environ.get("SKINKD_DATA_DIR", "data")) / "ham10000"
+    columns = properties(load_ham10000(root, on_bad_image="error").frame)
+    by_group(collected, columns).round(6).to_csv(RESULTS, index=False)
     print(f"{RESULTS} written")
 
 
-def subgroup_table(found: pd.DataFrame, rows: Sequence[str]) -> str:
-    """The page's table: accuracy of ``supervised`` in each group, and what each row adds in both metrics."""
-    lines = []
-    header = ["", "group", "images", f"`{BASELINE}`: accuracy", "balanced accuracy"]
-    header += [f"`{row}`: accuracy" for row in rows] + [f"`{row}`: balanced accuracy" for row in rows]
-    for (attribute, group), part in found.groupby(["attribute", "group"], sort=False):
-        cells = part.set_index(["row", "metric"])
-        base = [cells.loc[(BASELINE, metric)] for metric in METRICS]
-        values = [f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in base]
-        added = []
-        for metric in METRICS:
-            for row in rows:
-                one = cells.loc[(row, metric)]
-                words = f"{one['difference']:+.3f} ({one['difference_low']:+.3f} to {one['difference_high']:+.3f})"
-                added.append(words.replace("-", "−"))
-        lines.append([str(attribute), str(group), f"{base[0]['images']:,}", *values, *added])
-    marks = ["---", "---", *["---:"] * (len(header) - 2)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, marks, *lines])
+def methods_in(found: pd.DataFrame) -> list[str]:
+    """The methods of a table of ``by_group``."""
+    return [row for row in BASELINES if f"{row}_{METRICS[0]}" in found]
+
+
+def subgroup_table(found: pd.DataFrame) -> str:
+    """The page's table: both scores of ``supervised`` in each subgroup, and what each method adds to balanced accuracy."""
+    rows = methods_in(found)
+    header = ["", "subgroup", "images", "`supervised`: accuracy", "balanced accuracy", *(f"`{row}`" for row in rows)]
+    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    for _, line in found.iterrows():
+        own = [interval(line, metric, ".3f") for metric in METRICS]
+        added = [interval(line, f"{row}_balanced_accuracy", "+.3f") for row in rows]
+        lines.append([line["property"], line["value"], f"{line['n']:,}", *own, *added])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(line: pd.Series, name: str, form: str) -> str:
+    """A value of a line with its interval; "–" if there is none."""
+    values: Sequence[float] = [line[f"{name}{end}"] for end in ("", "_low", "_high")]
+    if pd.isna(values[0]):
+        return "–"
+    value, low, high = (f"{value:{form}}".replace("-", "−") for value in values)
+    return f"{value} ({low} to {high})"
