@@ -1,7 +1,7 @@
 """The first study: seven methods on HAM10000 at 64 px, and what leaking protocols add to a score. Writes docs/first_study.md.
 
-``make first-study`` runs it: every sweep below, each run skipped if it is finished and resumed if it is not, and then the page, of
-which every figure comes from the run folders. ``--report`` writes the page alone.
+``make first-study`` runs it: every sweep below, each run skipped if it is finished and resumed if it is not, and then the page,
+of which every figure comes from the run folders. ``--report`` writes the page alone.
 """
 
 import argparse
