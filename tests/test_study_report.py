@@ -16,6 +16,7 @@ from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.metrics import evaluate
 from study import leaks, plan, report, subgroups
 from study.collect import ARCHIVE, BASELINES, collect, stored_runs
+from study.figures import as_file, draw_leak, draw_methods
 from study.scores import METRICS, sensitivity_at, weighted_sensitivity
 from study.verdicts import PRIMARY, Compared, adjusted, verdict
 
@@ -191,4 +192,6 @@ def test_the_page_is_what_its_command_writes(runs: tuple[Run, ...]) -> None:
     collected = collect(runs)
     methods = report.methods_of(collected)
     assert report.page(collected, methods) == PAGE
-    assert report.FIGURE.read_text(encoding="utf-8") == report.as_file(methods)
+    figures = {report.FIGURE: draw_methods(methods), report.LEAK_FIGURE: draw_leak(report.leak_of(collected)[0])}
+    for file, figure in figures.items():
+        assert file.read_text(encoding="utf-8") == as_file(figure)

@@ -16,7 +16,7 @@ from .scores import BINS, LEVEL, REPLICATES, SEED
 
 COMMAND = (
     "python -m skinkd.train experiment=lite_study_supervised protocol=image_level data.folds=null data.fold=null "
-    "data.fractions.train=0.6 data.fractions.val=0.2 data.fractions.test=0.2"
+    "data.fractions.train=0.6 data.fractions.val=0.2 data.fractions.test=0.2 precision=fp32"
 )
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 PARTS = {True: "another photograph of the lesion is in training", False: "no photograph of the lesion is in training"}
@@ -49,9 +49,8 @@ def effects(run: Run, honest: pd.DataFrame) -> Effects:
     return found
 
 
-def leak_table(run: Run, honest: pd.DataFrame) -> str:
-    """The page's table: a line for each part and metric."""
-    found, sizes = effects(run, honest), {known: len(part) for known, (part, _) in parts_of(run, honest).items()}
+def leak_table(found: Effects, sizes: dict[bool, int]) -> str:
+    """The page's table: a line for each part and metric; ``sizes`` are the numbers of images."""
     lines = ["| test images | images | metric | split by lesion | split by image | difference |"]
     lines.append("| --- | ---: | --- | ---: | ---: | ---: |")
     for known, words in PARTS.items():

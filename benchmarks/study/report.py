@@ -10,7 +10,7 @@ import pandas as pd
 
 from . import corruptions, leaks, subgroups
 from .collect import BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
-from .figure import as_file
+from .figures import as_file, draw_leak, draw_methods
 from .scores import REPLICATES
 from .tables import (
     LEARNING,
@@ -28,6 +28,7 @@ from .verdicts import FOLDS, PRIMARY, Compared, adjusted, compared, verdict
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 FIGURE = ROOT / "docs" / "images" / "study.svg"
+LEAK_FIGURE = FIGURE.with_name("leak.svg")
 TEXT = Path(__file__).with_name("page.md")
 """The page's words, with a place for each figure and table."""
 
@@ -37,7 +38,8 @@ def write_page() -> None:
     with tempfile.TemporaryDirectory() as folder:
         collected = collect(stored_runs(Path(folder)))
         methods = methods_of(collected)
-        FIGURE.write_text(as_file(methods), encoding="utf-8")
+        FIGURE.write_text(as_file(draw_methods(methods)), encoding="utf-8")
+        LEAK_FIGURE.write_text(as_file(draw_leak(leak_of(collected)[0])), encoding="utf-8")
         PAGE.write_text(page(collected, methods), encoding="utf-8")
     print(f"{PAGE} and {FIGURE.name} written")
 
@@ -48,13 +50,19 @@ def methods_of(collected: Collected) -> list[Compared]:
     return sorted(found, key=lambda one: -len(one.folds))
 
 
+def leak_of(collected: Collected) -> tuple[leaks.Effects, dict[bool, int]]:
+    """What the split by image adds, and the number of images of each part."""
+    (run,) = collected.leaky
+    honest = leaks.honest_predictions(collected)
+    return leaks.effects(run, honest), {known: len(part) for known, (part, _) in leaks.parts_of(run, honest).items()}
+
+
 def page(collected: Collected, methods: list[Compared]) -> str:
     """docs/results.md."""
     began, scored, ended = times(collected.every)
     whole = [row for row, runs in collected.runs.items() if len(runs) == FOLDS]
     smoothed = [one.row for one in methods if one.other == "supervised"]
     grouped, corrupted = pd.read_csv(subgroups.RESULTS), pd.read_csv(corruptions.RESULTS)
-    (leaky,) = collected.leaky
     taught = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher"}
     return TEXT.read_text(encoding="utf-8").format(
         answer=answer(methods),
@@ -77,7 +85,7 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         subgroups=subgroups.subgroup_table(grouped),
         corruptions=corruptions.corruption_table(corrupted),
         corrupted_images=f"{corrupted['images'].iloc[0]:,}",
-        leaks=leaks.leak_table(leaky, leaks.honest_predictions(collected)),
+        leaks=leaks.leak_table(*leak_of(collected)),
         leak_command=leaks.COMMAND,
         replicates=REPLICATES,
         folds=FOLDS,
