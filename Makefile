@@ -16,7 +16,7 @@ define PROGRESS
 /^Installing collected packages/ { print "  unpacking " NF - 3 " packages, about a minute"; fflush() }
 endef
 
-.PHONY: train export test test-slow test-cluster study bench docs lint types wheel-check clean
+.PHONY: train export test test-slow test-cluster study study-report first-study bench docs lint types wheel-check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): skinkd, the packages it needs and those of its tests and documentation, by constraints.txt"
@@ -45,9 +45,18 @@ test-slow: $(VENV)/.installed
 test-cluster: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster tests/cluster
 
-# takes hours on a CPU; can be resumed. STUDY="sweep.devices=2" runs two jobs at once
+# the study of fine-tuned networks (docs/study.md): all rows on five folds. SKINKD_WEIGHTS has the ImageNet weights, SKINKD_DATA_DIR
+# the images. Days on a CPU, minutes on a GPU; given again, it goes on. STUDY="--rows supervised swskd --folds 0 --seeds 0" is a part
 study: $(VENV)/.installed
-	$(RUN) benchmarks/study.py $(STUDY)
+	$(RUN) -m benchmarks.study folds $(STUDY)
+
+# docs/results.md again, from the committed archive alone
+study-report: $(VENV)/.installed
+	$(RUN) -m benchmarks.study report
+
+# small networks from scratch (docs/first_study.md): hours on a CPU; can be resumed. STUDY="sweep.devices=2" runs two jobs at once
+first-study: $(VENV)/.installed
+	$(RUN) benchmarks/first_study.py $(STUDY)
 
 # how fast this machine is: about a quarter of an hour on two cores, one table a section; build/bench/ has them as JSON and Markdown.
 # SKINKD_DATA_DIR=/data takes HAM10000's images, and BENCH="--sections methods,loader --seconds 300" gives arguments (--help)

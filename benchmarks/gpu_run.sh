@@ -89,16 +89,16 @@ bench() {
 
 tune() {
   cd "$WORK/source" || return
-  "$PYTHON" benchmarks/gpu_study.py tune --seconds "$((SECONDS_LEFT - 20))" --out "$WORK/study" ${CPU:+--cpu} || return
+  "$PYTHON" -m benchmarks.study tune --seconds "$((SECONDS_LEFT - 20))" --out "$WORK/study" ${CPU:+--cpu} || return
   local code=0
-  "$PYTHON" benchmarks/gpu_study.py choose "$WORK/study/tune" || code=1
+  "$PYTHON" -m benchmarks.study choose "$WORK/study/tune" || code=1
   tar -czf "$OUT/tune.tar.gz" -C "$WORK/source" conf/experiment docs/study_trials.md -C "$WORK/study" tune || code=1
   return $code
 }
 
 folds() {
   cd "$WORK/source" || return
-  "$PYTHON" benchmarks/gpu_study.py folds --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu}
+  "$PYTHON" -m benchmarks.study folds --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu}
 }
 
 main() {

@@ -1,7 +1,7 @@
-"""The first study: seven methods on HAM10000 at 64 px, and what leaking protocols add to a score. Writes docs/results.md.
+"""The first study: seven methods on HAM10000 at 64 px, and what leaking protocols add to a score. Writes docs/first_study.md.
 
-``make study`` runs it: every sweep below, each run skipped if it is finished and resumed if it is not, and then the page, of
-which every figure comes from the run folders. ``--report`` writes the page alone.
+``make first-study`` runs it: every sweep below, each run skipped if it is finished and resumed if it is not, and then the page,
+of which every figure comes from the run folders. ``--report`` writes the page alone.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from skinkd.scoring.predictions import as_scores
 from skinkd.scoring.widening import Widening
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "results.md"
+PAGE = ROOT / "docs" / "first_study.md"
 PROTOCOL = Protocol(calibration_bins=15, replicates=1000, level=0.95, seed=0)
 SEEDS = "seed=0,1,2"
 HYBRID = ("backbone=mskd_student", "backbone.conv_branch=resnet10t")
@@ -293,7 +293,7 @@ def settings(rows: Sequence[Row]) -> str:
 
 
 def page(output_dir: Path) -> str:
-    """docs/results.md."""
+    """docs/first_study.md."""
     every = rows_of(*SWEEPS, output_dir=output_dir)
     comparison = compare(rows_of(*MAIN, output_dir=output_dir))
     titles = {table.name: table.title for table in all_tables(comparison)}
@@ -319,7 +319,7 @@ The networks: `resnet10t` is timm's at half its width, the teacher of `kd` and `
 `mskd_student` is MSKD's hybrid student with timm's `resnet10t` as its convolutional branch, and its teacher MSKD's hybrid with
 larger patches than published.
 
-Made by `make study`: {environment(every)}. Every figure that was measured here is written
+Made by `make first-study`: {environment(every)}. Every figure that was measured here is written
 from the run folders by that command; the tables of the methods are those of `python -m skinkd.compare` on the same folders.
 Training times are of runs that shared the machine with others.
 

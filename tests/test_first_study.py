@@ -1,42 +1,30 @@
-"""``make study``: its commands are valid, and docs/results.md has been written by it as it is now."""
+"""``make first-study``: its commands are valid, and docs/first_study.md has been written by it as it is now."""
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+import first_study
 from skinkd.analysis.aggregate import METRICS
 from skinkd.config.command_line import hold_back
 from skinkd.config.overrides import check_overrides
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "first_study.md").read_text(encoding="utf-8")
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("study", ROOT / "benchmarks" / "study.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-STUDY = load()
-
-
-@pytest.mark.parametrize("group", list(STUDY.SWEEPS))
+@pytest.mark.parametrize("group", list(first_study.SWEEPS))
 def test_every_sweep_is_a_valid_command_that_the_page_gives(group: str) -> None:
-    words = STUDY.command(group)
+    words = first_study.command(group)
     check_overrides("train", hold_back(words[3:]))
     assert f"\n{' '.join(words)}\n" in PAGE
 
 
 def test_the_page_compares_the_sweeps_of_the_study_by_its_claims() -> None:
-    folders = " ".join(f"outputs/sweeps/{group}" for group in STUDY.MAIN)
+    folders = " ".join(f"outputs/sweeps/{group}" for group in first_study.MAIN)
     assert f"\npython -m skinkd.compare {folders}\n" in PAGE
-    assert all(claim in PAGE and set(metrics) <= set(METRICS) for _, claim, metrics in STUDY.CLAIMS)
+    assert all(claim in PAGE and set(metrics) <= set(METRICS) for _, claim, metrics in first_study.CLAIMS)
 
 
 def test_what_the_page_calls_settled_is_so_in_its_table_of_tests() -> None:
@@ -53,4 +41,4 @@ def test_what_the_page_calls_settled_is_so_in_its_table_of_tests() -> None:
             if tests.get((metric, label), 0.05) != 0.05:  # rounded there; 0.050 may be either
                 judged += 1
                 assert (tests[metric, label] < 0.05) == verdict.startswith("**"), (metric, label)
-    assert judged > 2 * len(STUDY.CLAIMS)
+    assert judged > 2 * len(first_study.CLAIMS)

@@ -37,7 +37,7 @@ def settings_of(table: pd.DataFrame, trial: pd.Series) -> dict[str, Any]:
 def trials_page(tables: dict[str, pd.DataFrame], budget: int) -> str:
     """docs/study_trials.md: every trial of every row."""
     parts = [
-        "# The trials of the study of fine-tuned networks\n\nWritten by `python benchmarks/gpu_study.py choose`. "
+        "# The trials of the study of fine-tuned networks\n\nWritten by `python -m benchmarks.study choose`. "
         "[study.md](study.md) is the design. A trial trains on fold 0 for two epochs. Its value is the balanced accuracy of "
         "the better epoch on the validation part; no trial scored the test part. Each row chooses the trial with the highest "
         f"value (in bold) among its first {budget} trials, which is how many every row has."

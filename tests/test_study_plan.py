@@ -12,12 +12,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-import gpu_study
-import study_choice
-import study_rows
+from study import choice, plan, rows
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "benchmarks" / "gpu_study.py"
 
 
 @pytest.fixture(autouse=True)
@@ -35,21 +32,21 @@ def test_all_rows_have_the_budget_of_the_row_with_the_fewest_trials() -> None:
     whole = trials([0.1, 0.2, 0.3])
     failed = trials([0.1, None, 0.3], ["complete", "failed", "complete"])
     cut = trials([0.1, None, 0.3], ["complete", "unfinished", "complete"])  # the third ended before the second
-    assert study_choice.equal_trials({"a": whole, "b": failed}) == 3
-    assert study_choice.equal_trials({"a": whole, "b": cut}) == 1
+    assert choice.equal_trials({"a": whole, "b": failed}) == 3
+    assert choice.equal_trials({"a": whole, "b": cut}) == 1
 
 
 def test_the_highest_value_within_the_budget_is_chosen_and_the_earlier_of_equal_ones() -> None:
     table = trials([0.5, None, 0.6, 0.6, 0.9], ["complete", "failed", "complete", "complete", "complete"])
-    assert study_choice.best_trial(table, 4)["number"] == 3
-    assert study_choice.best_trial(table, 5)["number"] == 5
+    assert choice.best_trial(table, 4)["number"] == 3
+    assert choice.best_trial(table, 5)["number"] == 5
     with pytest.raises(SystemExit, match="no settings can be chosen"):
-        study_choice.best_trial(trials([None], ["failed"]), 1)
+        choice.best_trial(trials([None], ["failed"]), 1)
 
 
 def test_the_page_of_trials_shows_each_trial_of_the_budget_and_marks_the_chosen_one() -> None:
     table = trials([0.5, 0.75, 0.9], **{"optim.lr": [0.00123456, 0.002, 0.003], "augment": ["rga", "basic", "rga"]})
-    page = study_choice.trials_page({"kd": table}, 2)
+    page = choice.trials_page({"kd": table}, 2)
     assert "| 1 | 0.00123 | rga | complete | 0.5000 |" in page
     assert "| 2 | 0.002 | basic | complete | **0.7500** |" in page
     assert "0.9000" not in page
@@ -57,8 +54,8 @@ def test_the_page_of_trials_shows_each_trial_of_the_budget_and_marks_the_chosen_
 
 @pytest.mark.parametrize("chosen", [{}, {"optim.lr": 0.002, "optim.weight_decay": 0.1, "augment": "rga"}])
 def test_a_rows_file_has_its_method_its_network_and_the_chosen_settings(chosen: dict[str, Any], tmp_path: Path) -> None:
-    for name, row in study_rows.ROWS.items():
-        text = study_rows.experiment_text(name, chosen, "a comment")
+    for name, row in rows.ROWS.items():
+        text = rows.experiment_text(name, chosen, "a comment")
         assert text.startswith("# @package _global_\n# a comment\n")
         body = yaml.safe_load(text)
         assert body["defaults"][0] == "lite_study"
@@ -68,7 +65,7 @@ def test_a_rows_file_has_its_method_its_network_and_the_chosen_settings(chosen: 
 
 
 def test_every_row_is_an_experiment_with_the_studys_regime() -> None:
-    for name, row in study_rows.ROWS.items():
+    for name, row in rows.ROWS.items():
         with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
             config = compose("train", overrides=[f"experiment=lite_study_{name}"])
         assert config.method.name == row.method
@@ -81,22 +78,21 @@ def test_every_row_is_an_experiment_with_the_studys_regime() -> None:
 def test_trial_n_has_the_same_learning_rate_and_augmentation_in_every_row() -> None:
     drawn = {}
     for name in ("supervised", "swskd", "ssdkd"):
-        plan = gpu_study.plan_of(name, Path("teacher") if study_rows.ROWS[name].teacher else None, gpu_study.TRIAL)
-        drawn[name] = gpu_study.draw(plan, 3)
-        assert [set(one) for one in drawn[name]] == [set(plan.space)] * 3
-        command = plan.overrides(drawn[name][0]) + plan.extra
+        search = plan.plan_of(name, Path("teacher") if rows.ROWS[name].teacher else None, plan.TRIAL)
+        drawn[name] = plan.draw(search, 3)
+        assert [set(one) for one in drawn[name]] == [set(search.space)] * 3
+        command = search.overrides(drawn[name][0]) + search.extra
         assert {"trainer.max_epochs=2", "data.fold=0", "evaluation.test=false"} <= set(command)
     common = [[(one["optim.lr"], one["augment"]) for one in every] for every in drawn.values()]
     assert common[0] == common[1] == common[2]
     assert len({lr for lr, _ in common[0]}) == 3
-    assert drawn["swskd"][:2] == gpu_study.draw(
-        gpu_study.plan_of("swskd", None, gpu_study.TRIAL), 2
-    )  # of the number alone
+    again = plan.plan_of("swskd", None, plan.TRIAL)
+    assert drawn["swskd"][:2] == plan.draw(again, 2)  # of the number alone
 
 
 def test_a_block_has_each_run_once_with_its_teachers_before_it() -> None:
-    block = gpu_study.make_block(list(study_rows.ROWS), 2, 1, [], True)
-    assert sorted(job.label for job in block) == sorted(f"{name} fold 2 seed 1" for name in study_rows.ROWS)
+    block = plan.make_block(list(rows.ROWS), 2, 1, [], True)
+    assert sorted(job.label for job in block) == sorted(f"{name} fold 2 seed 1" for name in rows.ROWS)
     for place, job in enumerate(block):
         assert {"data.fold=2", "seed=1"} <= set(job.overrides) and "evaluation.test=false" not in job.overrides
         assert all(need in block[:place] for need in job.needs)
@@ -115,8 +111,18 @@ def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
     environment = os.environ | {"SKINKD_WEIGHTS": str(weights), "SKINKD_OUTPUT_DIR": str(tmp_path / "outputs")}
 
     def call(*words: str) -> str:
-        command = [sys.executable, str(SCRIPT), *words, "--cpu", "--out", str(tmp_path / "out"), "--cores", "1"]
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.study",
+            *words,
+            "--cpu",
+            "--out",
+            str(tmp_path / "out"),
+            "--cores",
+            "1",
+        ]
+        return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
 
     told = call("tune", "--seconds", "600", "--trials", "1", "--rows", "supervised", "kd")
     assert "kd: 1 of 1 trials complete" in told

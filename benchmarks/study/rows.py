@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-EXPERIMENTS = Path(__file__).parent.parent / "conf" / "experiment"
+EXPERIMENTS = Path(__file__).parents[2] / "conf" / "experiment"
 
 LITE0 = {
     "backbone": {

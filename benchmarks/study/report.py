@@ -1,0 +1,112 @@
+"""docs/results.md, from the archive benchmarks/study/runs.tar.xz alone: ``python -m benchmarks.study report``.
+
+Nothing is trained, and neither data nor weights are needed.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from . import corruptions, leaks, subgroups
+from .collect import BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
+from .figures import as_file, draw_leak, draw_methods
+from .scores import REPLICATES
+from .tables import (
+    LEARNING,
+    calibration_table,
+    coverage_table,
+    learning_table,
+    pair_table,
+    risk_table,
+    score_table,
+    secondary_table,
+    verdict_table,
+)
+from .verdicts import FOLDS, PRIMARY, Compared, adjusted, compared, verdict
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results.md"
+FIGURE = ROOT / "docs" / "images" / "study.svg"
+LEAK_FIGURE = FIGURE.with_name("leak.svg")
+TEXT = Path(__file__).with_name("page.md")
+"""The page's words, with a place for each figure and table."""
+
+
+def write_page() -> None:
+    """Write the page and its figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        collected = collect(stored_runs(Path(folder)))
+        methods = methods_of(collected)
+        FIGURE.write_text(as_file(draw_methods(methods)), encoding="utf-8")
+        LEAK_FIGURE.write_text(as_file(draw_leak(leak_of(collected)[0])), encoding="utf-8")
+        PAGE.write_text(page(collected, methods), encoding="utf-8")
+    print(f"{PAGE} and {FIGURE.name} written")
+
+
+def methods_of(collected: Collected) -> list[Compared]:
+    """The six methods less their baselines, those with most folds first."""
+    found = [compared(collected, row, baseline) for row, baseline in BASELINES.items()]
+    return sorted(found, key=lambda one: -len(one.folds))
+
+
+def leak_of(collected: Collected) -> tuple[leaks.Effects, dict[bool, int]]:
+    """What the split by image adds, and the number of images of each part."""
+    (run,) = collected.leaky
+    honest = leaks.honest_predictions(collected)
+    return leaks.effects(run, honest), {known: len(part) for known, (part, _) in leaks.parts_of(run, honest).items()}
+
+
+def page(collected: Collected, methods: list[Compared]) -> str:
+    """docs/results.md."""
+    began, scored, ended = times(collected.every)
+    whole = [row for row, runs in collected.runs.items() if len(runs) == FOLDS]
+    smoothed = [one.row for one in methods if one.other == "supervised"]
+    grouped, corrupted = pd.read_csv(subgroups.RESULTS), pd.read_csv(corruptions.RESULTS)
+    taught = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher"}
+    return TEXT.read_text(encoding="utf-8").format(
+        answer=answer(methods),
+        runs=len(collected.every),
+        left_out=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.left_out] or ["none"]),
+        machines=machines(collected),
+        began=began,
+        scored=scored,
+        ended=ended,
+        coverage=coverage_table(collected),
+        scores=score_table(collected, range(FOLDS)),
+        few_scores=score_table(collected, (0, 1)),
+        verdicts=verdict_table(methods),
+        secondary=secondary_table(methods),
+        smoothing=pair_table([compared(collected, row, "label_smoothing") for row in ("supervised", *smoothed)]),
+        teachers=pair_table([compared(collected, row, teacher) for row, teacher in taught.items()]),
+        calibration=calibration_table(collected, whole),
+        risk=risk_table(collected, whole),
+        learning=learning_table(collected, LEARNING, (0, 1)),
+        subgroups=subgroups.subgroup_table(grouped),
+        corruptions=corruptions.corruption_table(corrupted),
+        corrupted_images=f"{corrupted['images'].iloc[0]:,}",
+        leaks=leaks.leak_table(*leak_of(collected)),
+        leak_command=leaks.COMMAND,
+        replicates=REPLICATES,
+        folds=FOLDS,
+    )
+
+
+def answer(methods: list[Compared]) -> str:
+    """A line for each method that has all folds, and one that names the others."""
+    p = adjusted(methods, PRIMARY)
+    said = []
+    for one in methods:
+        if one.row in p:
+            outer = one.trained[PRIMARY]
+            numbers = f"{points(outer.value)} points ({points(outer.low)} to {points(outer.high)})"
+            said.append(f"- `{one.row}` less `{one.other}`: {numbers}: **{verdict(one, p[one.row])}**.")
+    short = [f"`{one.row}` ({len(one.folds)})" for one in methods if one.row not in p]
+    if short:
+        said.append(f"- No verdict, for want of folds (of {FOLDS}): {listed(short)}.")
+    return "\n".join(said)
+
+
+def points(value: float) -> str:
+    """A difference in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")

@@ -1,0 +1,133 @@
+"""The tables of docs/results.md, in Markdown."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from skinkd.analysis.abstention import risk_lines
+from skinkd.analysis.aggregate import Protocol, calibration_line
+from skinkd.analysis.rows import Row
+
+from .collect import Collected
+from .scores import BINS, LEVEL, METRICS, REPLICATES, SEED, scores
+from .verdicts import FOLDS, PRIMARY, Compared, adjusted, verdict
+
+LEARNING = ("hybrid_supervised", "mskd", "supervised", "hybrid_teacher")
+"""Rows whose epochs are shown."""
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
+PROTOCOL = Protocol(calibration_bins=BINS, replicates=REPLICATES, level=LEVEL, seed=SEED)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first column to the left and the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def coverage_table(collected: Collected) -> str:
+    """Which row has finished on which fold."""
+    rows = collected.runs.items()
+    lines = [[f"`{row}`", *("yes" if fold in folds else "–" for fold in range(FOLDS))] for row, folds in rows]
+    return markdown(["row", *(f"fold {fold}" for fold in range(FOLDS))], lines)
+
+
+def score_table(collected: Collected, folds: Sequence[int]) -> str:
+    """The mean over folds of each metric, for the rows that have all of these folds."""
+    lines = []
+    for row, runs in collected.runs.items():
+        # the head's network is its teacher's
+        if row != "teacher_head" and set(folds) <= set(runs):
+            values = pd.DataFrame([scores(runs[fold]) for fold in folds])
+            cells = [f"{values[name].mean():.3f} ± {values[name].std(ddof=1):.3f}" for name in METRICS]
+            lines.append([f"`{row}`", *cells])
+    return markdown(["row", *METRICS.values()], lines)
+
+
+def signed(value: float, low: float, high: float) -> str:
+    """A difference with its interval, all with their signs."""
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "−")
+
+
+def verdict_table(methods: Sequence[Compared]) -> str:
+    """Each method less its baseline in the primary metric: on each fold, both intervals, p, and the verdict."""
+    p = adjusted(methods, PRIMARY)
+    lines = []
+    for one in methods:
+        first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
+        by_fold = dict(zip(one.folds, one.by_fold, strict=True))
+        folds = [f"{by_fold[fold]:+.3f}".replace("-", "−") if fold in by_fold else "" for fold in range(FOLDS)]
+        inner = signed(first.value, first.low, first.high)
+        outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
+        holm = f"{p[one.row]:.3f}" if one.row in p else ""
+        said = verdict(one, p.get(one.row))
+        lines.append([f"`{one.row}`", f"`{one.other}`", *folds, inner, outer, f"{second.p:.3f}", holm, f"**{said}**"])
+    header = ["row", "baseline", *(f"fold {fold}" for fold in range(FOLDS))]
+    return markdown([*header, "mean (other lesions)", "(other trainings too)", "p", "p (Holm)", "verdict"], lines)
+
+
+def secondary_table(methods: Sequence[Compared]) -> str:
+    """Each method less its baseline in the other metrics, with the interval over trainings and lesions."""
+    names = [name for name in METRICS if name != PRIMARY]
+    lines = []
+    for one in methods:
+        cells = []
+        for name in names:
+            found, p = one.trained[name], adjusted(methods, name).get(one.row)
+            mark = "" if p is None or p >= 0.05 else " \\*"
+            cells.append(signed(found.value, found.low, found.high) + mark)
+        lines.append([f"`{one.row}`", str(len(one.folds)), *cells])
+    return markdown(["row", "folds", *(METRICS[name] for name in names)], lines)
+
+
+def pair_table(pairs: Sequence[Compared]) -> str:
+    """Differences in the primary metric with both intervals."""
+    lines = []
+    for one in pairs:
+        first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
+        outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
+        inner = signed(first.value, first.low, first.high)
+        lines.append([f"`{one.row}` less `{one.other}`", str(len(one.folds)), inner, outer, f"{second.p:.3f}"])
+    return markdown(["difference", "folds", "mean (other lesions)", "(other trainings too)", "p"], lines)
+
+
+def row_of_folds(collected: Collected, name: str) -> Row:
+    """A row's runs, as a comparison has them."""
+    return Row(name, tuple(collected.runs[name].values()), name)
+
+
+def calibration_table(collected: Collected, rows: Sequence[str]) -> str:
+    """ECE, cross-entropy and Brier score before and after one temperature, fitted on validation."""
+    lines = []
+    for name in rows:
+        line = calibration_line(row_of_folds(collected, name), PROTOCOL)
+        cells = [f"{line[f'{score}_{when}']:.3f}" for score in ("ece", "loss", "brier") for when in ("before", "after")]
+        lines.append([f"`{name}`", f"{line['temperature']:.2f}", *cells])
+    names = [f"{score} {when}" for score in ("ECE", "cross-entropy", "Brier") for when in ("before", "after")]
+    return markdown(["row", "temperature", *names], lines)
+
+
+def risk_table(collected: Collected, rows: Sequence[str]) -> str:
+    """Share of wrong predictions among the most confident images."""
+    lines = []
+    for name in rows:
+        risks = risk_lines(row_of_folds(collected, name))
+        curve = risks.groupby("coverage")["risk"].mean()
+        cells = [f"{curve.iloc[(abs(curve.index - coverage)).argmin()]:.3f}" for coverage in COVERAGES]
+        lines.append([f"`{name}`", *cells])
+    return markdown(["row", *(f"{coverage:.0%} kept" for coverage in COVERAGES)], lines)
+
+
+def learning_table(collected: Collected, rows: Sequence[str], folds: Sequence[int]) -> str:
+    """Balanced accuracy on validation after each epoch; then, of the kept epoch, what shows how far it has learned."""
+    lines = []
+    for row in rows:
+        for fold in folds:
+            run = collected.runs[row][fold]
+            assert run.val is not None
+            epochs = [f"{float(value):.3f}" for value in run.history["val/balanced_accuracy"]]
+            (hard,) = (name for name in ("train/ce", "train/classification", "train/combined") if name in run.history)
+            loss = float(run.history[hard].iloc[run.metrics["best_epoch"] - 1])
+            kept = [f"{loss:.3f}", f"{run.metrics['val/auroc_macro']:.3f}", str(run.val["prediction"].nunique())]
+            lines.append([f"`{row}`", str(fold), *epochs, *kept])
+    numbers = [f"epoch {number + 1}" for number in range(len(lines[0]) - 5)]
+    return markdown(["row", "fold", *numbers, "cross-entropy", "AUROC", "classes"], lines)

@@ -1,0 +1,76 @@
+"""What the design of the study counts as support: each method less its baseline, with both intervals and a verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skinkd.analysis.statistics import Difference, holm, paired_differences
+from skinkd.analysis.trainings import OverTrainings, difference_over_trainings
+
+from .collect import BASELINES, Collected
+from .scores import LEVEL, METRICS, resampled, scores
+
+FOLDS = 5  # of the design
+SIGNIFICANT = 0.05
+PRIMARY = "balanced_accuracy"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row less another on the folds that both have.
+
+    Attributes:
+        row, other: their names.
+        folds: these folds.
+        by_fold: the difference in balanced accuracy on each of them.
+        lesions: by metric, the mean over folds, for other lesions and these trained networks.
+        trained: by metric, the same mean for other lesions and other trainings.
+    """
+
+    row: str
+    other: str
+    folds: tuple[int, ...]
+    by_fold: tuple[float, ...]
+    lesions: dict[str, Difference]
+    trained: dict[str, OverTrainings]
+
+
+def compared(collected: Collected, row: str, other: str) -> Compared:
+    """Compare a row with another on the folds that both have, at least two."""
+    folds = collected.folds(row, other)
+    sides = [[collected.runs[name][fold] for fold in folds] for name in (row, other)]
+    drawn = resampled([*sides[0], *sides[1]])
+    places = [[run.place for run in side] for side in sides]
+    values = [[scores(run)[PRIMARY] for run in side] for side in sides]
+    lesions = paired_differences(drawn, len(folds), LEVEL)
+    trained = difference_over_trainings(drawn, places[0], places[1], LEVEL)
+    by_fold = tuple(one - other for one, other in zip(*values, strict=True))
+    return Compared(
+        *(row, other, tuple(folds), by_fold),
+        {name: lesions[name] for name in METRICS},
+        {name: trained[name] for name in METRICS},
+    )
+
+
+def adjusted(methods: Sequence[Compared], metric: str) -> dict[str, float]:
+    """p over trainings and lesions by row, with Holm's correction over all methods of the design.
+
+    A method without all folds counts as one with p = 1, so that what is still to come cannot weaken what is said now.
+    """
+    whole = {one.row: one.trained[metric].p for one in methods if len(one.folds) == FOLDS}
+    values = holm([whole.get(row, 1.0) for row in BASELINES])
+    return {row: value for row, value in zip(BASELINES, values, strict=True) if row in whole}
+
+
+def verdict(one: Compared, p: float | None) -> str:
+    """What the design says of a method, by its primary metric.
+
+    Args:
+        one: the method less its baseline.
+        p: adjusted; None where folds are missing.
+    """
+    interval = one.trained[PRIMARY]
+    if p is None:
+        return f"not settled ({len(one.folds)} of {FOLDS} folds)"
+    if interval.low > 0 and p < SIGNIFICANT:
+        return "supported"
+    return "refuted as an improvement" if interval.high < 0 else "not settled"
