@@ -11,6 +11,7 @@ import optuna
 import pandas.plotting  # noqa: F401  # pandas and torch import these late
 import torch.utils.serialization.config  # noqa: F401
 import wandb.sdk.launch.inputs.internal  # noqa: F401  # W&B imports it as a run starts, and takes two seconds
+from read_once import read_once
 
 import skinkd.analysis.output
 import skinkd.config.cli
@@ -22,6 +23,7 @@ import skinkd.training.run  # noqa: F401
 from skinkd.runs.environment import describe_environment
 
 del os.environ["PYTHONPATH"]  # set by train_process, so that this file is found
+read_once()
 with hydra.initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
     hydra.compose("train", overrides=["data=synthetic", "method=kd", "optim.lr=1e-3", "data.fractions={train: 0.8}"])
 describe_environment()  # the packages' versions are read once in a process
@@ -29,3 +31,4 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.create_study(storage="sqlite://")  # imports sqlalchemy
 gc.collect()
 gc.freeze()  # a fork does not look through what it has inherited
+gc.set_threshold(50_000)  # and seldom through what it makes, which is a tenth of its time otherwise
