@@ -10,13 +10,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+import train_process
 from xdist import is_xdist_controller
-
-if TYPE_CHECKING:
-    import train_process
 
 IMAGES, HEIGHT, WIDTH = 120, 48, 64
 
@@ -24,6 +22,7 @@ IMAGES, HEIGHT, WIDTH = 120, 48, 64
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Set up the libraries, before a test is read."""
     if is_xdist_controller(session):
+        train_process.share_server()
         return
     from hypothesis import settings
     from read_once import read_once
@@ -139,7 +138,6 @@ def finished(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def job(tiny: list[str], tmp_path: Path) -> Callable[..., train_process.Result]:
     """Runs ``python -m skinkd.train`` in a process of its own; ``output`` is where its run folders go."""
-    import train_process
 
     def run(*overrides: str, output: Path | None = None, **settings: Any) -> train_process.Result:
         where = f"paths.output_dir={output or tmp_path / 'outputs'}"

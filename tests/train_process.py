@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 TIMEOUT = 120
+SHARED = "SKINKD_TEST_FORKSERVER"
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["before_fork"])
@@ -92,13 +92,43 @@ def start(arguments: Sequence[str], *, folder: Path, **settings: Any) -> Running
 
 
 def fork(target: Callable[..., object], *arguments: Any) -> Any:
-    """Start a process that calls ``target``: a fork of one that has done what ``before_fork`` does."""
+    """Start a process that calls ``target`` in this environment: a fork of one that has done what ``before_fork`` does."""
+    if SHARED not in os.environ:
+        _start_server()
+    elif forkserver._forkserver._forkserver_address != os.environ[SHARED]:  # type: ignore[attr-defined]
+        _use_server(os.environ[SHARED])
+    process = context.Process(target=_here, args=(dict(os.environ), target, arguments))
+    process.start()
+    return process
+
+
+def _here(environment: Mapping[str, str], target: Callable[..., object], arguments: Sequence[Any]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # where the tests run in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    target(*arguments)
+
+
+def _start_server() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the process that is forked finds before_fork
         forkserver.ensure_running()
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    return process
+
+
+def share_server() -> None:
+    """Start the process that is forked, for all processes that will run tests: what it imports takes it ten seconds."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    if not hasattr(server, "_forkserver_authkey"):  # of Python 3.14, where each process starts one
+        _start_server()
+        os.environ[SHARED] = server._forkserver_address
+
+
+def _use_server(address: str) -> None:
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_address = address
+    server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # it lives as long as the process that started it
+    server.ensure_running = lambda: None
 
 
 def run(arguments: Sequence[str], *, folder: Path, timeout: float = TIMEOUT, **settings: Any) -> Result:
@@ -204,6 +234,8 @@ class Forked:
                 os.environ.update(env)
                 if preexec_fn is not None:
                     preexec_fn()
+                from hydra.core.global_hydra import GlobalHydra
+
                 GlobalHydra.instance().clear()  # a started process has not been configured yet
                 _run(program, arguments)
                 code = 0
