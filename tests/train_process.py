@@ -189,10 +189,12 @@ _Popen = subprocess.Popen
 def _popen(command: Sequence[str], **settings: Any) -> Any:
     """``subprocess.Popen``, but a fork of this process where the command is ``python -m <module>`` or a file of the tests."""
     python, *words = command
-    if python == sys.executable and words[0] == "-m":
-        return Forked(words[1], words[2:], **settings)
-    if python == sys.executable and words[0].startswith(str(Path(__file__).parent)):
-        return Forked(words[0], words[1:], **settings)
+    if python == sys.executable:
+        words = words[words[0] == "-u" :]
+        if words[0] == "-m":
+            return Forked(words[1], words[2:], **settings)
+        if words[0].startswith(str(Path(__file__).parent)):
+            return Forked(words[0], words[1:], **settings)
     return _Popen(command, **settings)
 
 
@@ -206,15 +208,17 @@ class Forked:
         program: str,
         arguments: list[str],
         *,
-        env: Mapping[str, str],
-        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
         start_new_session: bool = False,
         stdin: Any = None,
         stdout: Any = None,
         stderr: Any = None,
         preexec_fn: Callable[[], None] | None = None,
+        shell: bool = False,
+        encoding: str | None = None,
     ) -> None:
-        assert stdin in (None, subprocess.DEVNULL) and stderr in (None, subprocess.STDOUT)
+        assert stdin in (None, subprocess.DEVNULL) and not shell
         self.args, self.returncode = [program, *arguments], None
         sys.stdout.flush()
         sys.stderr.flush()
@@ -226,12 +230,14 @@ class Forked:
                     os.setsid()
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-                for number in (1, 2) if stdout else ():
-                    os.dup2(stdout.fileno(), number)
+                for number, file in ((1, stdout), (2, stdout if stderr == subprocess.STDOUT else stderr)):
+                    if file:
+                        os.dup2(file.fileno(), number)
                 os.closerange(3, 1024)  # as a started process has none of these either
                 os.chdir(cwd or ".")
-                os.environ.clear()
-                os.environ.update(env)
+                if env is not None:
+                    os.environ.clear()
+                    os.environ.update(env)
                 if preexec_fn is not None:
                     preexec_fn()
                 from hydra.core.global_hydra import GlobalHydra
@@ -277,6 +283,10 @@ class Forked:
         """Signal the process if it has not ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM if it has not ended."""
+        self.send_signal(signal.SIGTERM)
 
 
 def _arm(act: Act) -> None:

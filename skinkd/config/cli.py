@@ -44,9 +44,10 @@ _composed_mode = Hydra.get_mode
 def _mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
     """Return the value of ``hydra.mode``, and compose the configuration only if a file or an override may set it.
 
-    Hydra composes the whole configuration to learn this value, which takes a fifth of a second. No file of skinkd sets it.
+    Hydra composes the whole configuration to learn this value, which takes a fifth of a second. In conf/ only the files of
+    sweep/ set it.
     """
-    words = ("hydra.mode", "hydra.searchpath")
+    words = ("hydra.mode", "hydra.searchpath", "sweep=", "sweep@")
     given = [text for text in overrides if text.lstrip("+").startswith(words) and text != "hydra.mode=RUN"]
     if given or config_dir(sys.argv[1:]):
         return _composed_mode(self, config_name=config_name, overrides=overrides)

@@ -102,18 +102,6 @@ def test_no_fork_where_there_is_a_gpu(start: Start, monkeypatch: pytest.MonkeyPa
     assert not isinstance(start("--help").process, Fork)
 
 
-def test_a_prepared_process_that_was_killed_costs_nothing_but_time(tiny: list[str], tmp_path: Path) -> None:
-    with LocalProcesses() as processes:
-        first = processes.start(
-            [*TRAIN, *tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}"], tmp_path / "log", {}, "a"
-        )
-        assert isinstance(first.process, Fork) and processes.forks
-        os.kill(processes.forks.process.pid, signal.SIGKILL)
-        assert code_of(first) == -signal.SIGKILL
-        wait_for_the_end(first.process.pid)
-        assert code_of(processes.start([*TRAIN, "--help"], tmp_path / "log", {}, "b")) == 0
-
-
 def test_no_fork_outlives_the_process_that_started_it(tiny: list[str], tmp_path: Path) -> None:
     """Killed by SIGKILL, it ends no job itself."""
     words = [*TRAIN, *tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}"]
@@ -131,3 +119,16 @@ def test_no_fork_outlives_the_process_that_started_it(tiny: list[str], tmp_path:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     wait_for_the_end(int((tmp_path / "pid").read_text()))
+
+
+def test_a_prepared_process_that_was_killed_costs_nothing_but_time(
+    start: Start, processes: LocalProcesses, tiny: list[str], tmp_path: Path
+) -> None:
+    first = start(*tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}")
+    assert isinstance(first.process, Fork) and processes.forks
+    os.kill(processes.forks.process.pid, signal.SIGKILL)
+    assert code_of(first) == -signal.SIGKILL
+    wait_for_the_end(first.process.pid)
+    assert code_of(start("--help")) == 0
+    processes.forks.close()
+    processes.forks = None  # another test would prepare one again
