@@ -9,9 +9,9 @@ import os
 import hydra
 import optuna
 import pandas.plotting  # noqa: F401  # pandas and torch import these late
+import read_once  # noqa: F401
 import torch.utils.serialization.config  # noqa: F401
 import wandb.sdk.launch.inputs.internal  # noqa: F401  # W&B imports it as a run starts, and takes two seconds
-from read_once import read_once
 
 import skinkd.analysis.output
 import skinkd.config.cli
@@ -23,7 +23,6 @@ import skinkd.training.run  # noqa: F401
 from skinkd.runs.environment import describe_environment
 
 del os.environ["PYTHONPATH"]  # set by train_process, so that this file is found
-read_once()
 with hydra.initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
     hydra.compose("train", overrides=["data=synthetic", "method=kd", "optim.lr=1e-3", "data.fractions={train: 0.8}"])
 describe_environment()  # the packages' versions are read once in a process

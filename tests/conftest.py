@@ -24,12 +24,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if is_xdist_controller(session):
         train_process.share_server()
         return
+    import read_once  # noqa: F401
     from hypothesis import settings
-    from read_once import read_once
 
     settings.register_profile("no_deadline", deadline=None)  # time is measured in benchmarks
     settings.load_profile("no_deadline")
-    read_once()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
-"""Hydra parses each file of ``conf/`` once in a process: the tests compose a configuration more than a thousand times."""
+"""Imported at first, so that a process and its forks read once what the tests would read a thousand times.
 
+These are the files of ``conf/``, and which packages are installed.
+"""
+
+import importlib.metadata
 import io
 import pickle
 from functools import cache
@@ -20,6 +24,6 @@ def load(file: Any) -> Any:
     return pickle.loads(_parsed(file.read())) if isinstance(file, io.TextIOBase) else _load(file)
 
 
-def read_once() -> None:
-    """Let this process, and the processes that are forked from it, keep what they have parsed."""
-    OmegaConf.load = staticmethod(load)  # type: ignore[method-assign,assignment]
+OmegaConf.load = staticmethod(load)  # type: ignore[method-assign,assignment]
+# each Trainer asks all installed packages for callbacks; Lightning is imported after this module
+importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
