@@ -12,16 +12,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 _load = OmegaConf.load
-
-
-@cache
-def _parsed(text: str) -> bytes:
-    return pickle.dumps(_load(io.StringIO(text)))
+_parsed: dict[str, bytes] = {}
 
 
 def load(file: Any) -> Any:
     """``OmegaConf.load``, for which a text that was parsed before is not parsed again."""
-    return pickle.loads(_parsed(file.read())) if isinstance(file, io.TextIOBase) else _load(file)
+    if not isinstance(file, io.TextIOBase):
+        return _load(file)
+    text = file.read()
+    if text not in _parsed:
+        file.seek(0)
+        _parsed[text] = pickle.dumps(_load(file))
+    return pickle.loads(_parsed[text])
 
 
 OmegaConf.load = staticmethod(load)  # type: ignore[method-assign,assignment]
