@@ -30,4 +30,4 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.create_study(storage="sqlite://")  # imports sqlalchemy
 gc.collect()
 gc.freeze()  # a fork does not look through what it has inherited
-gc.set_threshold(50_000)  # and seldom through what it makes, which is a tenth of its time otherwise
+gc.set_threshold(50_000)  # and seldom through what it makes, which would be a tenth of its time

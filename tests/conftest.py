@@ -24,6 +24,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if is_xdist_controller(session):
         train_process.share_server()
         return
+    gc.set_threshold(50_000)  # modules and tests are many objects, and a run makes little garbage
     import read_once  # noqa: F401
     from hypothesis import settings
 
@@ -147,10 +148,9 @@ def job(tiny: list[str], tmp_path: Path) -> Callable[..., train_process.Result]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_garbage_in_what_was_imported() -> None:
-    """Collections pass over the modules and the tests, half a million objects, and are rare: a run makes little garbage."""
+    """Collections pass over the modules and the tests, half a million objects; a run in this process collects several times."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000)
 
 
 @pytest.fixture(scope="session", autouse=True)
