@@ -9,6 +9,7 @@ import os
 import hydra
 import optuna
 import pandas.plotting  # noqa: F401  # pandas and torch import these late
+import read_once  # noqa: F401
 import torch.utils.serialization.config  # noqa: F401
 import wandb.sdk.launch.inputs.internal  # noqa: F401  # W&B imports it as a run starts, and takes two seconds
 
@@ -29,3 +30,4 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.create_study(storage="sqlite://")  # imports sqlalchemy
 gc.collect()
 gc.freeze()  # a fork does not look through what it has inherited
+gc.set_threshold(50_000)  # and seldom through what it makes, which would be a tenth of its time

@@ -1,4 +1,9 @@
-"""A world small enough to train in a second: 120 synthetic images of 32 pixels, a network of 0.4 million parameters."""
+"""A world small enough to train in a second: 120 synthetic images of 32 pixels, a network of 0.4 million parameters.
+
+What is slow to import is imported by the processes that run tests, and not by the process that hands the tests to them.
+"""
+
+from __future__ import annotations
 
 import gc
 import os
@@ -8,26 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import train_process
-from hydra import compose, initialize_config_module
-from hypothesis import settings
-from omegaconf import OmegaConf
-
-from skinkd.config.identity import run_path
-from skinkd.config.resolve import stored_settings
-from skinkd.data.synthetic import generate
-from skinkd.train import train
-
-settings.register_profile("no_deadline", deadline=None)  # time is measured in benchmarks
-settings.load_profile("no_deadline")
+from xdist import is_xdist_controller
 
 IMAGES, HEIGHT, WIDTH = 120, 48, 64
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Set up the libraries, before a test is read."""
+    if is_xdist_controller(session):
+        train_process.share_server()
+        return
+    gc.set_threshold(50_000)  # modules and tests are many objects, and a run makes little garbage
+    import read_once  # noqa: F401
+    from hypothesis import settings
+
+    settings.register_profile("no_deadline", deadline=None)  # time is measured in benchmarks
+    settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the synthetic images of this test session are; processes of one session share them."""
+    from skinkd.data.synthetic import generate
+
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "synthetic"
     generate(root, images=IMAGES, image_size=(HEIGHT, WIDTH), seed=0)
@@ -37,6 +46,8 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def synthetic_folder(synthetic_root: Path) -> Path:
     """The folder of the tiny runs' images; other tests may generate further folders beside it."""
+    from skinkd.data.synthetic import generate
+
     return generate(synthetic_root, images=IMAGES, image_size=(HEIGHT, WIDTH), seed=0)
 
 
@@ -74,6 +85,8 @@ def accelerator() -> str:
     """
     if os.environ.get("SKINKD_GPU_TESTS") == "cpu":
         return "cpu"
+    import torch
+
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return "gpu"
@@ -85,6 +98,12 @@ Trained = Callable[..., Path]
 @pytest.fixture(scope="session")
 def train_tiny(tiny: list[str]) -> Trained:
     """Trains in this process, with overrides and an output folder, and returns the run folder."""
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from skinkd.config.identity import run_path
+    from skinkd.config.resolve import stored_settings
+    from skinkd.train import train
 
     def run(output: Path, *overrides: str) -> Path:
         with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):

@@ -236,7 +236,7 @@ def test_submitit_runs_the_same_jobs(tiny: list[str], finished: Path, tmp_path: 
     local = ["-m", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"]
     (tmp_path / "here").mkdir()
     words = [*tiny, f"paths.output_dir={output}", *local]
-    result = train_process.run(words, folder=tmp_path / "here")  # the job is no fork
+    result = train_process.run(words, folder=tmp_path / "here", fork_children=True)  # submitit's processes too
     assert result.code == 0, result.out + result.err
     (folder,) = runs(output).values()
     assert folder.name == finished.name

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 TIMEOUT = 120
+SHARED = "SKINKD_TEST_FORKSERVER"
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["before_fork"])
@@ -92,13 +92,43 @@ def start(arguments: Sequence[str], *, folder: Path, **settings: Any) -> Running
 
 
 def fork(target: Callable[..., object], *arguments: Any) -> Any:
-    """Start a process that calls ``target``: a fork of one that has done what ``before_fork`` does."""
+    """Start a process that calls ``target`` in this environment: a fork of one that has done what ``before_fork`` does."""
+    if SHARED not in os.environ:
+        _start_server()
+    elif forkserver._forkserver._forkserver_address != os.environ[SHARED]:  # type: ignore[attr-defined]
+        _use_server(os.environ[SHARED])
+    process = context.Process(target=_here, args=(dict(os.environ), target, arguments))
+    process.start()
+    return process
+
+
+def _here(environment: Mapping[str, str], target: Callable[..., object], arguments: Sequence[Any]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # where the tests run in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    target(*arguments)
+
+
+def _start_server() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the process that is forked finds before_fork
         forkserver.ensure_running()
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    return process
+
+
+def share_server() -> None:
+    """Start the process that is forked, for all processes that will run tests: what it imports takes it ten seconds."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    if not hasattr(server, "_forkserver_authkey"):  # of Python 3.14, where each process starts one
+        _start_server()
+        os.environ[SHARED] = server._forkserver_address
+
+
+def _use_server(address: str) -> None:
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server._forkserver_address = address
+    server._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)  # it lives as long as the process that started it
+    server.ensure_running = lambda: None
 
 
 def run(arguments: Sequence[str], *, folder: Path, timeout: float = TIMEOUT, **settings: Any) -> Result:
@@ -159,10 +189,12 @@ _Popen = subprocess.Popen
 def _popen(command: Sequence[str], **settings: Any) -> Any:
     """``subprocess.Popen``, but a fork of this process where the command is ``python -m <module>`` or a file of the tests."""
     python, *words = command
-    if python == sys.executable and words[0] == "-m":
-        return Forked(words[1], words[2:], **settings)
-    if python == sys.executable and words[0].startswith(str(Path(__file__).parent)):
-        return Forked(words[0], words[1:], **settings)
+    if python == sys.executable:
+        words = words[words[0] == "-u" :]
+        if words[0] == "-m":
+            return Forked(words[1], words[2:], **settings)
+        if words[0].startswith(str(Path(__file__).parent)):
+            return Forked(words[0], words[1:], **settings)
     return _Popen(command, **settings)
 
 
@@ -176,15 +208,17 @@ class Forked:
         program: str,
         arguments: list[str],
         *,
-        env: Mapping[str, str],
-        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
         start_new_session: bool = False,
         stdin: Any = None,
         stdout: Any = None,
         stderr: Any = None,
         preexec_fn: Callable[[], None] | None = None,
+        shell: bool = False,
+        encoding: str | None = None,
     ) -> None:
-        assert stdin in (None, subprocess.DEVNULL) and stderr in (None, subprocess.STDOUT)
+        assert stdin in (None, subprocess.DEVNULL) and not shell
         self.args, self.returncode = [program, *arguments], None
         sys.stdout.flush()
         sys.stderr.flush()
@@ -196,14 +230,18 @@ class Forked:
                     os.setsid()
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-                for number in (1, 2) if stdout else ():
-                    os.dup2(stdout.fileno(), number)
+                for number, file in ((1, stdout), (2, stdout if stderr == subprocess.STDOUT else stderr)):
+                    if file:
+                        os.dup2(file.fileno(), number)
                 os.closerange(3, 1024)  # as a started process has none of these either
                 os.chdir(cwd or ".")
-                os.environ.clear()
-                os.environ.update(env)
+                if env is not None:
+                    os.environ.clear()
+                    os.environ.update(env)
                 if preexec_fn is not None:
                     preexec_fn()
+                from hydra.core.global_hydra import GlobalHydra
+
                 GlobalHydra.instance().clear()  # a started process has not been configured yet
                 _run(program, arguments)
                 code = 0
@@ -245,6 +283,10 @@ class Forked:
         """Signal the process if it has not ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM if it has not ended."""
+        self.send_signal(signal.SIGTERM)
 
 
 def _arm(act: Act) -> None:

@@ -212,7 +212,7 @@ def align(tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> tuple[list[
     runs = []
     for table in tables:
         lesions = np.searchsorted(names, np.unique(table["group"].to_numpy(dtype=str)))
-        runs.append(Run(as_scores(table, classes), lesions, frozenset(table["image_id"])))
+        runs.append(Run(as_scores(table, classes), lesions, frozenset(table["image_id"].to_numpy(dtype=object))))
     return runs, len(names)
 
 

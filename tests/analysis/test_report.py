@@ -17,7 +17,7 @@ from run_factory import CLASSES, MakeRun, config_in, image_rows, maker
 
 from skinkd.analysis.comparison import Comparison, compare
 from skinkd.analysis.formats import amount, bounds, difference, duration, p_value, spread
-from skinkd.analysis.report import html, latex, markdown, markdown_tables, print_comparison, write_outputs
+from skinkd.analysis.report import html, latex, markdown_tables, print_comparison, write_outputs
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import Skipped, read_runs
 from skinkd.analysis.tables import all_tables
@@ -40,6 +40,19 @@ def comparison(stored_study: Path) -> Comparison:
 
 
 @pytest.fixture(scope="module")
+def written(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the files of ``comparison``."""
+    out = tmp_path_factory.mktemp("written")
+    assert sorted(write_outputs(comparison, [], out)) == sorted(path.name for path in out.iterdir())
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> str:
+    return (written / "report.html").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """Names with every character that one of the formats takes for itself."""
     make_run = maker(config_in(tmp_path_factory.mktemp("awkward")))
@@ -47,6 +60,11 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         make_run("supervised", seed=seed, classes=AWKWARD)
         folder = make_run("50% & <b>_kd|$ #1", seed=seed, classes=AWKWARD, skill=2.5)
     return compared(folder.parent)
+
+
+@pytest.fixture(scope="module")
+def awkward_page(awkward: Comparison) -> str:
+    return html(awkward, [Skipped(Path("left <out> & gone"), "not finished")])
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +113,9 @@ class Page(HTMLParser):
         self.texts.append(data)
 
 
-@pytest.mark.parametrize("which", ["comparison", "awkward"])
+@pytest.mark.parametrize("which", ["page", "awkward_page"])
 def test_the_page_is_whole_small_and_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
-    text = html(request.getfixturevalue(which), [])
+    text = request.getfixturevalue(which)
     page = Page(text)
     assert not page.open
     assert len(page.ids) == len(set(page.ids)), "an id twice: plots would take each other's clips and markers"
@@ -115,8 +133,8 @@ def test_the_page_is_whole_small_and_loads_nothing(which: str, request: pytest.F
         assert f'id="{name}-' in text
 
 
-def test_any_name_survives_in_html(awkward: Comparison) -> None:
-    text = html(awkward, [Skipped(Path("left <out> & gone"), "not finished")])
+def test_any_name_survives_in_html(awkward_page: str) -> None:
+    text = awkward_page
     words = "".join(Page(text).texts)
     for name in (*AWKWARD, "50% & <b>_kd|$ #1", "left <out> & gone"):
         assert name in words
@@ -170,17 +188,12 @@ def test_latex_compiles(awkward: Comparison, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_the_same_runs_in_any_order_give_the_same_bytes(study: Path, tmp_path: Path) -> None:
-    folders = sorted(study.iterdir())
-    written = []
-    for number, order in enumerate((folders, folders[::-1])):
-        found = read_runs(order, output_dir=study)
-        out = tmp_path / str(number)
-        names = write_outputs(compare(group_rows(found.runs)), found.skipped, out)
-        assert sorted(names) == sorted(path.name for path in out.iterdir())
-        written.append({name: (out / name).read_bytes() for name in names})
-    assert written[0] == written[1]
-    assert b"\r" not in b"".join(written[0].values())
+def test_the_same_runs_in_any_order_give_the_same_bytes(stored_study: Path, written: Path, tmp_path: Path) -> None:
+    found = read_runs(sorted(stored_study.iterdir(), reverse=True), output_dir=stored_study)
+    write_outputs(compare(group_rows(found.runs)), found.skipped, tmp_path)
+    one, other = ({path.name: path.read_bytes() for path in out.iterdir()} for out in (written, tmp_path))
+    assert one == other
+    assert b"\r" not in b"".join(one.values())
 
 
 def test_test_parts_of_one_class_leave_a_report_without_what_is_undefined(make_run: MakeRun, tmp_path: Path) -> None:
@@ -206,24 +219,23 @@ def test_what_cannot_be_drawn_leaves_no_half_of_the_files(
     assert not (tmp_path / "out").exists()
 
 
-def test_csv_has_every_digit(comparison: Comparison, tmp_path: Path) -> None:
-    write_outputs(comparison, [], tmp_path)
-    wide = pd.read_csv(tmp_path / "comparison.csv", float_precision="round_trip").set_index("row")
+def test_csv_has_every_digit(comparison: Comparison, written: Path) -> None:
+    wide = pd.read_csv(written / "comparison.csv", float_precision="round_trip").set_index("row")
     for _, one in comparison.scores.iterrows():
         for part in ("mean", "sd", "low", "high"):
             assert wide.loc[one["row"], f"{one['metric']}_{part}"] == one[part]
-    tests = pd.read_csv(tmp_path / "tests.csv", float_precision="round_trip")
+    tests = pd.read_csv(written / "tests.csv", float_precision="round_trip")
     assert tests["p"].tolist() == comparison.tests["p"].tolist()
     for name in ("per_class", "calibration", "abstention", "runs"):
-        assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(getattr(comparison, name))
+        assert len(pd.read_csv(written / f"{name}.csv")) == len(getattr(comparison, name))
 
 
-def test_every_format_has_the_same_rounded_numbers(comparison: Comparison) -> None:
-    page, tables = "".join(Page(html(comparison, [])).texts), latex(comparison)
-    text = markdown(comparison, [])
+def test_every_format_has_the_same_rounded_numbers(comparison: Comparison, written: Path, page: str) -> None:
+    words = "".join(Page(page).texts)
+    tables, text = ((written / f"comparison.{kind}").read_text("utf-8") for kind in ("tex", "md"))
     for table in all_tables(comparison):
         for cell in (cell for row in table.rows for cell in row):
-            assert cell.text in page and cell.note in page
+            assert cell.text in words and cell.note in words
             if cell.value is not None:
                 assert cell.text in text
                 if table.name != "runs":

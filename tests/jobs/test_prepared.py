@@ -21,10 +21,20 @@ def processes() -> Iterator[LocalProcesses]:
         yield context
 
 
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """One for all tests of this file: pytest changes its own with each test, and Lightning with each run."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
 @pytest.fixture
-def start(processes: LocalProcesses, tmp_path: Path) -> Start:
-    def run(*arguments: str, environment: dict[str, str] | None = None) -> LocalProcess:
-        return processes.start([*TRAIN, *arguments], tmp_path / "log", environment or {}, "job")
+def start(
+    processes: LocalProcesses, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Start:
+    def run(*arguments: str, **further: str) -> LocalProcess:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "environ", environment)
+            return processes.start([*TRAIN, *arguments], tmp_path / "log", further, "job")
 
     return run
 
@@ -83,6 +93,7 @@ def test_no_fork_but_on_linux(start: Start, monkeypatch: pytest.MonkeyPatch, pla
 @pytest.mark.parametrize("kill", [False, True])
 def test_it_stops_when_told(start: Start, tiny: list[str], tmp_path: Path, kill: bool) -> None:
     process = start(*tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}")
+    assert isinstance(process.process, Fork)
     until = time.monotonic() + WAIT
     while not [*tmp_path.glob("*/history.csv")] and time.monotonic() < until:
         time.sleep(0.05)
@@ -92,7 +103,7 @@ def test_it_stops_when_told(start: Start, tiny: list[str], tmp_path: Path, kill:
 
 
 def test_another_environment_is_a_process_of_its_own(start: Start) -> None:
-    process = start("--help", environment={"SKINKD_TEST": "1"})
+    process = start("--help", SKINKD_TEST="1")
     assert not isinstance(process.process, Fork)
     assert code_of(process) == 0
 
@@ -100,18 +111,6 @@ def test_another_environment_is_a_process_of_its_own(start: Start) -> None:
 def test_no_fork_where_there_is_a_gpu(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skinkd.jobs.processes.visible_gpus", lambda: ["0"])
     assert not isinstance(start("--help").process, Fork)
-
-
-def test_a_prepared_process_that_was_killed_costs_nothing_but_time(tiny: list[str], tmp_path: Path) -> None:
-    with LocalProcesses() as processes:
-        first = processes.start(
-            [*TRAIN, *tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}"], tmp_path / "log", {}, "a"
-        )
-        assert isinstance(first.process, Fork) and processes.forks
-        os.kill(processes.forks.process.pid, signal.SIGKILL)
-        assert code_of(first) == -signal.SIGKILL
-        wait_for_the_end(first.process.pid)
-        assert code_of(processes.start([*TRAIN, "--help"], tmp_path / "log", {}, "b")) == 0
 
 
 def test_no_fork_outlives_the_process_that_started_it(tiny: list[str], tmp_path: Path) -> None:
@@ -131,3 +130,16 @@ def test_no_fork_outlives_the_process_that_started_it(tiny: list[str], tmp_path:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     wait_for_the_end(int((tmp_path / "pid").read_text()))
+
+
+def test_a_prepared_process_that_was_killed_costs_nothing_but_time(
+    start: Start, processes: LocalProcesses, tiny: list[str], tmp_path: Path
+) -> None:
+    first = start(*tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}")
+    assert isinstance(first.process, Fork) and processes.forks
+    os.kill(processes.forks.process.pid, signal.SIGKILL)
+    assert code_of(first) == -signal.SIGKILL
+    wait_for_the_end(first.process.pid)
+    assert code_of(start("--help")) == 0
+    processes.forks.close()
+    processes.forks = None  # another test would prepare one again

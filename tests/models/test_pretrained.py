@@ -3,8 +3,6 @@
 import copy
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import train_process
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -91,6 +90,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[st
 
 SCRIPT = """
 import json, sys, torch
+for name in list(sys.modules):  # the hub's client reads the environment as it is imported
+    if name.partition(".")[0] in ("huggingface_hub", "skinkd", "timm"):
+        del sys.modules[name]
 from skinkd.errors import UserError
 from skinkd.models.backbone import Backbone
 from skinkd.models.pretrained import create_network
@@ -109,16 +111,15 @@ def pretrained(endpoint: str, home: Path, offline: bool = False) -> tuple[str | 
     """A build with pretrained=True in a process of its own: its UserError, its weights, its seconds."""
     out = home / "state.pth"
     out.unlink(missing_ok=True)
-    environment = os.environ | {
-        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "PYTHONPATH": str(ROOT), "no_proxy": "*",
-        "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+    environment = {
+        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "no_proxy": "*", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
     }  # fmt: skip
+    script = home / "script.py"
+    script.write_text(SCRIPT)
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(out)], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    message = json.loads(done.stdout.splitlines()[-1])
+    done = train_process.run([str(out)], folder=home, module=str(script), env=environment)
+    assert done.code == 0, done.err
+    message = json.loads(done.out.splitlines()[-1])
     return message, torch.load(out) if out.exists() else None, time.monotonic() - start
 
 

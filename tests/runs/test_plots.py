@@ -1,14 +1,12 @@
 """The pictures are drawn, whole or not at all, without a display, for few and many epochs and classes."""
 
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import train_process
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -149,20 +147,25 @@ def test_a_failure_keeps_the_old_picture_and_leaves_nothing_else(
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+FRESH = """
+import os, sys
+os.environ.pop("DISPLAY", None)
+for name in [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "mpl_toolkits", "skinkd")]:
+    del sys.modules[name]  # Matplotlib reads the environment as it is imported
+import matplotlib as mpl
+import pandas as pd
+from pathlib import Path
+from skinkd.runs.plots import plot_curves
+before = dict(mpl.rcParams)
+plot_curves(pd.DataFrame({"epoch": [1], "train/loss": [1.0]}), Path("curves.png"), best_epoch=1)
+assert dict(mpl.rcParams) == before
+pyplot = sys.modules.get("matplotlib.pyplot")
+assert pyplot is None or not pyplot.get_fignums()
+"""
+
+
 def test_neither_a_display_nor_global_state_is_touched(tmp_path: Path) -> None:
-    code = (
-        "import sys, pandas as pd, matplotlib as mpl\n"
-        "from pathlib import Path\n"
-        "from skinkd.runs.plots import plot_curves\n"
-        "before = dict(mpl.rcParams)\n"
-        "history = pd.DataFrame({'epoch': [1], 'train/loss': [1.0]})\n"
-        "plot_curves(history, Path(sys.argv[1]), best_epoch=1)\n"
-        "assert dict(mpl.rcParams) == before\n"
-        "pyplot = sys.modules.get('matplotlib.pyplot')\n"
-        "assert pyplot is None or not pyplot.get_fignums()\n"
-    )
-    path = tmp_path / "curves.png"
-    environment = {"PATH": "/usr/bin:/bin", "MPLBACKEND": "tkagg", "PYTHONPATH": ":".join(sys.path)}
-    environment["MPLCONFIGDIR"] = mpl.get_cachedir()
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=environment, timeout=120)
-    assert is_picture(path)
+    (tmp_path / "fresh.py").write_text(FRESH)
+    done = train_process.run([], folder=tmp_path, module=str(tmp_path / "fresh.py"), env={"MPLBACKEND": "tkagg"})
+    assert done.code == 0, done.err
+    assert is_picture(tmp_path / "curves.png")
