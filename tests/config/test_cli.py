@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 import train_process
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from skinkd.config import cli
 from skinkd.config.command_line import flag_first, hold_back, stored_sweep
 from skinkd.config.overrides import check_overrides
 from skinkd.errors import UserError
@@ -288,17 +285,6 @@ def test_help_lists_groups_and_examples(run: Callable[..., train_process.Result]
         "force=true",
     ):
         assert word in result.out
-
-
-@pytest.mark.parametrize("overrides", [[], ["seed=1", "hydra.mode=RUN"], ["hydra.mode=MULTIRUN"], ["sweep=seeds"]])
-def test_hydras_mode_is_what_hydra_would_find(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["skinkd.train", *overrides])
-    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        expected = cli._composed_mode(hydra, "train", overrides)
-        assert (expected == RunMode.MULTIRUN) == (overrides[-1:] in (["hydra.mode=MULTIRUN"], ["sweep=seeds"]))
-        assert hydra.get_mode("train", overrides) == expected
 
 
 def test_cfg_job_shows_what_will_run(run: Callable[..., train_process.Result]) -> None:
