@@ -111,7 +111,7 @@ FEW = ("data=synthetic", "data.table.images=84")
     ("words", "sentence"),
     [
         (["verfy"], "did you mean 'verify'"),
-        ([], "is not a verb"),
+        ([], "needs a verb; valid: augment"),
         (["verify", "data=ham1000"], "did you mean 'ham10000'"),
         (["download", "data=synthetic"], "data=synthetic is not downloaded"),
         (["augment", "data=synthetic", "data.image_size=0"], "data.image_size=0 is out of range"),
