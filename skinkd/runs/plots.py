@@ -148,9 +148,9 @@ def _shorten(name: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, in one step."""
+    """Write a figure, whose layout leaves no text outside, as PNG, in one step."""
     FigureCanvasAgg(figure)
     with written_atomically(path) as temporary:
         # no date or version inside: the same run gives the same file
-        figure.savefig(temporary, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})
+        figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
     return path
