@@ -98,12 +98,14 @@ def answer(methods: list[Compared]) -> str:
     said = []
     for one in methods:
         if one.row in p:
-            outer = one.trained[PRIMARY]
+            outer, better = one.trained[PRIMARY], sum(value > 0 for value in one.by_fold)
             numbers = f"{points(outer.value)} points ({points(outer.low)} to {points(outer.high)})"
-            said.append(f"- `{one.row}` less `{one.other}`: {numbers}: **{verdict(one, p[one.row])}**.")
+            folds = f"better on {better} of {FOLDS} folds"
+            tested = f"p = {outer.p:.3f}, and {p[one.row]:.3f} after Holm's correction over the six methods"
+            said.append(f"- `{one.row}`: {numbers}, {folds}; {tested}: **{verdict(one, p[one.row])}**.")
     short = [f"`{one.row}` ({len(one.folds)})" for one in methods if one.row not in p]
     if short:
-        said.append(f"- No verdict, for want of folds (of {FOLDS}): {listed(short)}.")
+        said.append(f"- No verdict yet, because fewer than {FOLDS} folds are trained: {listed(short)}.")
     return "\n".join(said)
 
 
