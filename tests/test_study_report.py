@@ -179,8 +179,9 @@ def test_the_stored_runs_are_those_of_the_committed_settings(
     monkeypatch.setenv("SKINKD_OUTPUT_DIR", paths["output_dir"])
     monkeypatch.setenv("SKINKD_WEIGHTS", str(Path(paths["data_dir"]).parent / "weights"))
     found = collect(runs).runs
-    precision = {"bf16-mixed": "bf16", "32-true": "fp32"}[found["supervised"][fold].config["trainer"]["precision"]]
-    block = plan.make_block(list(found), fold, 0, [f"precision={precision}"], True)
+    precision = found["supervised"][fold].config["trainer"]["precision"]
+    extra = {"bf16-mixed": [], "32-true": ["precision=fp32", "strategy=cpu"]}[precision]
+    block = plan.make_block(list(found), fold, 0, extra, True)
     jobs = {job.label.split()[0]: job.folder.name for job in block}
     for row, stored in found.items():
         if fold in stored:
