@@ -254,7 +254,7 @@ def test_every_choice_of_every_other_group_composes(group: str, monkeypatch: pyt
     monkeypatch.setenv("SKINKD_WEIGHTS", "weights")  # a folder that some experiments ask for
     with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
         for choice in choices(group):
-            if not choice.startswith("lite_study_"):  # test_gpu_study.py composes these
+            if not choice.startswith("lite_study_"):  # test_study_plan.py composes these
                 OmegaConf.to_container(compose("train", overrides=[f"{group}={choice}"]), resolve=True)
 
 
