@@ -28,12 +28,11 @@ def describe(file: str) -> str:
 
 
 def main() -> None:
-    """Print the verbs, one line each; exit code 2 if a word was given, since each verb is a module."""
-    if words := sys.argv[1:]:
+    """Print the verbs, one line each; a word that is no flag ends in an error, since each verb is a module."""
+    if words := [word for word in sys.argv[1:] if not word.startswith("-")]:
         module = f"skinkd.{words[0]}" if words[0] in VERBS else "skinkd.<verb>"
         print(
-            f"skinkd: each verb is a module; write python -m {module}, not python -m skinkd {words[0]}",
-            file=sys.stderr,
+            f"error: each verb is a module; write python -m {module}, not python -m skinkd {words[0]}", file=sys.stderr
         )
         raise SystemExit(2)
     print(f"skinkd {__version__}: experiments in knowledge distillation on skin-lesion images\n")

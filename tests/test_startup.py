@@ -87,3 +87,9 @@ def test_a_finished_run_and_a_finished_sweep_import_nothing_slow(finished: Path,
 def test_a_verb_behind_the_package_is_told_how_it_is_called(word: str, module: str) -> None:
     done = subprocess.run([sys.executable, "-m", "skinkd", word], capture_output=True, text=True)
     assert done.returncode == 2 and f"python -m {module}, not python -m skinkd {word}" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("flags", [[], ["--help"]])
+def test_the_package_lists_its_verbs(flags: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "skinkd", *flags], capture_output=True, text=True)
+    assert done.returncode == 0 and "python -m skinkd.train" in done.stdout

@@ -38,7 +38,7 @@ LEFT_OUT = "motion_blur"  # medmnistc 0.1.0 calls np.fromstring for it, which Nu
 
 
 def sample(table: pd.DataFrame, images: int, seed: int) -> pd.DataFrame:
-    """Whole lesions of a test part in random order, until there are ``images`` images."""
+    """The first ``images`` images of a test part, lesion by lesion in random order; the last lesion may be cut."""
     lesions = np.random.default_rng(seed).permutation(table["group"].unique())
     ordered = table.set_index("group").loc[lesions].reset_index()
     return ordered.head(images)

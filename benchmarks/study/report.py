@@ -66,6 +66,9 @@ def page(collected: Collected, methods: list[Compared]) -> str:
     taught = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher"}
     return TEXT.read_text(encoding="utf-8").format(
         answer=answer(methods),
+        **beyond_the_mean(grouped, corrupted),
+        leak_score=leak_words(collected),
+        leak_loss=f"{collected.leaky[0].history['train/loss'].iloc[-1]:.2f}",
         runs=len(collected.every),
         left_out=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.left_out] or ["none"]),
         machines=machines(collected),
@@ -99,7 +102,7 @@ def answer(methods: list[Compared]) -> str:
     for one in methods:
         if one.row in p:
             outer, better = one.trained[PRIMARY], sum(value > 0 for value in one.by_fold)
-            numbers = f"{points(outer.value)} points ({points(outer.low)} to {points(outer.high)})"
+            numbers = interval_words(outer.value, outer.low, outer.high)
             folds = f"better on {better} of {FOLDS} folds"
             tested = f"p = {outer.p:.3f}, and {p[one.row]:.3f} after Holm's correction over the six methods"
             said.append(f"- `{one.row}`: {numbers}, {folds}; {tested}: **{verdict(one, p[one.row])}**.")
@@ -107,6 +110,34 @@ def answer(methods: list[Compared]) -> str:
     if short:
         said.append(f"- No verdict yet, because fewer than {FOLDS} folds are trained: {listed(short)}.")
     return "\n".join(said)
+
+
+def beyond_the_mean(grouped: pd.DataFrame, corrupted: pd.DataFrame) -> dict[str, str]:
+    """What the answer says of subgroups and corruptions: of ``swskd``, and of plain training."""
+    added = grouped.dropna(subset=["swskd_balanced_accuracy"])
+    worst = (
+        corrupted[(corrupted["row"] == "swskd") & (corrupted["metric"] == "accuracy")].sort_values("severity").iloc[-1]
+    )
+    confirmed = grouped[grouped["property"] == "confirmed by"].set_index("value")["accuracy"]
+    return {
+        "subgroups_all": str(len(added)),
+        "subgroups_above": str((added["swskd_balanced_accuracy"] > 0).sum()),
+        "subgroups_sure": str((added["swskd_balanced_accuracy_low"] > 0).sum()),
+        "worst": interval_words(worst["difference"], worst["difference_low"], worst["difference_high"]),
+        "follow_up": f"{100 * confirmed['follow_up']:.1f}",
+        "histopathology": f"{100 * confirmed['histo']:.1f}",
+    }
+
+
+def leak_words(collected: Collected) -> str:
+    """What the split by image adds in accuracy where another photograph of the lesion is in training."""
+    one = leak_of(collected)[0][True]["accuracy"][2]
+    return interval_words(one.value, one.low, one.high)
+
+
+def interval_words(value: float, low: float, high: float) -> str:
+    """A difference with its interval, in points."""
+    return f"{points(value)} points ({points(low)} to {points(high)})"
 
 
 def points(value: float) -> str:

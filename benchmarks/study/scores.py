@@ -74,7 +74,9 @@ def resampled(runs: Sequence[Run]) -> Resampled:
         images = run.lesions[run.scores.group]
         once = np.ones((1, len(score)))
         observed.append(weighted_sensitivity(score, positive, once, SPECIFICITY)[0])
-        parts = [weighted_sensitivity(score, positive, part[:, images], SPECIFICITY) for part in np.split(counts, 20)]
+        parts = [
+            weighted_sensitivity(score, positive, part[:, images], SPECIFICITY) for part in np.array_split(counts, 20)
+        ]
         drawn.append(np.concatenate(parts))
     return Resampled(
         found.runs,

@@ -96,12 +96,16 @@ def test_metadata_that_is_gone_is_said_to_be_gone_and_is_not_drawn_again(trained
     assert found.facts["results"]["metrics"][0]["value"] is not None
 
 
-def test_a_published_dataset_has_licence_citation_and_class_names(trained: Trained, tmp_path: Path) -> None:
-    moved = without_metadata(trained, tmp_path / "gone")
+def of_dataset(trained: Trained, root: Path, name: str) -> Trained:
+    """A run as if it were one on a published dataset, whose folder is empty."""
+    moved = without_metadata(trained, root / "gone")
     assert moved.config is not None
-    table = {"_target_": "skinkd.data.ham10000.load_ham10000", "root": str(tmp_path), "on_bad_image": "error"}
-    data = moved.config["data"] | {"table": table, "name": "ham10000"}
-    found = made(moved._replace(config=moved.config | {"data": data}), tmp_path / "card")
+    table = {"_target_": f"skinkd.data.{name}.load_{name}", "root": str(root), "on_bad_image": "error"}
+    return moved._replace(config=moved.config | {"data": moved.config["data"] | {"table": table, "name": name}})
+
+
+def test_a_published_dataset_has_licence_citation_and_class_names(trained: Trained, tmp_path: Path) -> None:
+    found = made(of_dataset(trained, tmp_path, "ham10000"), tmp_path / "card")
     assert found.front["license"] == "cc-by-nc-sa-4.0" and "excludes commercial use" in found.body
     assert f"\n\n{SOURCE.licence_note}\n\nCite:" in found.body and "names the stricter of the two" in found.body
     assert "10.1038/sdata.2018.161" in found.body and "| mel | melanoma |" in found.body
@@ -110,11 +114,7 @@ def test_a_published_dataset_has_licence_citation_and_class_names(trained: Train
 
 
 def test_a_dataset_whose_groups_are_patients_has_no_patient_in_two_parts(trained: Trained, tmp_path: Path) -> None:
-    moved = without_metadata(trained, tmp_path / "gone")
-    assert moved.config is not None
-    table = {"_target_": "skinkd.data.isic2024.load_isic2024", "root": str(tmp_path), "on_bad_image": "error"}
-    data = moved.config["data"] | {"table": table, "name": "isic2024"}
-    found = made(moved._replace(config=moved.config | {"data": data}), tmp_path / "card")
+    found = made(of_dataset(trained, tmp_path, "isic2024"), tmp_path / "card")
     assert "one lesion if they show the same patient." in found.body
     assert "which images are of one patient" not in found.body
 
