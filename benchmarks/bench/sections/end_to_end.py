@@ -157,14 +157,26 @@ def _methods(bench: Bench) -> list[tuple[str, list[str], Mapping[str, Any]]]:
 
 
 def _sources(bench: Bench) -> list[tuple[str, list[str], Mapping[str, Any]]]:
-    batch, per_class, workers = (8, 4, (1,)) if bench.quick else (1024, 6000, (14, 8, 4))
+    """Name, words and options of :func:`share` for each source of batches of an epoch of 42,000 images."""
     words = [f"strategy={'gpu' if bench.device.type == 'cuda' else 'cpu'}", "precision=bf16", "channels_last=true"]
-    words += [f"data.batch_size={batch}", "sampler=per_class", f"sampler_target={per_class}"]
+    words += ["sampler=per_class", f"sampler_target={4 if bench.quick else 6000}"]
+    large, device = [*words, f"data.batch_size={8 if bench.quick else 1024}"], "data.augment_on=device"
+    if bench.quick:
+        return [
+            ("one batch on the device", large, {"from_memory": True}),
+            (device, [*large, device], {}),
+            ("1 loading process", [*large, "data.num_workers=1"], {}),
+        ]
     return [
-        ("in memory, Lightning's loop alone", words, {"from_memory": True}),
-        ("data.augment_on=device", [*words, "data.augment_on=device"], {}),
-        *((f"{n} loading processes", [*words, f"data.num_workers={n}"], {}) for n in workers),
-        *([] if bench.quick else [("augment_on=device, fused", [*words, "data.augment_on=device"], {"fused": True})]),
+        ("1024 images: one batch on the device", large, {"from_memory": True}),
+        (f"1024 images: {device}, its operations fused", [*large, device], {"fused": True}),
+        (f"1024 images: {device}", [*large, device], {}),
+        *(
+            (f"{size} images: {n} loading processes", [*words, f"data.batch_size={size}", f"data.num_workers={n}"], {})
+            for size, n in ((128, 8), (128, 14), (256, 14), (1024, 14), (1024, 8))
+        ),
+        (f"256 images: {device}, its operations fused", [*words, "data.batch_size=256", device], {"fused": True}),
+        (f"1024 images: {device} compile=true", [*large, device, "compile=true"], {}),
     ]
 
 
