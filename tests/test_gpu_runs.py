@@ -53,7 +53,7 @@ def test_a_run_ends_with_the_scores_of_the_cpu(
     gentle = ["trainer.max_epochs=1", "optim.lr=0.001"]
     folder = trained(strategy, *gentle, *overrides)
     assert metrics_of(folder)["test/n"] > 0
-    plain = [text for text in overrides if text.startswith(("method", "trainer", "ema"))]
+    plain = [text for text in overrides if text.startswith(("method", "trainer", "ema", "data.image_size"))]
     expected = trained("strategy=cpu", *gentle, *plain, output=tmp_path / "cpu")
     found, wanted = (history_of(each).loc[0, "train/loss"] for each in (folder, expected))
     assert found == pytest.approx(wanted, rel=0.3 if "data.augment_on=device" in overrides else 0.03)

@@ -112,7 +112,8 @@ def _here(environment: Mapping[str, str], target: Callable[..., object], argumen
 
 def _start_server() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the process that is forked finds before_fork
+        # where the process that is forked finds before_fork
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
 
 
@@ -163,7 +164,7 @@ def _main(arguments: list[str], folder: Path, out: Path, err: Path, settings: Se
         _arm(settings.act)
     if not settings.pictures:
         for picture in ("plot_curves", "plot_confusion"):
-            setattr(sys.modules["skinkd.training.scores"], picture, lambda *_, **__: None)
+            setattr(importlib.import_module("skinkd.training.scores"), picture, lambda *_, **__: None)
     if settings.fork_children:
         subprocess.Popen = _popen  # type: ignore[assignment,misc]
         import skinkd.jobs.processes
