@@ -220,13 +220,30 @@ def fused_on_cuda(make: partial[Optimizer], trainer: Config) -> Callable[[Iterab
         make: ``(parameters) -> Optimizer``, as the configuration has it.
         trainer: the settings ``trainer``.
     """
-    clips_scaled = trainer["gradient_clip_val"] is not None and trainer.get("precision") == "16-mixed"
-    if make.func not in (SGD, Adam, AdamW) or "fused" in make.keywords or clips_scaled:
+    scaled = trainer.get("precision") == "16-mixed"
+    unscaled_before = scaled and (trainer["gradient_clip_val"] is not None or make.keywords.get("dampening"))
+    if make.func not in (SGD, Adam, AdamW) or "fused" in make.keywords or unscaled_before:
         return make
 
     def build(parameters: Iterable[nn.Parameter]) -> Optimizer:
         listed = list(parameters)
-        on_cuda = bool(listed) and all(parameter.device.type == "cuda" for parameter in listed)
-        return make(listed, fused=True) if on_cuda else make(listed)
+        if not listed or any(parameter.device.type != "cuda" for parameter in listed):
+            return make(listed)
+        optimizer = make(listed, fused=True)
+        if scaled and isinstance(optimizer, SGD):
+            begin_momentum(optimizer)
+        return optimizer
 
     return build
+
+
+def begin_momentum(optimizer: SGD) -> None:
+    """Begin the momentum at zero.
+
+    PyTorch's fused SGD allocates it in the first step, and does not fill it if that step is left out because the gradients
+    overflow in fp16; the second step would then add to whatever was in the memory.
+    """
+    for group in optimizer.param_groups:
+        if group["momentum"] != 0:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,9 @@ from torch.utils.data import DataLoader
 from world import KeepGradients, make_batch, make_method
 
 from skinkd.batch import Batch
+from skinkd.build.objects import fused_on_cuda
 from skinkd.methods.base import Method
+from skinkd.methods.contrast_memory import ContrastMemory
 from skinkd.training.callbacks import History
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -64,12 +67,29 @@ def steps(
     return method.terms.means(), torch.cat(gradients)
 
 
+def without_draws(method: Method) -> Method:
+    """The method without what a GPU draws otherwise than a CPU: dropout, and the negatives of CRD."""
+    for module in method.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, ContrastMemory):
+            module.draw = partial(next_images, module)  # type: ignore[method-assign]
+    return method
+
+
+def next_images(memory: ContrastMemory, index: Tensor, step: int) -> Tensor:
+    """As many images as are drawn otherwise, (B, M): those that follow each of the batch."""
+    places = torch.arange(1, memory.negatives + 1, device=index.device)
+    return (index[:, None] + places) % len(memory.label)
+
+
 @every_method
 def test_float32_is_that_of_the_cpu(name: str, accelerator: str) -> None:
-    """Terms of two steps within 0.1 %, the gradient within 1 % of its length: rounding, which BatchNorm enlarges."""
-    expected, expected_gradient = steps(make_method(name, "method.warmup_epochs=0"), "cpu")
+    """Terms of the first step within 0.1 %, the gradient within 1 % of its length: rounding, which BatchNorm enlarges."""
+    made = [without_draws(make_method(name, "method.warmup_epochs=0")) for _ in range(2)]
+    expected, expected_gradient = steps(made[0], "cpu", count=1)
     with full_float32():
-        terms, gradient = steps(make_method(name, "method.warmup_epochs=0"), accelerator)
+        terms, gradient = steps(made[1], accelerator, count=1)
     assert terms == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert (gradient - expected_gradient).norm() <= 1e-2 * expected_gradient.norm()
 
@@ -80,8 +100,9 @@ def test_reduced_precision_is_close_to_float32(name: str, precision: str, accele
     """The first step's loss within 10 %, each term within 15 %: passes are rounded, losses are not."""
     if precision == "16-mixed" and accelerator == "cpu":
         pytest.skip("fp16 needs a CUDA device")
-    exact, _ = steps(make_method(name, "method.warmup_epochs=0"), accelerator, count=1)
-    rounded, _ = steps(make_method(name, "method.warmup_epochs=0"), accelerator, precision=precision, count=1)
+    given = ["method.warmup_epochs=0", f"trainer.precision={precision}"]
+    exact, _ = steps(make_method(name, given[0]), accelerator, count=1)
+    rounded, _ = steps(make_method(name, *given), accelerator, precision=precision, count=1)
     assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.1)
     assert rounded == pytest.approx(exact, rel=0.15, abs=0.02)
     assert rounded != exact
@@ -111,7 +132,7 @@ def test_the_host_never_waits_in_a_step(name: str, precision: str, accelerator: 
     """Copies of the batch, forward pass, losses, backward pass, optimizer, schedule and what is logged."""
     if precision == "16-mixed" and accelerator == "cpu":
         pytest.skip("fp16 needs a CUDA device")
-    method = make_method(name, "method.warmup_epochs=1")
+    method = make_method(name, "method.warmup_epochs=1", f"trainer.precision={precision}")
     steps(method, accelerator, precision=precision, callbacks=[NoWait(), Log()], count=5)
     assert method.terms.means()["loss"] > 0
 
@@ -150,3 +171,24 @@ def test_the_optimizer_is_fused(optim: str, accelerator: str) -> None:
     assert groups == [False, True if accelerator == "gpu" else None]
     assert terms == pytest.approx(expected, rel=1e-4)
     assert (gradient - expected_gradient).norm() <= 1e-3 * expected_gradient.norm()
+
+
+def test_an_overflow_in_the_first_step_of_fp16_leaves_no_trace(accelerator: str) -> None:
+    """The step is left out, and the next ones are those of plain SGD from the start."""
+    if accelerator == "cpu":
+        pytest.skip("an optimizer is fused on a CUDA device only")
+    start, gradient = torch.randn(1000), torch.randn(1000)
+    plain, fused = (torch.nn.Parameter(start.clone().cuda()) for _ in range(2))
+    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    expected = make([plain])
+    optimizer = fused_on_cuda(make, {"precision": "16-mixed", "gradient_clip_val": None})([fused])
+    scaler = torch.amp.GradScaler("cuda")
+    for scale in (torch.inf, 1, 1):
+        fused.grad = scaler.scale(gradient.cuda() * scale)
+        scaler.step(optimizer)
+        scaler.update()
+        if scale == 1:
+            plain.grad = gradient.cuda()
+            expected.step()
+    assert optimizer.param_groups[0]["fused"]
+    torch.testing.assert_close(fused, plain, rtol=1e-6, atol=1e-6)
