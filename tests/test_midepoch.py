@@ -159,7 +159,7 @@ def test_the_sums_of_the_terms_go_on() -> None:
         resumed.load_state_dict(part.state_dict(), torch.device("cpu"))
         part = resumed
     assert part.means() == whole.means()
-    part.update({"ce": torch.tensor(float("nan"))}, 7)
+    part.update({"ce": torch.tensor(float("nan")), "kd": torch.tensor(1.0)}, 7)
     resumed.load_state_dict(part.state_dict(), torch.device("cpu"))
     with pytest.raises(Exception, match="'ce' became NaN or infinite at training step 7"):
         resumed.check()

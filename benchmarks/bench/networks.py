@@ -87,7 +87,7 @@ def alone(method: Any) -> Iterator[None]:
     """Let steps of a method run outside its trainer: a stand-in tells what steps ask the trainer for, and nothing is logged."""
     trainer = method._trainer
     method._trainer = SimpleNamespace(
-        global_step=IMAGES, current_epoch=1, max_epochs=2, estimated_stepping_batches=IMAGES
+        global_step=IMAGES, current_epoch=1, max_epochs=2, estimated_stepping_batches=IMAGES, log_every_n_steps=50
     )
     method.log_dict = lambda *_: None
     try:

@@ -137,9 +137,15 @@ class Method(L.LightningModule):
         }
         loss = torch.stack([weights[name] * value for name, value in values.items()]).sum()
         self.terms.update({**values, "loss": loss}, self.trainer.global_step)
-        # without prog_bar, with which Lightning reads the value from the device at every step
-        self.log_dict({f"train/{name}": value.detach() for name, value in {**values, "loss": loss}.items()})
+        if self.logs_step:
+            # without prog_bar, with which Lightning reads the value from the device
+            self.log_dict({f"train/{name}": value.detach() for name, value in {**values, "loss": loss}.items()})
         return loss
+
+    @property
+    def logs_step(self) -> bool:
+        """Whether Lightning hands the values of this step to the loggers; logging them takes as long as a small layer."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined,no-any-return]
 
     def _ramp(self) -> float:
         if not self.warmup_epochs:

@@ -17,12 +17,12 @@ class TrainingDivergedError(UserError):
 class TermMeter:
     """Sums each loss term over an epoch, and remembers the first step at which the term was not finite.
 
-    Sums and steps stay on the device. Only ``check`` and ``means`` read them, which waits for the device.
+    Sums and steps stay on the device. Only ``check``, ``latest`` and ``means`` read them, which waits for the device.
     """
 
     def __init__(self) -> None:
-        self._sum: dict[str, Tensor] = {}
-        self._first_bad: dict[str, Tensor] = {}
+        self._names: tuple[str, ...] = ()
+        self._sum = self._last = self._first_bad = torch.empty(0)  # a number for each name
         self._steps = 0
 
     def reset(self) -> None:
@@ -30,37 +30,38 @@ class TermMeter:
         self.__init__()  # type: ignore[misc]
 
     def update(self, terms: dict[str, Tensor], step: int) -> None:
-        """Add the scalar ``terms`` of training step ``step``."""
+        """Add the scalar ``terms`` of training step ``step``, which have the same names in all steps."""
+        if not self._steps:
+            self._names = tuple(terms)
+        assert terms.keys() == set(self._names)
+        # all terms together: on a GPU a step of a small network takes as long as it takes to launch its operations
+        values = torch.stack([terms[name].detach().float() for name in self._names])
+        if not self._steps:
+            self._sum, self._first_bad = torch.zeros_like(values), torch.full_like(values, -1, dtype=torch.long)
         self._steps += 1
-        for name, value in terms.items():
-            value = value.detach().float()
-            if name not in self._sum:
-                self._sum[name] = torch.zeros_like(value)
-                self._first_bad[name] = torch.full_like(value, -1, dtype=torch.long)
-            self._sum[name] += value
-            is_first_bad = ~value.isfinite() & (self._first_bad[name] < 0)
-            self._first_bad[name].masked_fill_(is_first_bad, step)
+        self._last = values
+        self._sum += values
+        self._first_bad.masked_fill_(~values.isfinite() & (self._first_bad < 0), step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums so far as plain numbers, which waits for the device."""
         return {
-            "sum": {name: value.item() for name, value in self._sum.items()},
-            "first_bad": {name: value.item() for name, value in self._first_bad.items()},
+            "sum": dict(zip(self._names, self._sum.tolist(), strict=True)),
+            "first_bad": dict(zip(self._names, self._first_bad.tolist(), strict=True)),
             "steps": self._steps,
         }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from saved sums, on a device."""
-        self._sum = {name: torch.full((), value, device=device) for name, value in state["sum"].items()}
-        self._first_bad = {name: torch.full((), step, device=device) for name, step in state["first_bad"].items()}
+        self._names = tuple(state["sum"])
+        self._sum = torch.tensor(list(state["sum"].values()), dtype=torch.float32, device=device)
+        self._first_bad = torch.tensor(list(state["first_bad"].values()), dtype=torch.long, device=device)
         self._steps = state["steps"]
 
     def check(self) -> None:
         """Raise TrainingDivergedError, naming the term and the step, if a term was ever NaN or infinite."""
-        if not self._first_bad:
-            return
-        steps = torch.stack(list(self._first_bad.values())).tolist()
-        bad = [(step, name == "loss", name) for name, step in zip(self._first_bad, steps, strict=True) if step >= 0]
+        first = zip(self._names, self._first_bad.tolist(), strict=True)
+        bad = [(step, name == "loss", name) for name, step in first if step >= 0]
         if bad:
             step, _, name = min(bad)  # of several at one step, a term comes before the sum of all
             raise TrainingDivergedError(
@@ -68,15 +69,19 @@ class TermMeter:
                 "lower optim.lr, set trainer.gradient_clip_val=1, give method.warmup_epochs a value, or use precision=fp32"
             )
 
+    def latest(self) -> dict[str, float]:
+        """Return each term at the last step of this process."""
+        return dict(zip(self._names, self._last.tolist(), strict=False))  # a run that goes on has none yet
+
     def means(self) -> dict[str, float]:
         """Return the mean of each term over the epoch's steps, averaged over processes."""
-        if not self._sum:
+        if not self._steps:
             return {}
-        total = torch.stack(list(self._sum.values())) / self._steps
+        total = self._sum / self._steps
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
             total /= dist.get_world_size()
-        return dict(zip(self._sum, total.tolist(), strict=True))
+        return dict(zip(self._names, total.tolist(), strict=True))
 
 
 def total(terms: Iterable[Tensor]) -> Tensor:

@@ -117,8 +117,9 @@ class History(Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         # read at this step: by the end of the epoch the schedule may have set the next epoch's rate
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
-        # created on the device: the copy of a number from the host would wait for the device
-        pl_module.log("lr", torch.full((), self._lr, device=pl_module.device))
+        if pl_module.logs_step:
+            # created on the device: the copy of a number from the host would wait for the device
+            pl_module.log("lr", torch.full((), self._lr, device=pl_module.device))
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._images += len(batch.label) * trainer.world_size
@@ -153,8 +154,8 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=5 if sys.stdout.isatty() else 0, leave=False)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        loss = trainer.callback_metrics.get("train/loss")
-        return {} if loss is None else {"loss": float(loss)}
+        loss = pl_module.terms.latest().get("loss")
+        return {} if loss is None else {"loss": loss}
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         super().on_train_start(trainer)

@@ -197,7 +197,7 @@ def test_mskd_teacher(reference, match, seed):
         warmup_epochs=0,
     )
     logged = {}
-    method._trainer = SimpleNamespace(global_step=0)
+    method._trainer = SimpleNamespace(global_step=0, log_every_n_steps=1)
     method.log_dict = logged.update
     method.log = lambda name, value, **_: logged.update({name: value})
     size = len(data["target"])

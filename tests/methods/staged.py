@@ -55,7 +55,7 @@ def protocol(loss_weights: dict[str, float], **changes: Any) -> dict[str, Any]:
 def attach(method: Method, *, step: int = 0, epochs: int = 4, steps: int = 40) -> dict[str, Tensor]:
     """Stand in for a trainer at ``step`` of ``steps``; returns what the method logs, as it logs it."""
     method._trainer = SimpleNamespace(  # type: ignore[assignment]
-        global_step=step, max_epochs=epochs, estimated_stepping_batches=steps
+        global_step=step, max_epochs=epochs, estimated_stepping_batches=steps, log_every_n_steps=1
     )
     logged: dict[str, Tensor] = {}
     method.log_dict = lambda values, **_: logged.update(values)  # type: ignore[method-assign]

@@ -57,4 +57,4 @@ def test_half_precision_is_summed_in_float32_and_keeps_no_graph() -> None:
     for step in range(1000):
         meter.update({"ce": (leaf * 1).to(torch.bfloat16)}, step)
     assert meter.means()["ce"] == pytest.approx(float(leaf.to(torch.bfloat16)), rel=1e-4)
-    assert not meter._sum["ce"].requires_grad
+    assert not meter._sum.requires_grad

@@ -211,12 +211,20 @@ def test_a_client_that_cannot_start_is_one_sentence(job: Callable[..., Result]) 
     assert "Traceback" not in result.err
 
 
-def test_csv_has_each_step_and_changes_no_number(trained: Trained, finished: Path) -> None:
+def csv_rows(folder: Path) -> list[dict[str, Any]]:
+    with (folder / "csv" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_each_step_and_changes_no_number(trained: Trained, finished: Path, tmp_path: Path) -> None:
     folder = trained("logger=csv", "trainer.log_every_n_steps=1")
     assert folder.name == finished.name
     assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
-    with (folder / "csv" / "metrics.csv").open() as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows = csv_rows(folder)
+    third = csv_rows(trained("logger=csv", "trainer.log_every_n_steps=3", output=tmp_path / "third"))
+    for name in ("train/ce", "train/loss", "lr"):
+        every = {row["step"]: row[name] for row in rows if row[name]}
+        assert {row["step"]: row[name] for row in third if row[name]} == {step: every[step] for step in "258"}
     history = pd.read_csv(folder / "history.csv")
     assert [float(row["val/loss"]) for row in rows if row["val/loss"]] == pytest.approx(history["val/loss"].tolist())
     assert len([row for row in rows if row["train/ce"]]) == 10

@@ -25,6 +25,7 @@ class Tiny(L.LightningModule):
         super().__init__()
         self.layer = nn.Linear(2, 1)
         self.terms = TermMeter()
+        self.logs_step = True
         self.poison = poison
         self.drawn: list[float] = []
 

@@ -167,16 +167,17 @@ def _sources(bench: Bench) -> list[tuple[str, list[str], Mapping[str, Any]]]:
             (device, [*large, device], {}),
             ("1 loading process", [*large, "data.num_workers=1"], {}),
         ]
+    processes = [
+        (f"{size} images: {n} loading processes", [*words, f"data.batch_size={size}", f"data.num_workers={n}"], {})
+        for size, n in ((1024, 14), (256, 14), (128, 14), (128, 8), (1024, 8))
+    ]
     return [
         ("1024 images: one batch on the device", large, {"from_memory": True}),
         (f"1024 images: {device}, its operations fused", [*large, device], {"fused": True}),
-        (f"1024 images: {device}", [*large, device], {}),
-        *(
-            (f"{size} images: {n} loading processes", [*words, f"data.batch_size={size}", f"data.num_workers={n}"], {})
-            for size, n in ((128, 8), (128, 14), (256, 14), (1024, 14), (1024, 8))
-        ),
-        (f"256 images: {device}, its operations fused", [*words, "data.batch_size=256", device], {"fused": True}),
+        *processes[:2],
         (f"1024 images: {device} compile=true", [*large, device, "compile=true"], {}),
+        (f"1024 images: {device}", [*large, device], {}),
+        *processes[2:],
     ]
 
 
