@@ -110,20 +110,30 @@ def times(runs: Sequence[Run]) -> tuple[str, str, str]:
 
 
 def machines(collected: Collected) -> str:
-    """A line for each machine: folds, precision, GPU or processor, and versions."""
-    folds: dict[str, set[int]] = {}
-    for run in collected.every:
-        text = (run.folder / "environment.txt").read_text(encoding="utf-8")
-        facts = dict(
-            line.replace("==", " ").rsplit(" ", 1) for line in text.splitlines() if "==" in line or "python" in line
-        )
-        gpu = [line.removeprefix("gpu ") for line in text.splitlines() if line.startswith("gpu ")]
-        (cores,) = (line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("processor cores"))
-        versions = f"Python {facts['python']}, torch {facts['torch']}, timm {facts['timm']}"
-        where = f"{precision(run)}, on {', '.join([*gpu, f'{cores} processor cores'])}; {versions}"
-        folds.setdefault(where, set()).add(run.place[0])
-    return "\n".join(
-        f"- Fold{'s' if len(of) > 1 else ''} {listed(sorted(of))}: {where}." for where, of in folds.items()
+    """A line for each machine and precision, with versions and the rows and folds that it trained."""
+    rows: dict[str, dict[str, list[int]]] = {}
+    for row, runs in collected.runs.items():
+        for fold, run in runs.items():
+            text = (run.folder / "environment.txt").read_text(encoding="utf-8")
+            facts = dict(
+                line.replace("==", " ").rsplit(" ", 1) for line in text.splitlines() if "==" in line or "python" in line
+            )
+            gpu = [line.removeprefix("gpu ") for line in text.splitlines() if line.startswith("gpu ")]
+            (cores,) = (line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("processor cores"))
+            versions = f"Python {facts['python']}, torch {facts['torch']}, timm {facts['timm']}"
+            where = f"{precision(run)}, {', '.join([*gpu, f'{cores} processor cores'])}; {versions}"
+            rows.setdefault(where, {}).setdefault(row, []).append(fold)
+    return "\n".join(f"- {where}: {_rows_and_folds(of)}." for where, of in rows.items())
+
+
+def _rows_and_folds(folds: dict[str, list[int]]) -> str:
+    """Rows that have the same folds are named together."""
+    together: dict[tuple[int, ...], list[str]] = {}
+    for row, numbers in folds.items():
+        together.setdefault(tuple(numbers), []).append(f"`{row}`")
+    return "; ".join(
+        f"{listed(rows)} on fold{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
+        for numbers, rows in together.items()
     )
 
 

@@ -153,7 +153,7 @@ class Progress(TQDMProgressBar):
         # showing the loss waits for the device, so it is not shown at every step
         super().__init__(refresh_rate=5 if sys.stdout.isatty() else 0, leave=False)
 
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: L.Trainer, pl_module: Any) -> dict[str, Any]:
         loss = pl_module.terms.latest().get("loss")
         return {} if loss is None else {"loss": loss}
 
