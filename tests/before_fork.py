@@ -10,7 +10,9 @@ import hydra
 import optuna
 import pandas.plotting  # noqa: F401  # pandas and torch import these late
 import read_once  # noqa: F401
+import rich._emoji_codes  # noqa: F401
 import torch.utils.serialization.config  # noqa: F401
+import train_process  # noqa: F401  # of which each fork calls a function
 import wandb.sdk.launch.inputs.internal  # noqa: F401  # W&B imports it as a run starts, and takes two seconds
 
 import skinkd.analysis.output
@@ -18,6 +20,8 @@ import skinkd.config.cli
 import skinkd.data.ham10000
 import skinkd.data.synthetic
 import skinkd.inference.other_data
+import skinkd.methods.schedules
+import skinkd.methods.supervised
 import skinkd.search.study
 import skinkd.training.run  # noqa: F401
 from skinkd.runs.environment import describe_environment
