@@ -6,6 +6,7 @@
 import gc
 import os
 
+import compose_once  # noqa: F401
 import hydra
 import optuna
 import pandas.plotting  # noqa: F401  # pandas and torch import these late
@@ -27,8 +28,12 @@ import skinkd.training.run  # noqa: F401
 from skinkd.runs.environment import describe_environment
 
 del os.environ["PYTHONPATH"]  # set by train_process, so that this file is found
+tiny = ["data=synthetic", "backbone=timm", "strategy=cpu", "precision=fp32", "logger=none"]  # as conftest.py
 with hydra.initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-    hydra.compose("train", overrides=["data=synthetic", "method=kd", "optim.lr=1e-3", "data.fractions={train: 0.8}"])
+    hydra.compose("train", overrides=["optim.lr=1e-3", "data.fractions={train: 0.8}"])
+    for more in ([], ["method=kd"], ["method=swskd"], ["method=tsskd"]):
+        hydra.compose("train", overrides=[*tiny, "backbone.name=test_resnet.r160_in1k", *more])
+    hydra.compose("tune", overrides=[*tiny, "backbone.name=test_resnet.r160_in1k"])
 describe_environment()  # the packages' versions are read once in a process
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 optuna.create_study(storage="sqlite://")  # imports sqlalchemy

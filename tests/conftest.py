@@ -25,6 +25,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         train_process.share_server()
         return
     gc.set_threshold(50_000)  # modules and tests are many objects, and a run makes little garbage
+    import compose_once  # noqa: F401
     import read_once  # noqa: F401
     from hypothesis import settings
 

@@ -1,7 +1,6 @@
 """Imported at first, so that a process and its forks do once what the tests would do a thousand times.
 
-They read the files of ``conf/``, and which packages are installed. And Hydra composes a command's configuration once and
-not twice, the first time only to look for ``hydra.mode``.
+They read the files of ``conf/``, and which packages are installed.
 """
 
 import importlib.metadata
@@ -10,7 +9,6 @@ import pickle
 from functools import cache
 from typing import Any
 
-from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 _load = OmegaConf.load
@@ -31,16 +29,3 @@ def load(file: Any) -> Any:
 OmegaConf.load = staticmethod(load)  # type: ignore[method-assign,assignment]
 # each Trainer asks all installed packages for callbacks; Lightning is imported after this module
 importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
-
-
-_get_mode = Hydra.get_mode
-
-
-def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
-    """``Hydra.get_mode``, which composes the configuration; no file of ``conf/`` sets a mode, so only an override can."""
-    if any("hydra" in override for override in overrides):
-        return _get_mode(self, config_name, overrides)
-    return None
-
-
-Hydra.get_mode = get_mode  # type: ignore[method-assign]
