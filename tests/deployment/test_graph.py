@@ -44,8 +44,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# test_predict.py has a transformer and a hybrid as ONNX too
-KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in ("attention", "hybrid") else ()) for kind in SMALL]
+# test_predict.py has a transformer and a hybrid as ONNX too; the layers of a convnext are in windows and depthwise
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in ("attention", "convnext", "hybrid") else ()) for kind in SMALL]
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])  # the plain one is below

@@ -96,7 +96,13 @@ def last_state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# test_train.py has runs of supervised; the others differ from kd or fitnet in a loss alone, which test_contract.py calls
+LIKE_ANOTHER = ("supervised", "at", "rkd", "d_kd", "dkd", "dist", "tf_kd")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in METHODS]
+)
 def test_a_run_of_the_method(name: str, settings_of: Callable[..., DictConfig]) -> None:
     settings = settings_of(name, "trainer.max_epochs=1")
     folder = train(settings)
