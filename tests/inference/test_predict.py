@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_once  # noqa: F401
 import pandas as pd
 import pytest
 import torch
@@ -139,13 +140,13 @@ def test_an_exported_folder_gives_the_same_within_1e_5(table_of: Predict, listed
     "network",
     [
         ["backbone=timm", "backbone.name=test_vit"],
-        *[
-            [
+        [
+            *(
                 "method=mskd_teacher",
                 "backbone=mskd_teacher",
-                "backbone.small_vit.embed_dim=64",
-                "backbone.convmixer.dim=32",
-            ]
+                "backbone.convmixer={patch_size:4,depth:2,dim:16,kernel_size:3}",
+            ),
+            *("backbone.small_vit.embed_dim=64", "backbone.small_vit.depth=2", "backbone.fusion_width=8"),
         ],
     ],
     ids=["vit", "mskd"],
