@@ -92,7 +92,10 @@ def test_killed_again_and_again(job: Job, finished: Path, tmp_path: Path) -> Non
     check_same(only_run(tmp_path / "outputs"), finished)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+# Ctrl-C within an epoch is in test_midepoch.py
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"]
+)
 def test_asked_to_stop(trained: Trained, job: Job, finished: Path, tmp_path: Path, number: int) -> None:
     stopped = job(act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
     folder = only_run(tmp_path / "outputs")
