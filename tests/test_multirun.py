@@ -1,5 +1,5 @@
 """Sweeps of real trainings: each job is the single command, in a process of its own; one that fails stops no other, and a
-sweep that was killed goes on. What the pool decides by itself is in test_sweeps.py."""
+sweep that was killed goes on. What the pool decides by itself is in jobs/test_pool.py."""
 
 import json
 import os
