@@ -167,7 +167,7 @@ def test_killed_in_its_second_epoch_and_given_again_it_ends_as_it_did(
 
 
 def test_exits_are_scored_and_give_a_curve(settings_of: Callable[..., DictConfig]) -> None:
-    folder = train(settings_of("mskd"))
+    folder = train(settings_of("mskd", "trainer.max_epochs=1"))  # the run above
     metrics = train_process.metrics_of(folder)
     for exit in ("exit_1", "exit_2"):
         assert 0 <= metrics[f"test/{exit}/accuracy"] <= 1
