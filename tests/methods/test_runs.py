@@ -96,7 +96,7 @@ def last_state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-# test_train.py has runs of supervised; the others differ from kd or fitnet in a loss alone, which test_contract.py calls
+# test_train.py has runs of supervised; the others differ from supervised, kd or fitnet in a loss, which test_contract.py has
 LIKE_ANOTHER = ("supervised", "at", "rkd", "d_kd", "dkd", "dist", "tf_kd")
 
 
