@@ -25,6 +25,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         train_process.share_server()
         return
     gc.set_threshold(50_000)  # modules and tests are many objects, and a run makes little garbage
+    import compose_once  # noqa: F401
     import read_once  # noqa: F401
     from hypothesis import settings
 
@@ -146,9 +147,12 @@ def job(tiny: list[str], tmp_path: Path) -> Callable[..., train_process.Result]:
     return run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_garbage_in_what_was_imported() -> None:
-    """Collections pass over the modules and the tests, half a million objects; a run in this process collects several times."""
+    """Collections pass over what there is before each file of tests: the modules and tests, half a million objects and more.
+
+    A run in this process collects several times.
+    """
     gc.collect()
     gc.freeze()
 

@@ -1,6 +1,6 @@
-"""Imported at first, so that a process and its forks read once what the tests would read a thousand times.
+"""Imported at first, so that a process and its forks do once what the tests would do a thousand times.
 
-These are the files of ``conf/``, and which packages are installed.
+They read the files of ``conf/``, and which packages are installed.
 """
 
 import importlib.metadata

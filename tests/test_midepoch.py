@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ Trained = Callable[..., Path]
 Job = Callable[..., Result]
 
 ALWAYS = "checkpoint.every_minutes=1e-9"  # after each step
+AVERAGED = ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"]
 WITH_STATE = [
-    ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"],
+    AVERAGED,
     pytest.param(  # test_resume.py has these between epochs
         ["method=swskd", "data.image_size=64", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],
         marks=pytest.mark.slow,
@@ -36,13 +37,27 @@ WITH_STATE = [
 ]
 
 
+@pytest.fixture(scope="module")
+def whole(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run that nothing stopped, trained once for each set of overrides; for reading only."""
+
+    @cache
+    def run(*overrides: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            for picture in ("plot_curves", "plot_confusion"):
+                patch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
+            return train_tiny(tmp_path_factory.mktemp("whole"), *overrides)
+
+    return run
+
+
 def last(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 @pytest.mark.parametrize("overrides", WITH_STATE, ids=" ".join)
 def test_killed_inside_the_first_epoch_and_inside_the_second(
-    trained: Trained, job: Job, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+    trained: Trained, whole: Trained, job: Job, tmp_path: Path, overrides: list[str]
 ) -> None:
     first, second = 3, STEPS + 2  # steps that are saved
     assert job(ALWAYS, *overrides, act=Act(STEP, first + 1, KILL)).code == -signal.SIGKILL
@@ -58,10 +73,11 @@ def test_killed_inside_the_first_epoch_and_inside_the_second(
         steps.append(self.trainer.global_step)
         return combine(self, **terms)
 
-    monkeypatch.setattr(Method, "combine", noted)
-    assert trained(*overrides) == folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "combine", noted)
+        assert trained(*overrides) == folder
     assert steps == list(range(second, 2 * STEPS))
-    check_same(folder, trained(*overrides, output=tmp_path / "whole"))
+    check_same(folder, whole(*overrides))
 
 
 def signal_all(number: int) -> None:
@@ -97,12 +113,11 @@ def test_steps_that_gather_gradients_are_not_split(trained: Trained, job: Job, t
     check_same(folder, trained(*overrides, output=tmp_path / "whole"))
 
 
-def test_the_average_is_scored_alike_after_a_kill(trained: Trained, job: Job, tmp_path: Path) -> None:
+def test_the_average_is_scored_alike_after_a_kill(trained: Trained, whole: Trained, job: Job) -> None:
     """The network's constants are in no checkpoint, so the average must leave them as they are, to the last digit."""
-    killed = job("ema.decay=0.7", act=Act("skinkd.methods.base:Method.test_step", 1, KILL))
+    killed = job(*AVERAGED, act=Act("skinkd.methods.base:Method.test_step", 1, KILL))
     assert killed.code == -signal.SIGKILL
-    folder = trained("ema.decay=0.7")
-    check_same(folder, trained("ema.decay=0.7", output=tmp_path / "whole"))
+    check_same(trained(*AVERAGED), whole(*AVERAGED))
 
 
 @pytest.mark.parametrize("call", [5, 17])
@@ -115,6 +130,8 @@ def test_killed_while_a_file_is_written(trained: Trained, job: Job, finished: Pa
     check_same(folder, finished)
 
 
+# the runs above that are killed save each step too, and end as runs that saved none
+@pytest.mark.slow
 def test_saving_changes_no_number_and_no_name(trained: Trained, finished: Path) -> None:
     folder = trained(ALWAYS)
     assert folder.name == finished.name

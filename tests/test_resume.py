@@ -76,7 +76,11 @@ def test_killed_within_the_last_epoch(trained: Trained, job: Job, tmp_path: Path
     check_same(folder, trained(*overrides, output=tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+# test_midepoch.py has kills within later saves
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(one, marks=pytest.mark.slow) if one == "in the save of an epoch" else one for one in MOMENTS],
+)
 def test_killed_at_an_awkward_moment(trained: Trained, job: Job, finished: Path, tmp_path: Path, moment: str) -> None:
     assert job(act=MOMENTS[moment]).code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
@@ -92,7 +96,10 @@ def test_killed_again_and_again(job: Job, finished: Path, tmp_path: Path) -> Non
     check_same(only_run(tmp_path / "outputs"), finished)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+# Ctrl-C within an epoch is in test_midepoch.py
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"]
+)
 def test_asked_to_stop(trained: Trained, job: Job, finished: Path, tmp_path: Path, number: int) -> None:
     stopped = job(act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
     folder = only_run(tmp_path / "outputs")

@@ -206,7 +206,7 @@ def test_a_second_process_on_the_same_folder_is_refused(
 
 
 def test_the_stored_configuration_rebuilds_the_run(trained: Trained, tmp_path: Path) -> None:
-    first = trained("method=tsskd", "augment=rga", "backbone.head=mlp", "optim=sgd_polynomial")
+    first = trained("method=tsskd", "augment=rga", "backbone.head=mlp", "optim=sgd_polynomial", "trainer.max_epochs=1")
     metrics = (first / "metrics.json").read_bytes()
     stored = shutil.copy(first / "config.yaml", tmp_path / "stored.yaml")
     shutil.rmtree(first)
@@ -276,8 +276,13 @@ def test_a_process_prints_the_table_the_run_folder_and_what_comes_next(
     "overrides",
     [
         ["precision=bf16", "method=swskd", "data.image_size=64"],
-        ["channels_last=true", "method=swskd", "data.image_size=64"],
-        ["optim=adamw_cosine", "trainer.gradient_clip_val=1", "sampler=balanced", "class_weights=inverse"],
+        [
+            "channels_last=true",
+            "optim=adamw_cosine",
+            "trainer.gradient_clip_val=1",
+            "sampler=balanced",
+            "class_weights=inverse",
+        ],
         ["optim=sgd_plateau", "sampler=sqrt", "class_weights=effective_number"],
         ["optim=adam_multistep", "augment=randaugment", "method=tsskd", "method.warmup_epochs=1"],
         ["backbone.name=test_vit.r160_in1k", "method=swskd", "method.attention=simam"],

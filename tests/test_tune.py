@@ -156,18 +156,18 @@ def test_a_killed_search_ends_as_one_that_was_left_alone(
 def test_asked_to_stop_it_stops_its_trial_and_goes_on_later(
     tune: Tune, whole: tuple[Path, Result], tmp_path: Path
 ) -> None:
-    two = [*QUICK, "tune.trials=2"]
-    stop = Act("optuna.trial._trial:Trial.report", 3, partial(signal.raise_signal, signal.SIGTERM))
-    stopped = tune(tmp_path, *two, act=stop)
+    quick = [*QUICK, "tune.trials=1"]
+    stop = Act("optuna.trial._trial:Trial.report", 1, partial(signal.raise_signal, signal.SIGTERM))
+    stopped = tune(tmp_path, *quick, act=stop)
     assert stopped.code == 128 + signal.SIGTERM
     assert "the same command goes on" in stopped.out
-    assert tune(tmp_path, *two).code == 0
-    pd.testing.assert_frame_equal(trials(tmp_path).drop(columns=TIMES), trials(whole[0]).drop(columns=TIMES).head(2))
+    assert tune(tmp_path, *quick).code == 0
+    pd.testing.assert_frame_equal(trials(tmp_path).drop(columns=TIMES), trials(whole[0]).drop(columns=TIMES).head(1))
 
 
 def test_pruned_by_the_median_of_earlier_trials(tune: Tune, tmp_path: Path) -> None:
     """The rule, recomputed from the histories: worse so far than the median of earlier complete trials at that epoch."""
-    epochs, total = 3, 5
+    epochs, total = 3, 4
     settings = [*SHORT, "tune.pruner.startup_trials=1", "tune.pruner.min_epochs=1"]
     space = "tune.space={optim.lr: {low: 1e-7, high: 0.1, log: true}}"
     monitor = ["monitor.metric=val/loss", "monitor.mode=min", f"trainer.max_epochs={epochs}", f"tune.trials={total}"]
@@ -198,7 +198,7 @@ def test_pruned_by_the_median_of_earlier_trials(tune: Tune, tmp_path: Path) -> N
 
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(tune: Tune, tmp_path: Path) -> None:
     space = "tune.space={data.batch_size: [16, 999], optim.lr: [0.01, 0.1]}"
-    result = tune(tmp_path, *SHORT, "trainer.max_epochs=1", "tune.trials=4", space)
+    result = tune(tmp_path, *SHORT, "trainer.max_epochs=1", "tune.trials=3", space)
     assert result.code == 0, result.err
     table = trials(tmp_path)
     assert set(table["state"]) == {"failed", "complete"}  # by the seed: both are drawn

@@ -105,7 +105,7 @@ ERROR_OF_100 = np.sqrt(0.05 * 0.95 / 100)
 @pytest.mark.timeout(900)
 def test_quick() -> None:
     """100 repetitions of a test part that is smaller than HAM10000's, which the slow test has."""
-    right = simulate(truth(2), 100, 500, 199)  # the error of the truth is 0.07 of that of 500 lesions
+    right = simulate(truth(2), 100, 500, 99)  # the error of the truth is 0.07 of that of 500 lesions
     for name in (*COVERING, "ece"):
         assert right.covered[name] >= 0.93 - 3 * ERROR_OF_100, (name, right)
     for name in TESTS:

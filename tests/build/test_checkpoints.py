@@ -64,9 +64,12 @@ def test_it_holds_plain_values_and_a_card(finished: Path, name: str) -> None:
 
 @pytest.mark.parametrize("method", ["supervised", "swskd", "tsskd"])
 def test_a_fresh_network_gives_the_stored_predictions(trained: Trained, method: str) -> None:
-    folder = trained(f"method={method}", "data.image_size=64", "backbone.head=mlp", "class_weights=inverse")
+    settings = ["data.image_size=64", "backbone.head=mlp", "class_weights=inverse", "trainer.max_epochs=1"]
+    folder = trained(f"method={method}", *settings)
     stored = load(folder)
     network = fresh_network(stored["skinkd"], stored["state_dict"])
+    # the deployed network is the plain one
+    assert metrics_of(folder)["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     for part in ("val", "test"):
         ours, theirs = scores(folder, network, part)
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -86,7 +89,7 @@ def test_a_run_can_start_from_the_checkpoint_of_another(trained: Trained, finish
 
 def test_with_ema_the_averaged_weights_are_stored_and_scored(trained: Trained) -> None:
     folder = trained(
-        "ema.decay=0.9", "trainer.max_epochs=3", "method=tf_kd", "monitor.metric=val/loss", "monitor.mode=min"
+        "ema.decay=0.9", "trainer.max_epochs=2", "method=tf_kd", "monitor.metric=val/loss", "monitor.mode=min"
     )
     for name in ("best", "last"):
         stored = load(folder, name)
@@ -116,11 +119,3 @@ def test_with_ema_the_best_epoch_is_scored_and_not_the_last(trained: Trained) ->
     assert best["epoch"] == 0 and last["epoch"] == 2
     ours, theirs = scores(folder, fresh_network(best["skinkd"], best["state_dict"]))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
-
-
-def test_the_deployed_network_is_the_plain_one(trained: Trained, finished: Path) -> None:
-    others = [trained("method=swskd", "data.image_size=64"), trained("method=tsskd")]
-    counts = {metrics_of(folder)["parameters"] for folder in (finished, *others)}
-    card = load(finished)["skinkd"]
-    plain = Backbone(**{k: v for k, v in card["backbone"].items() if k != "_target_"}, num_classes=7)
-    assert counts == {sum(parameter.numel() for parameter in plain.parameters())}

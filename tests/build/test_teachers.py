@@ -1,6 +1,5 @@
-"""The teacher store: which run a student's teacher is, when it is trained, and which teachers are refused."""
+"""The teacher store: when a teacher is trained, and which teachers are refused."""
 
-import copy
 import fcntl
 import gc
 import os
@@ -9,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +16,8 @@ import torch
 import train_process
 import yaml
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from test_teacher_recipe import student
 from train_process import metrics_of
 
 import skinkd.train
@@ -26,156 +25,11 @@ import skinkd.training.run
 from skinkd.build.checkpoints import open_checkpoint, read_cards
 from skinkd.build.tables import load_split
 from skinkd.build.teachers import find_teacher, load_teacher, teacher_scores
-from skinkd.config.identity import identity, run_path
+from skinkd.config.identity import run_path
 from skinkd.config.resolve import resolved, teacher_config
 from skinkd.errors import UserError
 
 SMALL = ["method.teacher.run.backbone.name=test_efficientnet.r160_in1k"]
-
-
-def student(*overrides: str) -> DictConfig:
-    return copy.deepcopy(_composed(overrides))
-
-
-@cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):
-        return compose("train", overrides=["data=synthetic", *overrides])
-
-
-def test_students_of_every_seed_and_weight_share_one_teacher() -> None:
-    base = run_path(teacher_config(student("method=kd", "seed=0")))
-    assert run_path(teacher_config(student("method=kd", "seed=1"))) == base
-    assert run_path(teacher_config(student("method=kd", "method.temperature=2", "backbone=resnet101"))) == base
-    assert run_path(teacher_config(student("method=rkd", "run_dir=/elsewhere", "force=true"))) == base
-
-
-@pytest.mark.parametrize(
-    "change",
-    ["data.split_seed=1", "trainer.max_epochs=7", "class_weights=inverse", "data.image_size=96",
-     "backbone@method.teacher.run.backbone=resnet18", "method.teacher.run.seed=1", "optim=sgd_cosine"],
-)  # fmt: skip
-def test_what_determines_a_teacher_gives_another_one(change: str) -> None:
-    assert run_path(teacher_config(student("method=kd", change))) != run_path(teacher_config(student("method=kd")))
-
-
-def test_a_teacher_is_the_run_that_a_user_would_start() -> None:
-    """``method=kd`` and ``method=supervised backbone=resnet50`` meet in one folder."""
-    assert run_path(teacher_config(student("method=kd"))) == run_path(
-        resolved(student("method=supervised", "backbone=resnet50"))
-    )
-
-
-def test_the_stages_of_ssdkd() -> None:
-    settings = student("method=ssdkd", "backbone.pretrained=false", "trainer.max_epochs=2", "optim=sgd_plateau")
-    head = teacher_config(settings)
-    assert head["method"]["name"] == "ssdkd_projection"
-    assert head["backbone"]["name"] == "resnet50"
-    assert head["backbone"]["pretrained"] is False
-    assert head["trainer"]["max_epochs"] == 2
-    assert head["monitor"] == {"metric": "val/retrieval_loss", "mode": "min"}
-    assert head["optim"]["schedule"]["at"] == [0.5, 0.75]
-    first = teacher_config(OmegaConf.create(head))
-    assert first["method"]["name"] == "supervised"
-    assert first["backbone"] == head["backbone"]
-    # the first stage is trained as the student is, not as the head
-    whole = resolved(settings)
-    assert (first["optim"], first["monitor"]) == (whole["optim"], whole["monitor"])
-    assert first["early_stopping"] == whole["early_stopping"]
-    assert first["trainer"]["max_epochs"] == 2
-
-
-def test_a_teachers_own_epochs_and_image_size() -> None:
-    settings = student("method=kd", "+method.teacher.run.data.image_size=96", "method.teacher.run.trainer.max_epochs=5")
-    teacher = teacher_config(settings)
-    assert teacher["trainer"]["max_epochs"] == 5
-    assert teacher["data"]["image_size"] == teacher["backbone"]["image_size"] == 96
-    assert resolved(settings)["data"]["image_size"] == 64
-    assert resolved(settings)["backbone"]["image_size"] == 64
-
-
-@pytest.mark.parametrize("method", ["kd", "ssdkd", "mskd"])
-def test_a_stored_configuration_names_the_same_run_and_teacher(method: str) -> None:
-    settings = student(f"method={method}", "+method.teacher.run.data.image_size=96")
-    stored = OmegaConf.create(resolved(settings))
-    assert resolved(stored) == resolved(settings)
-    assert teacher_config(stored) == teacher_config(settings)
-    assert identity(resolved(stored)) == identity(resolved(settings))
-
-
-def test_a_teachers_own_learning_rate() -> None:
-    settings = student(
-        "method=kd", "+method.teacher.run.optim.lr=0.01", "+method.teacher.run.optim.schedule.warmup_fraction=0"
-    )
-    own, teacher = resolved(settings)["optim"], teacher_config(settings)["optim"]
-    assert (own["lr"], own["optimizer"]["lr"]) == (0.1, 0.1)
-    assert (teacher["lr"], teacher["optimizer"]["lr"]) == (0.01, 0.01)
-    assert teacher["schedule"] == own["schedule"] | {"warmup_fraction": 0}
-    assert teacher_config(OmegaConf.create(resolved(settings))) == teacher_config(settings)
-    choice = teacher_config(student("method=kd", "+optim@method.teacher.run.optim=adam_plateau", "optim.lr=0.3"))[
-        "optim"
-    ]
-    assert choice["optimizer"]["_target_"] == "torch.optim.Adam"
-    assert choice["optimizer"]["lr"] == 0.001
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ("data.image_sze=96", r"method\.teacher\.run\.data\.image_sze is not a setting; did you mean 'image_size'"),
-        ("optm.lr=3", r"method\.teacher\.run\.optm is not a setting; did you mean 'optim'"),
-        ("optim.learning_rate=3", r"method\.teacher\.run\.optim\.learning_rate is not a setting"),
-        ("data.fractions.training=0.5", r"run\.data\.fractions\.training is not a setting; did you mean 'train'"),
-        ("trainer.max_epoch=3", r"run\.trainer\.max_epoch is not a setting; did you mean 'max_epochs'"),
-    ],
-)
-def test_a_misspelt_setting_of_the_teacher_is_refused(change: str, says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        teacher_config(student("method=kd", f"+method.teacher.run.{change}"))
-
-
-def test_a_misspelt_setting_of_a_teachers_teacher_is_refused() -> None:
-    with pytest.raises(UserError, match="image_sze is not a setting"):
-        resolved(student("method=ssdkd", "+method.teacher.run.method.teacher.run.data.image_sze=96"))
-
-
-@pytest.mark.parametrize(
-    "change", ["backbone.options.drop_path_rate=0.1", "trainer.gradient_clip_algorithm=norm", "sampler_target=30"]
-)
-def test_what_is_right_in_a_teachers_recipe_passes(change: str) -> None:
-    teacher_config(student("method=kd", f"+method.teacher.run.{change}"))
-
-
-@pytest.mark.parametrize(
-    "change",
-    ["evaluation.bootstrap_replicates=10", "evaluation.early_exit_thresholds=[0.5]", "data.near_duplicate_bits=null"],
-)
-@pytest.mark.parametrize("method", ["kd", "ssdkd"])
-def test_what_changes_no_teacher_gives_no_other_one(method: str, change: str) -> None:
-    plain, other = student(f"method={method}"), student(f"method={method}", change)
-    assert run_path(teacher_config(other)) == run_path(teacher_config(plain))
-    # the student's own folder is what it was: its recipe of the teacher says nothing of it
-    name, _, key = change.partition("=")[0].partition(".")
-    assert name not in resolved(other)["method"]["teacher"]["run"]
-    assert resolved(other)[name][key] != resolved(plain)[name][key]
-    assert teacher_config(OmegaConf.create(resolved(other))) == teacher_config(other)
-
-
-def test_what_the_student_says_of_its_teachers_scoring_counts() -> None:
-    settings = student(
-        "method=kd", "evaluation.bootstrap_replicates=10", "+method.teacher.run.evaluation.bootstrap_replicates=10"
-    )
-    assert teacher_config(settings)["evaluation"]["bootstrap_replicates"] == 10
-    assert teacher_config(OmegaConf.create(resolved(settings))) == teacher_config(settings)
-
-
-def test_near_duplicates_that_decide_the_groups_give_another_teacher() -> None:
-    folder = ["method=kd", "data=folder", "data.root=/images"]
-    one, other = (run_path(teacher_config(student(*folder, f"data.near_duplicate_bits={bits}"))) for bits in (32, 16))
-    assert one != other
-
-
-# ---------------------------------------------------------------- given teachers
 
 
 @pytest.fixture

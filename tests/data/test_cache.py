@@ -1,16 +1,13 @@
-import multiprocessing
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import train_process
 
-from skinkd.data import arrays
+from skinkd.data import arrays, cache
 from skinkd.data.cache import cached, is_whole, prepare
 from skinkd.data.dataset import SkinDataset
 from skinkd.data.files import read_image
@@ -98,46 +95,39 @@ def test_wrong_settings_and_images(table: ImageTable, tmp_path: Path) -> None:
     assert not [one for one in tmp_path.iterdir() if "images-" in one.name and one.is_dir()]
 
 
-def build(table: ImageTable, folder: Path, results: "multiprocessing.Queue[str]") -> None:
-    results.put(str(prepare(table, size=24, folder=folder)))
+def build(table: ImageTable, folder: Path) -> None:
+    assert is_whole(prepare(table, size=24, folder=folder), len(table))
 
 
 def test_two_jobs_build_one_cache(table: ImageTable, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    jobs = [context.Process(target=build, args=(table, tmp_path, results)) for _ in range(2)]
+    jobs = [train_process.fork(build, table, tmp_path / "cache") for _ in range(2)]
     for job in jobs:
-        job.start()
-    found = {results.get(timeout=60) for _ in jobs}
-    for job in jobs:
-        job.join()
+        job.join(60)
         assert job.exitcode == 0
-    assert len(found) == 1 and is_whole(Path(found.pop()), len(table))
+    (found,) = (tmp_path / "cache").glob("images-*")
+    assert is_whole(found, len(table))
 
 
-SLOW_BUILD = """
-import sys, time
-from pathlib import Path
-import skinkd.data.cache as cache
-from skinkd.data.ham10000 import load_ham10000
+def build_slowly(table: ImageTable, folder: Path) -> None:
+    read = cache.read_image
 
-read = cache.read_image
-def slow(path):
-    time.sleep(0.05)
-    return read(path)
-cache.read_image = slow
-cache.prepare(load_ham10000(sys.argv[1], on_bad_image="error"), size=24, folder=Path(sys.argv[2]))
-"""
+    def slow(path: str) -> np.ndarray:
+        time.sleep(0.05)
+        return read(path)
+
+    cache.read_image = slow
+    prepare(table, size=24, folder=folder)
 
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_a_cache(table: ImageTable, tmp_path: Path) -> None:
-    root, folder = str(Path(table.frame["path"][0]).parent.parent), tmp_path / "cache"
-    job = subprocess.Popen([sys.executable, "-c", SLOW_BUILD, root, str(folder)])
+    folder = tmp_path / "cache"
+    job = train_process.fork(build_slowly, table, folder)
     until = time.monotonic() + 60
     while not list(folder.glob(".images-*.building/pixels.bin")) and time.monotonic() < until:
         time.sleep(0.01)
-    os.kill(job.pid, signal.SIGKILL)
-    assert job.wait() == -signal.SIGKILL
+    job.kill()
+    job.join()
+    assert job.exitcode == -signal.SIGKILL
     assert not list(folder.glob("images-*"))
     assert is_whole(prepare(table, size=24, folder=folder), len(table))
     assert not list(folder.glob(".images-*.building"))

@@ -253,13 +253,14 @@ def test_what_has_no_translation_is_refused(files: list[str]) -> None:
 
 def test_a_run_goes_on_exactly_and_needs_a_cache(trained: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"set data\.cache=ram"):
-        trained("data.augment_on=device", "trainer.max_epochs=1")
+        trained("data.augment_on=device")
     settings = [
         "data.augment_on=device",
         "data.cache=ram",
         "method=tsskd",
         "method.loss_weights.kd=0",
         "optim.lr=0.001",
+        "trainer.max_epochs=1",
     ]
     whole = trained(*settings, output=tmp_path / "whole")
     again = trained(*settings, "data.num_workers=2", output=tmp_path / "again")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_once  # noqa: F401
 import onnxruntime
 import pandas as pd
 import pytest

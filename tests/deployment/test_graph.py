@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_once  # noqa: F401
 import onnxruntime
 import pytest
 import torch
@@ -44,8 +45,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# test_predict.py has a transformer and a hybrid as ONNX too
-KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in ("attention", "hybrid") else ()) for kind in SMALL]
+# test_predict.py has a transformer and a hybrid as ONNX too; the layers of a convnext are in windows and depthwise
+KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow if kind in ("attention", "convnext", "hybrid") else ()) for kind in SMALL
+]
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])  # the plain one is below

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_once  # noqa: F401
 import pytest
 from networks import SMALL, network, noise
 from onnx import TensorProto, helper

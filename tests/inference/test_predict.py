@@ -10,103 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_once  # noqa: F401
 import pandas as pd
 import pytest
 import torch
-from omegaconf import OmegaConf
 from pandas.testing import assert_frame_equal
+from predict_verb import Predict, settings
 
-from skinkd.build.tables import load_split
-from skinkd.config.resolve import read_config
 from skinkd.deployment.graph import INPUT, LOGITS, PROBABILITIES, trace, write_onnx
 from skinkd.errors import UserError
-from skinkd.inference.exported import open_exported
 from skinkd.inference.fitted import Fitted, fit_on_validation
 from skinkd.inference.inputs import find_inputs
 from skinkd.inference.prediction import predict, prediction_rows
-from skinkd.inference.predictor import TTA, open_predictor, predicted
+from skinkd.inference.predictor import TTA, predicted
 from skinkd.inference.trained import open_trained
 from skinkd.predict import quoted
-from skinkd.runs.cells import original_table
-from skinkd.scoring.conformal import as_plain, fit_conformal, prediction_sets
+from skinkd.scoring.conformal import fit_conformal, prediction_sets
 from skinkd.scoring.predictions import probability_columns, read_predictions
 from skinkd.scoring.temperature import apply_temperature, fit_temperature
-
-Predict = Callable[..., pd.DataFrame]
-CONF = Path(__file__).parents[2] / "conf" / "predict.yaml"
-
-
-def settings(**given: Any) -> dict[str, Any]:
-    """The settings of the verb, as it composes them."""
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(CONF))  # type: ignore[assignment]
-    return {name: value for name, value in config.items() if name not in ("defaults", "hydra")} | given
-
-
-@pytest.fixture
-def table_of(finished: Path, tmp_path: Path) -> Predict:
-    """Predicts with settings of the verb and returns the table that it writes, text as text."""
-
-    def run(images: object, *, ending: str = "csv", **given: Any) -> pd.DataFrame:
-        out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}.{ending}"
-        predict(settings(**{"run": str(finished), "input": str(images), "out": str(out), "num_workers": 0} | given))
-        if ending == "jsonl":
-            return pd.DataFrame([json.loads(line) for line in out.read_text("utf-8").splitlines()])
-        frame = original_table(pd.read_csv(out, dtype=str, keep_default_na=False))
-        return frame.astype({name: float for name in frame if name.startswith("p_") and (frame["error"] == "").all()})
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def own_images(finished: Path) -> pd.DataFrame:
-    """The run's own test images, in the order of its predictions."""
-    table, parts = load_split(read_config(finished / "config.yaml"))
-    return table.frame[(parts == "test").to_numpy()].sort_values("image_id", ignore_index=True)
-
-
-@pytest.fixture
-def listed(own_images: pd.DataFrame, tmp_path: Path) -> Path:
-    file = tmp_path / "test images.csv"
-    own_images[["image_id", "path"]].to_csv(file, index=False)
-    return file
-
-
-@pytest.fixture(scope="session")
-def exported(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as ``python -m skinkd.export`` writes it, with the temperature and the sets of the run."""
-
-    class Deployed(torch.nn.Module):
-        def __init__(self, network: torch.nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            logits = self.network(image)
-            return logits, logits.softmax(dim=1)
-
-    folder, trained = tmp_path_factory.mktemp("exported"), open_trained(str(finished))
-    val, classes = read_predictions(finished / "predictions" / "val.csv")
-    names = ["logits", "probabilities"]
-    torch.onnx.export(
-        Deployed(trained.network),
-        (torch.zeros((2, 3, 32, 32), dtype=torch.uint8),),
-        str(folder / "model.onnx"),
-        input_names=["image"],
-        output_names=names,
-        dynamic_axes={name: {0: "batch"} for name in ["image", *names]},
-        dynamo=False,
-    )
-    card = {
-        "classes": classes,
-        "image_size": 32,
-        "files": {"fp32": "model.onnx", "int8": "model_int8.onnx"},
-        "input": {"name": "image", "dtype": "uint8", "layout": "NCHW"},
-        "outputs": {name: name for name in names},
-        "temperature": fit_temperature(val, classes),
-        "conformal": as_plain(fit_conformal(val, classes, level=0.8)),
-    }
-    (folder / "export.json").write_text(json.dumps(card))
-    return folder
 
 
 def test_the_runs_own_test_images_get_its_own_numbers_to_the_last_digit(
@@ -127,25 +48,17 @@ def test_the_runs_own_test_images_get_its_own_numbers_to_the_last_digit(
     assert by_workers["error"].isna().all()
 
 
-def test_an_exported_folder_gives_the_same_within_1e_5(table_of: Predict, listed: Path, exported: Path) -> None:
-    asked = {"calibrate": True, "conformal": 0.8}
-    of_run, of_export = table_of(listed, **asked), table_of(listed, run=str(exported), batch_size=7, **asked)
-    columns = [name for name in of_run if name.startswith("p_")]
-    np.testing.assert_allclose(of_export[columns], of_run[columns], atol=1e-5)
-    assert of_export["prediction"].equals(of_run["prediction"]) and of_export["set"].equals(of_run["set"])
-
-
 @pytest.mark.parametrize(
     "network",
     [
         ["backbone=timm", "backbone.name=test_vit"],
-        *[
-            [
+        [
+            *(
                 "method=mskd_teacher",
                 "backbone=mskd_teacher",
-                "backbone.small_vit.embed_dim=64",
-                "backbone.convmixer.dim=32",
-            ]
+                "backbone.convmixer={patch_size:4,depth:2,dim:16,kernel_size:3}",
+            ),
+            *("backbone.small_vit.embed_dim=64", "backbone.small_vit.depth=2", "backbone.fusion_width=8"),
         ],
     ],
     ids=["vit", "mskd"],
@@ -405,56 +318,6 @@ def test_a_checkpoint_alone_predicts_but_has_no_validation(
     predict(settings(run=str(alone), input=image))
     with pytest.raises(UserError, match=r"a checkpoint by itself has none; give run="):
         predict(settings(run=str(alone), input=image, calibrate=True))
-
-
-def test_an_exported_folder_that_is_damaged_or_lacks_something(exported: Path, tmp_path: Path) -> None:
-    card = json.loads((exported / "export.json").read_text())
-    copy = tmp_path / "export"
-    copy.mkdir()
-
-    def refused(words: str, **asked: Any) -> None:
-        with pytest.raises(UserError, match=words):
-            fit_on_validation(
-                open_exported(copy, file="fp32"), **{"calibrate": False, "conformal": None, "coverage": None} | asked
-            )
-
-    (copy / "export.json").write_text("{")
-    refused("cannot be read")
-    (copy / "export.json").write_text(json.dumps({name: card[name] for name in card if name != "outputs"}))
-    refused("has no outputs")
-    (copy / "export.json").write_text(json.dumps(card | {"temperature": None, "conformal": None}))
-    refused(r"model\.onnx cannot be opened by ONNX Runtime")
-    (copy / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
-    refused("holds no temperature that was fitted; give run=", calibrate=True)
-    refused("holds no conformal that was fitted", conformal=0.9)
-    refused("coverage=0.8 is fitted on validation predictions", coverage=0.8)
-    (copy / "export.json").write_text(json.dumps(card))
-    refused("were fitted at 0.8; give conformal=0.8", conformal=0.9)
-    with pytest.raises(UserError, match="an export has no test predictions"):
-        predict(settings(run=str(exported), calibrate=True))
-    with pytest.raises(UserError, match="file=int16"):
-        open_predictor(str(copy), file="int16")
-
-
-def test_without_onnxruntime_one_sentence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skinkd.inference.exported.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"needs onnxruntime; run pip install 'skinkd\[export\]'$"):
-        open_predictor(str(exported), file="fp32")
-
-
-def test_a_float_export_takes_floats(finished: Path) -> None:
-    """The image as float32 in [0, 1] is the network's own division."""
-
-    class Session:
-        def run(self, outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
-            assert outputs == ["p"] and given["x"].dtype == np.float32 and given["x"].max() == 1
-            return [np.ones((1, 2), np.float32)]
-
-    from skinkd.inference.exported import Exported
-
-    card = {"input": {"name": "x", "dtype": "float32"}, "outputs": {"probabilities": "p"}}
-    found = Exported(Session(), ("a", "b"), 1, card, finished).probabilities(np.full((1, 3, 1, 1), 255, np.uint8))
-    assert found.dtype == np.float64
 
 
 def test_an_empty_set_is_not_a_missing_one() -> None:

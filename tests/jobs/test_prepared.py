@@ -113,6 +113,19 @@ def test_no_fork_where_there_is_a_gpu(start: Start, monkeypatch: pytest.MonkeyPa
     assert not isinstance(start("--help").process, Fork)
 
 
+def test_the_keeper_is_told_of_a_fork(
+    start: Start, processes: LocalProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it kills the fork as it kills any process of a sweep that has died, which test_pool.py shows."""
+    told: list[str] = []
+    tell = processes.tell
+    monkeypatch.setattr(processes, "tell", lambda line: (told.append(line), tell(line)))
+    fork = start("--help")
+    assert isinstance(fork.process, Fork) and told == [f"+{fork.process.pid}"]
+    assert code_of(fork) == 0 and told == [f"+{fork.process.pid}", f"-{fork.process.pid}"]
+
+
+@pytest.mark.slow
 def test_no_fork_outlives_the_process_that_started_it(tiny: list[str], tmp_path: Path) -> None:
     """Killed by SIGKILL, it ends no job itself."""
     words = [*TRAIN, *tiny, "trainer.max_epochs=500", f"paths.output_dir={tmp_path}"]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pool import METRIC, Scripts, finish, history, job
+from sweep_jobs import METRIC, finish, history, job
+from test_pool import Scripts
 
 from skinkd.jobs.places import Places
 from skinkd.jobs.pool import Pool

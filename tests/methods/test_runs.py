@@ -96,7 +96,13 @@ def last_state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# test_train.py has runs of supervised; the others differ from supervised, kd or fitnet in a loss, which test_contract.py has
+LIKE_ANOTHER = ("supervised", "at", "rkd", "d_kd", "dkd", "dist", "tf_kd")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in METHODS]
+)
 def test_a_run_of_the_method(name: str, settings_of: Callable[..., DictConfig]) -> None:
     settings = settings_of(name, "trainer.max_epochs=1")
     folder = train(settings)
@@ -134,7 +140,11 @@ WITH_STATE = ("crd", "dlb", "ps_kd", "ssdkd", "mskd")
 def test_killed_in_its_second_epoch_and_given_again_it_ends_as_it_did(
     name: str, settings_of: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of(name, "force=true")  # as another method's teacher it may be there
+    # the teachers of the runs above, of one epoch
+    teachers = ["method.teacher.run.trainer.max_epochs=1"] if name in ("crd", "mskd", "ssdkd") else []
+    if name == "ssdkd":
+        teachers += ["method.teacher.run.method.teacher.run.trainer.max_epochs=1"]
+    settings = settings_of(name, "force=true", *teachers)  # as another method's teacher it may be there
     train_teachers(settings)
     callbacks = skinkd.training.run.fit_callbacks
 
@@ -157,7 +167,7 @@ def test_killed_in_its_second_epoch_and_given_again_it_ends_as_it_did(
 
 
 def test_exits_are_scored_and_give_a_curve(settings_of: Callable[..., DictConfig]) -> None:
-    folder = train(settings_of("mskd"))
+    folder = train(settings_of("mskd", "trainer.max_epochs=1"))  # the run above
     metrics = train_process.metrics_of(folder)
     for exit in ("exit_1", "exit_2"):
         assert 0 <= metrics[f"test/{exit}/accuracy"] <= 1

@@ -147,7 +147,7 @@ def test_it_says_once_that_it_is_offline_and_leaves_no_environment(
     trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = dict(os.environ)
-    folder = trained("logger=wandb", "logger.example_images=0")
+    folder = trained("logger=wandb", "logger.example_images=0", "trainer.max_epochs=1")
     (run,) = offline_runs(folder)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("W&B")]
     assert lines == [f"W&B logs offline; to upload: wandb sync {run}"]
@@ -157,11 +157,13 @@ def test_it_says_once_that_it_is_offline_and_leaves_no_environment(
 
 
 def test_two_runs_of_one_process_are_two_runs(trained: Trained) -> None:
-    files = [WandbFile(offline_runs(trained("logger=wandb", f"seed={seed}"))[0]) for seed in (1, 2)]
+    files = [
+        WandbFile(offline_runs(trained("logger=wandb", f"seed={seed}", "trainer.max_epochs=1"))[0]) for seed in (1, 2)
+    ]
     assert files[0].run.run_id != files[1].run.run_id
     for seed, file in zip((1, 2), files, strict=True):
         assert file.config["seed"] == seed
-        assert len([row for row in file.history if "val/loss" in row]) == 2
+        assert len([row for row in file.history if "val/loss" in row]) == 1
         assert file.exit_code == 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx_once  # noqa: F401
 import pandas as pd
 import pytest
 import torch
