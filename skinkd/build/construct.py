@@ -45,17 +45,24 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
                 f"{place} cannot be built: {reason[:300]}; correct the argument, or leave it out"
             ) from error
         if isinstance(cause, TypeError) and (wrong := _ARGUMENT.search(str(cause))):
-            raise UserError(_wrong_argument(wrong, tree, place)) from error
+            raise UserError(_wrong_argument(wrong, tree, place, given=arguments)) from error
         raise cause from cause.__cause__  # its traceback has the file and the line
 
 
 _ARGUMENT = re.compile(r"([\w.]+)\(\) (missing \d+ required .*arguments?: |got an unexpected keyword argument )'(\w+)'")
 
 
-def _wrong_argument(wrong: re.Match[str], tree: Any, place: str) -> str:
+def _wrong_argument(wrong: re.Match[str], tree: Any, place: str, given: Mapping[str, Any]) -> str:
     """Return the sentence on an argument that is missing or unknown: the keys of a setting are its constructor's arguments."""
     what, fault, name = wrong.groups()
     if fault.startswith("missing"):
+        if name in given:
+            return (
+                f"{tree['_target_']} is given {name} and does not hand it on to {what}; let its __init__ take **protocol, and "
+                "call super().__init__(network, **protocol)"
+            )
+        if name == "image_labels":
+            return f"{tree['_target_']} takes image_labels and does not say so; set keeps_memory = True in the class"
         alike = difflib.get_close_matches(name, [key for key in tree if not key.startswith("_")], n=1, cutoff=0.7)
         hint = f"; is {place}.{alike[0]} misspelt?" if alike else ""
         return (

@@ -41,8 +41,15 @@ class ImageTable:
     def __post_init__(self) -> None:
         """Check the rows and bring them to the order and types promised above."""
         if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"class names repeat: {self.classes}")
-        frame = _checked(self.name, self.frame, COLUMNS).astype({"label": np.int64, "group": str})
+            raise UserError(f"the dataset {self.name!r} names a class twice: {', '.join(self.classes)}; name each once")
+        frame = _checked(self.name, self.frame, COLUMNS).astype({"group": str})
+        try:
+            frame = frame.astype({"label": np.int64})
+        except ValueError:
+            raise UserError(
+                f"the dataset {self.name!r} has labels that are no whole numbers; a label is the place of its class in "
+                f"{', '.join(self.classes)}, counted from 0"
+            ) from None
         outside = sorted(set(frame["label"]) - set(range(len(self.classes))))
         if outside:
             raise UserError(
@@ -85,7 +92,9 @@ def _checked(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataF
     """Return the rows sorted by ``image_id``; raise UserError if there is none, or an id is used twice."""
     absent = [column for column in columns if column not in frame.columns]
     if absent:
-        raise ValueError(f"a table of images needs the columns {columns}; absent: {absent}")
+        raise UserError(
+            f"the dataset {name!r} has no column {', '.join(absent)}; a table of images has {', '.join(columns)}"
+        )
     if frame.empty:
         raise UserError(f"the dataset {name!r} has no images; check data.root and its metadata")
     frame = frame.astype({"image_id": str, "path": str})

@@ -124,6 +124,12 @@ class Method(L.LightningModule):
                 f"training_step of {type(self).__name__} gives the terms {', '.join(sorted(terms))}, and its term_names are "
                 f"{', '.join(sorted(self.term_names))}; combine needs each of them once"
             )
+        for name, term in terms.items():
+            if not callable(term):
+                raise UserError(
+                    f"training_step of {type(self).__name__} gives combine the term {name} as a value, and a term is a "
+                    f"function, so that it is not computed at weight 0; write {name}=lambda: …"
+                )
         values = {name: term() for name, term in terms.items() if self.uses(name)}
         for name, value in values.items():
             if value.ndim:

@@ -47,7 +47,7 @@ def test_a_table_without_labels_keeps_nothing_that_could_be_taken_for_one() -> N
     for rows, words in ((frame([]), "the dataset 't' has no images"), (frame(["a", "a"]), r"1 image ids .*\(a\)")):
         with pytest.raises(UserError, match=words):
             UnlabelledTable("t", rows)
-    with pytest.raises(ValueError, match="'path'"):
+    with pytest.raises(UserError, match="'t' has no column path"):
         UnlabelledTable("t", pictures.frame[["image_id"]])
 
 
@@ -55,6 +55,8 @@ def test_a_table_without_labels_keeps_nothing_that_could_be_taken_for_one() -> N
     ("rows", "words"),
     [
         (frame([]), ["'t'", "no images"]),
+        (frame(["a", "b"]).drop(columns="group"), ["'t' has no column group"]),
+        (frame(["a", "b"]).assign(label=["nv", "mel"]), ["'t' has labels that are no whole numbers"]),
         (frame(["a", "b", "a", "a"]), ["1 image ids", "(a)", "more than once"]),
         (frame(["a", "b"], [0, 2]), ["[2]", "2 classes"]),
         (frame(["a", "b"], [0, -1]), ["[-1]", "2 classes"]),

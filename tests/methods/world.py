@@ -2,10 +2,12 @@
 
 import copy
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import skinkd.conf
 import torch
 import yaml
 from hydra import compose, initialize_config_module
@@ -20,6 +22,8 @@ from skinkd.config.resolve import resolved
 from skinkd.methods.base import Method
 from skinkd.models.heads import Projector
 from skinkd.models.teacher import Teacher
+
+METHOD_FILES = Path(skinkd.conf.__file__).parent / "method"
 
 torch.set_num_threads(1)  # more only contend over networks this small
 CLASSES, SIZE = 5, 64
@@ -44,8 +48,8 @@ def networks_of(name: str) -> list[str]:
         return MSKD_STUDENT + [f"method.teacher.run.backbone.{text}" for text in MSKD_TEACHER]
     if name == "mskd_teacher":
         return [f"backbone.{text}" for text in MSKD_TEACHER]
-    teacher_free = ("supervised", "swskd", "tsskd", "byot", "ssdkd_projection", "tf_kd", "cs_kd", "ps_kd", "dlb")
-    has_teacher_network = name not in teacher_free and name != "tf_kd_self"  # whose teacher has the student's network
+    taught = "/teacher@teacher" in (METHOD_FILES / f"{name}.yaml").read_text()
+    has_teacher_network = taught and name not in ("tf_kd_self", "ssdkd_projection")  # whose teacher has the student's
     return SMALL_NETWORK + (SMALL_TEACHER if has_teacher_network else [])
 
 

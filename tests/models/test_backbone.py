@@ -63,8 +63,8 @@ def _eval_mode(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("network").eval().zero_grad(set_to_none=True)
 
 
-def test_every_preset_is_known() -> None:
-    assert set(TIMM_PRESETS) == {
+def test_every_name_of_this_file_is_a_presets() -> None:
+    assert set(TIMM_PRESETS) >= {
         "resnet18", "resnet50", "resnet101", "mobilenetv2_100", "efficientnet_b0", "efficientnet_b4",
         "convnext_tiny", "vit_tiny", "densenet121", "resnet10t_half",
     }  # fmt: skip
