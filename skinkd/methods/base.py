@@ -150,7 +150,7 @@ class Method(L.LightningModule):
 
     @property
     def logs_step(self) -> bool:
-        """Whether Lightning hands the values of this step to the loggers; logging them takes as long as a small layer."""
+        """Whether Lightning hands the values of this step to the loggers. At any other step nobody would read them."""
         return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
 
     def _ramp(self) -> float:
