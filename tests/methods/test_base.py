@@ -8,8 +8,10 @@ import pytest
 import torch
 from staged import Staged, attach, batch_of, protocol
 from torch.nn import functional as F
+from world import make_method
 
 from skinkd.errors import UserError
+from skinkd.methods.ps_kd import PSKD
 from skinkd.methods.supervised import Supervised
 from skinkd.methods.tsskd import TSSKD
 
@@ -152,3 +154,9 @@ def test_frozen_parameters_are_not_given_to_the_optimizer() -> None:
     method.configure_optimizers()
     frozen = {id(parameter) for parameter in method.network.convs[0].parameters()}  # type: ignore[union-attr,operator]
     assert {id(p) for p in seen} == {id(p) for p in method.parameters()} - frozen
+
+
+def test_a_method_that_takes_labels_of_images_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PSKD, "keeps_memory", False)
+    with pytest.raises(UserError, match=r"PSKD takes image_labels and does not say so; set keeps_memory = True"):
+        make_method("ps_kd")
