@@ -45,6 +45,7 @@ ADDED_SETTINGS: dict[str, Any] = {
     "data.missing_labels": "error",
     "data.table.missing_labels": "error",
     "loss.label_smoothing": 0.0,
+    "method.centre_logits": False,
     "method.logit_standardization": False,
     "method.teacher.channels_last": False,
 }

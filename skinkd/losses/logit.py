@@ -126,6 +126,19 @@ def virtual_teacher_kl(
 
 
 @at_least_float32
+def centre(logits: Tensor) -> Tensor:
+    """Each row of logits less its mean, so that a constant added to a row changes no term (ours).
+
+    Args:
+        logits: (B, K).
+
+    Returns:
+        (B, K), in float32 or wider.
+    """
+    return logits - logits.mean(dim=1, keepdim=True)
+
+
+@at_least_float32
 def standardize(logits: Tensor) -> Tensor:
     """Each row of logits with mean 0 and standard deviation 1 (Sun et al., CVPR 2024, algorithm 1).
 
@@ -137,7 +150,7 @@ def standardize(logits: Tensor) -> Tensor:
     Returns:
         (B, K), in float32 or wider.
     """
-    centred = logits - logits.mean(dim=1, keepdim=True)
+    centred = centre(logits)
     # the root of a row of equal logits has no gradient
     variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
     deviation = torch.where(variance > 0, variance, 1.0).sqrt().where(variance > 0, 0.0)

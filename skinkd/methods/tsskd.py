@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skinkd.batch import Batch
 from skinkd.errors import UserError
-from skinkd.losses.logit import class_temperature_kl
+from skinkd.losses.logit import centre, class_temperature_kl
 from skinkd.methods.base import Method
 from skinkd.models.backbone import Backbone
 
@@ -28,6 +28,8 @@ class TSSKD(Method):
     Args:
         temperature: T.
         ratio: r.
+        centre_logits: give the logits of each view mean 0 in each image before the term kd (ours). Stored runs may be older
+            than the setting.
 
     The loss weights are ``ce`` and ``kd`` (λ).
     """
@@ -37,7 +39,9 @@ class TSSKD(Method):
     distillation_terms = ("kd",)
     hard_label_terms = ("kd",)  # the true class has a temperature of its own
 
-    def __init__(self, network: Backbone, *, temperature: float, ratio: float, **protocol: Any) -> None:
+    def __init__(
+        self, network: Backbone, *, temperature: float, ratio: float, centre_logits: bool = False, **protocol: Any
+    ) -> None:
         super().__init__(network, **protocol)
         for name, value in (("temperature", temperature), ("ratio", ratio)):
             if value <= 0:
@@ -46,6 +50,7 @@ class TSSKD(Method):
                 )
         self.temperature = temperature
         self.ratio = ratio
+        self.centre_logits = centre_logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         (teacher_view, student_view), label = batch.image.unbind(dim=1), batch.label
@@ -53,9 +58,17 @@ class TSSKD(Method):
         return self.combine(
             ce=lambda: self.criterion(logits, label),
             kd=lambda: class_temperature_kl(
-                logits, self._without_gradient(teacher_view), label, temperature=self.temperature, ratio=self.ratio
+                self.comparable(logits),
+                self.comparable(self._without_gradient(teacher_view)),
+                label,
+                temperature=self.temperature,
+                ratio=self.ratio,
             ),
         )
+
+    def comparable(self, logits: Tensor) -> Tensor:
+        """The logits (B, K) as the term between the views takes them."""
+        return centre(logits) if self.centre_logits else logits
 
     @torch.no_grad()
     def _without_gradient(self, image: Tensor) -> Tensor:

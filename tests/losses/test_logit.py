@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skinkd.losses.logit import (
+    centre,
     class_temperature_kl,
     decoupled_kd,
     kl_divergence,
@@ -139,6 +140,16 @@ def test_class_temperature_kl_is_shift_invariant_only_at_ratio_one(rows, shift):
     plain = kl_divergence(student, teacher, temperature=4)
     moved = class_temperature_kl(student + shift, teacher, target, temperature=4, ratio=1)
     torch.testing.assert_close(moved, plain, rtol=1e-9, atol=1e-9)
+
+
+@given(logit_rows(2), st.floats(-5, 5), st.floats(0.1, 2))
+def test_class_temperature_kl_of_centred_logits_is_shift_invariant(rows, shift, ratio):
+    student, teacher, target = rows
+    here, moved = (
+        class_temperature_kl(centre(one), centre(other), target, temperature=4, ratio=ratio)
+        for one, other in ((student, teacher), (student + shift, teacher - shift))
+    )
+    torch.testing.assert_close(here, moved, rtol=1e-9, atol=1e-9)
 
 
 def test_class_temperature_kl_depends_on_the_shift_elsewhere():

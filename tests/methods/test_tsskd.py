@@ -67,6 +67,23 @@ def test_the_step_equals_the_reference(name: str, temperature: float, ratio: flo
     assert sorted(network.asked) == [("student", True, True), ("teacher", False, True)]
 
 
+def test_centred_logits_give_the_term_of_logits_less_their_mean() -> None:
+    torch.manual_seed(0)
+    student, teacher, label = torch.randn(6, 7) + 3, torch.randn(6, 7) - 2, torch.arange(6)
+    found = []
+    for answers, centred in (
+        ((student, teacher), True),
+        ([z - z.mean(1, keepdim=True) for z in (student, teacher)], False),
+    ):
+        settings = {"temperature": 4.0, "ratio": 0.1, "centre_logits": centred}
+        method = TSSKD(TwoAnswers(*answers), **settings, **protocol(WEIGHTS))  # type: ignore[arg-type]
+        logged = attach(method)
+        method.training_step(Batch(two_views(6), label, label), 0)
+        found.append(logged)
+    torch.testing.assert_close(found[0]["train/kd"], found[1]["train/kd"])
+    torch.testing.assert_close(found[0]["train/ce"], found[1]["train/ce"])  # a shift changes no softmax
+
+
 @pytest.mark.parametrize("size", [1, 5])
 def test_the_step_equals_plain_loops(size: int) -> None:
     torch.manual_seed(1)
