@@ -50,9 +50,9 @@ test-cluster: $(VENV)/.installed
 study: $(VENV)/.installed
 	$(RUN) -m benchmarks.study folds $(STUDY)
 
-# docs/results.md again, from the committed archive alone
+# docs/results.md again, from the committed archive alone; STUDY=--wandb makes its report in W&B too
 study-report: $(VENV)/.installed
-	$(RUN) -m benchmarks.study report
+	$(RUN) -m benchmarks.study report $(STUDY)
 
 # small networks from scratch (docs/first_study.md): hours on a CPU; can be resumed. STUDY="sweep.devices=2" runs two jobs at once
 first-study: $(VENV)/.installed

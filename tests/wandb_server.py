@@ -55,6 +55,7 @@ class WandbServer:
     Attributes:
         runs: the runs, by id.
         artifacts: the artifacts, by name.
+        views: the saved reports and workspaces, as the client sent them.
         unknown: the requests that the server had no answer to.
         delay: seconds before every answer.
         refusal: HTTP status of every answer; None: the server answers.
@@ -63,6 +64,7 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, StoredRun] = {}
         self.artifacts: dict[str, StoredArtifact] = {}
+        self.views: list[dict[str, Any]] = []
         self.unknown: list[str] = []
         self.delay = 0.0
         self.refusal: int | None = None
@@ -136,6 +138,11 @@ class WandbServer:
             "UpdateArtifactManifest": self._manifest,
             "CreateArtifactFiles": self._artifact_files,
             "CommitArtifact": self._commit,
+            "GetDefaultEntity": self._viewer,
+            "GetProjects": self._projects,
+            "ProjectInternalId": lambda _: {"project": {"internalId": "project"}},
+            "upsertView": self._save_view,
+            "UpsertView2": self._save_view,
         }
         with self._lock:
             if operation not in known:
@@ -147,6 +154,13 @@ class WandbServer:
         viewer = {"id": "user", "entity": "tester", "username": "tester", "flags": "{}", "teams": {"edges": []}}
         return {"viewer": viewer, "serverInfo": {"cliVersionInfo": {}, "latestLocalVersionInfo": None}}
 
+    def _projects(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Every project that a run was sent to is there."""
+        names = sorted({run.given["project"] for run in self.runs.values()})
+        shared = {"entityName": given["entity"], "createdAt": "", "isBenchmark": False, "user": None}
+        edges = [{"node": {"id": name, "name": name, **shared}} for name in names]
+        return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+
     def _open_run(self, given: dict[str, Any]) -> dict[str, Any]:
         name = given.get("name") or given["id"].removeprefix("id-")
         new = name not in self.runs
@@ -157,7 +171,11 @@ class WandbServer:
         run.given |= {key: value for key, value in given.items() if value is not None}
         if given.get("config"):
             run.config = {key: entry["value"] for key, entry in json.loads(given["config"]).items()}
-        bucket = self._bucket(name) | {"description": None, "sweepName": None, "project": self._project()}
+        bucket = self._bucket(name) | {
+            "description": None,
+            "sweepName": None,
+            "project": self._project(run.given["project"]),
+        }
         return {"upsertBucket": {"inserted": new, "bucket": bucket}}
 
     def _bucket(self, name: str) -> dict[str, Any]:
@@ -172,8 +190,8 @@ class WandbServer:
         }
 
     @staticmethod
-    def _project() -> dict[str, Any]:
-        return {"id": "project", "name": "skinkd", "entity": {"id": "entity", "name": "tester"}}
+    def _project(name: str) -> dict[str, Any]:
+        return {"id": "project", "name": name, "entity": {"id": "entity", "name": "tester"}}
 
     def _resume_status(self, given: dict[str, Any]) -> dict[str, Any]:
         name, bucket = given["name"], None
@@ -189,7 +207,7 @@ class WandbServer:
                 "tags": run.given.get("tags", []),
                 "wandbConfig": '{"t": 1}',
             }
-        return {"model": self._project() | {"bucket": bucket}}
+        return {"model": self._project(given["project"]) | {"bucket": bucket}}
 
     def _run_files(self, given: dict[str, Any]) -> dict[str, Any]:
         run = given["run"]
@@ -234,6 +252,16 @@ class WandbServer:
         name = given["artifactID"]
         self.artifacts[name].committed = True
         return {"commitArtifact": {"artifact": {"id": name, "digest": "digest"}}}
+
+    def _save_view(self, given: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(given)
+        view = {"id": f"view-{len(self.views)}", "name": given["name"], "type": given["type"], "spec": given["spec"]}
+        view |= {
+            "displayName": given["displayName"],
+            "description": given["description"],
+            "project": self._project(given["projectName"]),
+        }
+        return {"upsertView": {"view": view, "inserted": True}}
 
 
 def handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:

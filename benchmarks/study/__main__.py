@@ -10,6 +10,7 @@
     python -m benchmarks.study subgroups                         # benchmarks/study/subgroups.csv
     python -m benchmarks.study corruptions --folds 3 --rows supervised swskd    # benchmarks/study/corruptions.csv
     python -m benchmarks.study report                            # docs/results.md, from the archive and both tables
+    python -m benchmarks.study report --wandb                    # and the same runs, a report and a workspace in W&B
 
 Runs are those of ``python -m skinkd.train experiment=lite_study_<row>``, with the same folders; here they begin in processes
 that are forked from this one, which saves each of them the imports. Given again, the same command goes on. Trials are those
@@ -197,7 +198,10 @@ def arguments() -> argparse.Namespace:
     verbs.add_parser("pack", help="replace the committed archive by the finished runs under SKINKD_OUTPUT_DIR")
     unpacked = verbs.add_parser("unpack", help="restore the run folders of the committed archive")
     unpacked.add_argument("folder", type=Path)
-    verbs.add_parser("report", help="write docs/results.md from the committed archive")
+    reported = verbs.add_parser("report", help="write docs/results.md from the committed archive")
+    reported.add_argument(
+        "--wandb", action="store_true", help="also log the runs to W&B, with a report and a workspace"
+    )
     verbs.add_parser("subgroups", help="scores by sex, age, site and confirmation; needs SKINKD_DATA_DIR")
     corrupt = verbs.add_parser("corruptions", help="scores on corrupted images; needs weights, images and medmnistc")
     corrupt.add_argument("--folds", type=int, nargs="+", required=True)
@@ -222,7 +226,7 @@ def main() -> None:
     elif options.verb == "unpack":
         print(f"{len(unpack(ARCHIVE, options.folder))} runs in {options.folder}")
     elif options.verb == "report":
-        write_page()
+        write_page(wandb=options.wandb)
     elif options.verb == "subgroups":
         run_subgroups()
     elif options.verb == "corruptions":

@@ -33,15 +33,20 @@ TEXT = Path(__file__).with_name("page.md")
 """The page's words, with a place for each figure and table."""
 
 
-def write_page() -> None:
-    """Write the page and its figure."""
+def write_page(*, wandb: bool) -> None:
+    """Write the page and its figures; with ``wandb``, also make the report in W&B."""
     with tempfile.TemporaryDirectory() as folder:
         collected = collect(stored_runs(Path(folder)))
         methods = methods_of(collected)
         FIGURE.write_text(as_file(draw_methods(methods)), encoding="utf-8")
         LEAK_FIGURE.write_text(as_file(draw_leak(leak_of(collected)[0])), encoding="utf-8")
         PAGE.write_text(page(collected, methods), encoding="utf-8")
-    print(f"{PAGE} and {FIGURE.name} written")
+        print(f"{PAGE} and {FIGURE.name} written", flush=True)
+        if wandb:
+            from .dashboard import publish_study  # wandb-workspaces, which nothing else needs
+
+            for name, url in publish_study(collected, methods, answer(methods)).items():
+                print(f"W&B {name}: {url}")
 
 
 def methods_of(collected: Collected) -> list[Compared]:

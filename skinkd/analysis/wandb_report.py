@@ -81,7 +81,7 @@ def build_report(comparison: Comparison, *, entity: str, project: str, ids: list
         entity=entity,
         project=project,
         name="runs by row",
-        filters=_filter(ids),
+        filters=selected(ids),
         groupby=[f"config.{name}" for name in grouping(comparison.rows)],
         pinned_columns=_columns(comparison),
     )
@@ -98,7 +98,7 @@ def build_report(comparison: Comparison, *, entity: str, project: str, ids: list
             text=f"Means over the runs with the same {', '.join(grouping(comparison.rows))}. The intervals by lesion are in "
             "the tables above."
         ),
-        wr.PanelGrid(runsets=[runset], panels=[*_bars(comparison), *_curves(), *_costs()]),
+        wr.PanelGrid(runsets=[runset], panels=[*bars(comparison.metrics), *curves(), *_costs()]),
     ]
     return wr.Report(entity=entity, project=project, title=_title(comparison), width="fluid", blocks=blocks)
 
@@ -112,12 +112,12 @@ def build_workspace(comparison: Comparison, *, entity: str, project: str, ids: l
         project=project,
         name=_view_name(comparison),
         sections=[
-            ws.Section(name="Test metrics", panels=_bars(comparison), is_open=True),
-            ws.Section(name="Training curves", panels=_curves(), is_open=True),
+            ws.Section(name="Test metrics", panels=bars(comparison.metrics), is_open=True),
+            ws.Section(name="Training curves", panels=curves(), is_open=True),
             ws.Section(name="Cost", panels=_costs(), is_open=True),
         ],
         runset_settings=ws.RunsetSettings(
-            filters=_filter(ids),
+            filters=selected(ids),
             groupby=[ws.Config(name) for name in grouping(comparison.rows)],
             pinned_columns=_columns(comparison),
         ),
@@ -157,7 +157,8 @@ def _view_name(comparison: Comparison) -> str:
     return "".join(" " if category(letter).startswith(("S", "C")) else letter for letter in _title(comparison))
 
 
-def _filter(ids: list[str]) -> str:
+def selected(ids: list[str]) -> str:
+    """Return W&B's filter for runs by their ids."""
     return f"Metric('ID') in {sorted(ids)!r}"
 
 
@@ -172,8 +173,11 @@ def _columns(comparison: Comparison) -> list[str]:
     ]
 
 
-def _bars(comparison: Comparison) -> list[Any]:
-    """Return bars by the groups of the runset. A ``groupby`` of the panel would replace them and takes only one setting."""
+def bars(metrics: Sequence[str]) -> list[Any]:
+    """Return bars of test metrics, one for each group of the runset.
+
+    A ``groupby`` of the panel would replace the runset's and takes only one setting.
+    """
     import wandb_workspaces.reports.v2 as wr
 
     return [
@@ -183,17 +187,18 @@ def _bars(comparison: Comparison) -> list[Any]:
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
         )
-        for name in comparison.metrics
+        for name in metrics
     ]
 
 
-def _curves() -> list[Any]:
+def curves(x: str = "trainer/global_step") -> list[Any]:
+    """Return curves of validation over ``x``, a mean and a band for each group of the runset."""
     import wandb_workspaces.reports.v2 as wr
 
     return [
         wr.LinePlot(
             title=f"validation {words}",
-            x="trainer/global_step",
+            x=x,
             y=[name],
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
