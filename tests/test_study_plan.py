@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from study import choice, plan, rows
+from study import choice, plan, rows, variants
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,6 +103,29 @@ def test_a_block_has_each_run_once_with_its_teachers_before_it() -> None:
     assert len({job.folder for job in block}) == len(block)
 
 
+@pytest.mark.parametrize(("kind", "test"), [("ablations", True), ("remedies", False)])
+def test_a_variant_changes_its_row_alone_and_keeps_its_teacher(kind: str, test: bool) -> None:
+    found = variants.make_variants(variants.SETS[kind], 0, 0, [], test)
+    chosen = {job.label.split()[0]: job for job in plan.make_block(list(rows.ROWS), 0, 0, [], test)}
+    for variant, job in found.items():
+        assert (job.folder == chosen[variant.row].folder) == (not variant.settings), variant
+        assert [need.folder for need in job.needs] == [need.folder for need in chosen[variant.row].needs]
+        assert ("evaluation.test=false" in job.overrides) == (not test)
+    jobs = variants.with_teachers(found.values())
+    assert len({job.folder for job in jobs}) == len(jobs)
+    assert all(
+        need.folder in [one.folder for one in jobs[:place]] for place, job in enumerate(jobs) for need in job.needs
+    )
+
+
+def test_a_run_has_one_line_in_the_table_of_results(tmp_path: Path) -> None:
+    line = {"row": "kd", "variant": "2 epochs", "fold": 0, "seed": 0, **dict.fromkeys(variants.SCORES, 0.25)}
+    variants.stored([line, line | {"seed": 1, "accuracy": 0.75}], tmp_path / "table.csv")
+    table = variants.stored([line | {"accuracy": 0.5}], tmp_path / "table.csv")  # trained again
+    assert table["accuracy"].tolist() == [0.5, 0.75]
+    assert "| `kd` | 2 epochs | 2 | 0.250 | 0.250 | 0.625 |" in variants.variant_table(table)
+
+
 @pytest.mark.slow
 def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
     weights = ROOT.parent / "shared" / "weights"
@@ -134,6 +157,8 @@ def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
         names = tar.getnames()
     assert len({name.split("/")[0] for name in names}) == 3
     assert sum(name.endswith("predictions/test.float32.csv") for name in names) == 3
+    told = call("remedies", "--seconds", "600", "--rows", "supervised", "--seeds", "0")
+    assert "2 runs" in told and "| `supervised` | 4 epochs | 1 |" in told
     assert "not begun: 3 jobs" in call(
         "folds", "--seconds", "0", "--rows", "supervised", "kd", "--folds", "2", "--seeds", "0"
     )

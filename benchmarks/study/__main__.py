@@ -5,6 +5,8 @@
     python -m benchmarks.study tune --seconds 170 --out $OUT     # tables of trials: $OUT/tune/<row>.csv
     python -m benchmarks.study choose $OUT/tune                  # chosen settings: conf/experiment/lite_study_<row>.yaml
     python -m benchmarks.study folds --seconds 380 --out $OUT    # finished runs: $OUT/folds.tar.xz
+    python -m benchmarks.study ablations --seconds 380           # benchmarks/study/ablations.csv
+    python -m benchmarks.study remedies --seconds 380            # benchmarks/study/remedies.csv
     python -m benchmarks.study pack                              # finished runs: benchmarks/study/runs.tar.xz
     python -m benchmarks.study unpack $FOLDER                    # run folders of benchmarks/study/runs.tar.xz
     python -m benchmarks.study subgroups                         # benchmarks/study/subgroups.csv
@@ -42,7 +44,7 @@ from skinkd.config.resolve import resolved
 from skinkd.data.audit import audit_split
 from skinkd.data.splits import measure_leak
 
-from . import corruptions, subgroups
+from . import corruptions, subgroups, variants
 from .archive import pack, unpack
 from .choice import best_trial, equal_trials, settings_of, trials_page
 from .collect import ARCHIVE, collect, stored_runs
@@ -153,6 +155,29 @@ def run_folds(options: argparse.Namespace, until: float, output: Path) -> None:
     pack([job.folder for job in jobs if job.finished], options.out / "folds.tar.xz", preset=1)
 
 
+# ---------------------------------------------------------------- ablations and remedies
+
+
+def run_variants(options: argparse.Namespace, until: float, output: Path) -> None:
+    """Train the ablations or the remedies, and add the scores of those that have finished to their table."""
+    test, extra = options.verb == "ablations", list(DRY) if options.cpu else list(options.overrides)
+    chosen = [one for one in variants.SETS[options.verb] if not options.rows or one.row in options.rows]
+    places = [(fold, seed) for seed in options.seeds for fold in options.folds]
+    made = in_processes(variants.make_variants, [(chosen, fold, seed, extra, test) for fold, seed in places])
+    jobs = [job for block in made for job in variants.with_teachers(block.values())]
+    print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
+    run_jobs(jobs, cores=options.cores, until=until, logs=output / f"{options.verb}-logs")
+    lines = [
+        variants.scores_of(variant, job, fold, seed, "test" if test else "val")
+        for (fold, seed), block in zip(places, made, strict=True)
+        for variant, job in block.items()
+        if job.finished
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{options.verb}.csv" if options.cpu else variants.RESULTS[options.verb]
+    print(variants.variant_table(variants.stored(lines, file)) if lines else "nothing has finished")
+
+
 # ---------------------------------------------------------------- what the report needs beside the archive
 
 
@@ -180,6 +205,8 @@ def arguments() -> argparse.Namespace:
     for verb, words in (
         ("tune", "search settings on fold 0's validation part"),
         ("folds", "train the rows on all folds"),
+        ("ablations", "train the rows without a part of their method, scored on test"),
+        ("remedies", "try what might help a row, scored on validation"),
     ):
         one = verbs.add_parser(verb, help=words)
         one.add_argument("--seconds", type=float, default=math.inf, help="the whole command ends within these")
@@ -190,9 +217,11 @@ def arguments() -> argparse.Namespace:
         one.add_argument("--rows", nargs="*", choices=ROWS, help="all, if not given")
         one.add_argument("--cpu", action="store_true", help="a dry run on drawn images, tiny")
     verbs.choices["tune"].add_argument("--trials", type=int, default=12, help="of each row, at most")
-    verbs.choices["folds"].add_argument("--folds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
-    verbs.choices["folds"].add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    verbs.choices["folds"].add_argument("overrides", nargs="*", help="for every run, such as precision=fp32")
+    every = list(range(5))
+    for verb, folds, seeds in (("folds", every, [0, 1, 2]), ("ablations", every, [0]), ("remedies", [0], [0, 1, 2])):
+        verbs.choices[verb].add_argument("--folds", type=int, nargs="*", default=folds)
+        verbs.choices[verb].add_argument("--seeds", type=int, nargs="*", default=seeds)
+        verbs.choices[verb].add_argument("overrides", nargs="*", help="for every run, such as precision=fp32")
     verbs.add_parser("choose", help="write the best trials' settings").add_argument("folder", type=Path)
     verbs.add_parser("defaults", help="write the experiment files without chosen settings")
     verbs.add_parser("pack", help="replace the committed archive by the finished runs under SKINKD_OUTPUT_DIR")
@@ -236,8 +265,10 @@ def main() -> None:
         print(f"prepared after {time.monotonic() - BEGAN:.0f} s", flush=True)
         if options.verb == "tune":
             run_tuning(options, BEGAN + options.seconds - 10, output)
-        else:
+        elif options.verb == "folds":
             run_folds(options, BEGAN + options.seconds - 30, output)
+        else:
+            run_variants(options, BEGAN + options.seconds - 10, output)
 
 
 if __name__ == "__main__":

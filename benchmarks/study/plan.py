@@ -34,13 +34,31 @@ def composed(overrides: Sequence[str], config_name: str = "train") -> Any:
         return compose(config_name, overrides=list(overrides))
 
 
-def make_job(name: str, fold: int, seed: int, made: dict[str, Job], extra: Sequence[str], *, test: bool) -> Job:
-    """The run of a row on a fold with a seed; its teachers' jobs are made first where ``made`` has none, by row."""
+def make_job(
+    name: str,
+    fold: int,
+    seed: int,
+    made: dict[str, Job],
+    extra: Sequence[str],
+    *,
+    test: bool,
+    changes: Sequence[str] = (),
+) -> Job:
+    """The run of a row on a fold with a seed; its teachers' jobs are made first where ``made`` has none, by row.
+
+    ``extra`` are overrides for the run and its teachers, ``changes`` for the run alone.
+    """
     if name in made:
         return made[name]
     row = ROWS[name]
     overrides = [f"experiment=lite_study_{name}", f"data.fold={fold}", f"seed={seed}"]
-    overrides += [f"data.num_workers={row.workers}", "trainer.enable_progress_bar=false", "logger=none", *extra]
+    overrides += [
+        f"data.num_workers={row.workers}",
+        "trainer.enable_progress_bar=false",
+        "logger=none",
+        *extra,
+        *changes,
+    ]
     needs = []
     if row.teacher:
         needs = [make_job(row.teacher, fold, seed, made, extra, test=test)]
