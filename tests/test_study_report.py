@@ -58,9 +58,11 @@ def test_without_a_class_there_is_no_sensitivity() -> None:
     assert np.isnan(weighted_sensitivity(score, positive, weights, 0.9)).tolist() == [True, True, False]
 
 
-def run(method: str, fold: int | None, precision: str = "bf16-mixed", protocol: str = "grouped", **data: Any) -> Run:
+def run(
+    method: str, fold: int | None, precision: str = "bf16-mixed", protocol: str = "grouped", seed: int = 0, **data: Any
+) -> Run:
     config = {
-        "seed": 0,
+        "seed": seed,
         "protocol": protocol,
         "data": {"fold": fold},
         "method": {"name": method},
@@ -78,9 +80,22 @@ def test_a_folds_runs_have_the_formats_of_its_supervised_run() -> None:
     found = collect([other, leaky, *fair])
     assert [found.folds(row) for row in ("supervised", "kd", "swskd")] == [[0, 1], [0], [1]]
     assert found.left_out == (other,) and found.leaky == (leaky,)
-    assert found.runs["swskd"][1] is fair[3] and len(found.every) == 4
+    assert found.runs["swskd"][1, 0] is fair[3] and len(found.every) == 4
     with pytest.raises(ValueError, match="two runs on fold 0"):
         collect([*fair, run("kd", 0)])
+
+
+def test_a_further_seed_counts_with_all_folds_of_the_row_and_its_baseline() -> None:
+    def block(row: str, seed: int, folds: int = 5) -> list[Run]:
+        return [run(row, fold, seed=seed) for fold in range(folds)]
+
+    first = [one for row in ("supervised", "swskd", "tsskd") for one in block(row, 0)]
+    found = collect([*first, *block("supervised", 1), *block("swskd", 1), *block("tsskd", 1, 4), *block("swskd", 2)])
+    assert found.places("swskd") == [(fold, seed) for fold in range(5) for seed in (0, 1)]
+    assert found.places("tsskd") == [(fold, 0) for fold in range(5)]
+    assert len(found.waiting) == 4 and len(found.left_out) == 5  # seed 2 has no supervised run
+    assert found.seeds == [0, 1] and [one.seed for one in found.once("swskd")] == [0] * 5
+    assert "| `swskd` | seeds 0, 1 | seeds 0, 1 |" in tables.coverage_table(found)
 
 
 def comparison(row: str, folds: int, low: float, high: float, p: float) -> Compared:
@@ -178,7 +193,7 @@ def test_the_stored_runs_are_those_of_the_committed_settings(
     monkeypatch.setenv("SKINKD_DATA_DIR", paths["data_dir"])
     monkeypatch.setenv("SKINKD_OUTPUT_DIR", paths["output_dir"])
     monkeypatch.setenv("SKINKD_WEIGHTS", str(Path(paths["data_dir"]).parent / "weights"))
-    stored = {row: folds[fold] for row, folds in collect(runs).runs.items() if fold in folds}
+    stored = {row: of[fold, 0] for row, of in collect(runs).runs.items() if (fold, 0) in of}
     for device in {run.config["trainer"]["accelerator"] for run in stored.values()}:
         rows = [row for row, run in stored.items() if run.config["trainer"]["accelerator"] == device]
         precision = stored["supervised"].config["trainer"]["precision"]
@@ -192,7 +207,7 @@ def test_the_page_has_the_scores_of_the_archive(runs: tuple[Run, ...]) -> None:
     found = collect(runs)
     for table in (
         tables.coverage_table(found),
-        tables.score_table(found, range(5)),
+        tables.score_table(found),
         tables.learning_table(found, tables.LEARNING, (0, 1)),
     ):
         assert table in PAGE

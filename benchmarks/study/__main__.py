@@ -193,7 +193,7 @@ def run_corruptions(options: argparse.Namespace, output: Path) -> None:
     runs = collect(found.runs).runs
     drawn = {"images": options.images, "seed": 0}
     tables = [corruptions.predictions_of(runs, options.rows, fold, **drawn) for fold in options.folds]
-    classes = runs["supervised"][options.folds[0]].classes
+    classes = runs["supervised"][options.folds[0], 0].classes
     corruptions.summarised(pd.concat(tables), classes).round(6).to_csv(corruptions.RESULTS, index=False)
     print(f"{corruptions.RESULTS} written")
 

@@ -1,4 +1,4 @@
-"""The archive's runs by row and fold, and when and where they ran."""
+"""The archive's runs by row, fold and seed, and when and where they ran."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from skinkd.analysis.runs import Run, read_runs
+from skinkd.analysis.trainings import Place
 
 from .archive import unpack
 
@@ -18,8 +19,10 @@ TEACHERS = ORDER[-3:]
 BASELINES = dict.fromkeys(("kd", "byot", "swskd", "tsskd", "ssdkd"), "supervised") | {"mskd": "hybrid_supervised"}
 """The baseline of each of the six methods."""
 
-Runs = dict[str, dict[int, Run]]
-"""Row -> fold -> run."""
+FOLDS = 5  # of the design
+
+Runs = dict[str, dict[Place, Run]]
+"""Row -> fold and seed -> run."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,38 @@ class Collected:
     """The archive's runs.
 
     Attributes:
-        runs: by row, in the order of ``ORDER``, and by fold.
-        left_out: runs in other formats than ``supervised`` had on their fold.
+        runs: by row, in the order of ``ORDER``, and by fold and seed.
+        left_out: runs in other formats than ``supervised`` had on their fold with their seed.
+        waiting: runs of a further seed whose row or its baseline has not finished all folds with it.
         leaky: runs whose split is by image.
     """
 
     runs: Runs
     left_out: tuple[Run, ...]
+    waiting: tuple[Run, ...]
     leaky: tuple[Run, ...]
 
     @property
     def every(self) -> list[Run]:
         """All runs that count."""
-        return [run for folds in self.runs.values() for run in folds.values()]
+        return [run for places in self.runs.values() for run in places.values()]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that count for a row at least."""
+        return sorted({run.seed for run in self.every})
+
+    def places(self, *rows: str) -> list[Place]:
+        """The folds and seeds on which each of these rows has finished."""
+        return sorted(set.intersection(*(set(self.runs[row]) for row in rows)))
 
     def folds(self, *rows: str) -> list[int]:
         """The folds on which each of these rows has finished."""
-        return sorted(set.intersection(*(set(self.runs[row]) for row in rows)))
+        return sorted({fold for fold, _ in self.places(*rows)})
+
+    def once(self, row: str) -> list[Run]:
+        """A row's runs with seed 0, which test every image once where all folds have finished."""
+        return [run for (_, seed), run in self.runs[row].items() if seed == 0]
 
 
 def stored_runs(folder: Path) -> tuple[Run, ...]:
@@ -56,28 +74,37 @@ def stored_runs(folder: Path) -> tuple[Run, ...]:
 
 
 def collect(runs: Sequence[Run]) -> Collected:
-    """Give each run its row and fold.
+    """Give each run its row, fold and seed.
 
-    The runs of a fold are compared with each other, so they are all in the formats of the fold's ``supervised`` run. Runs in
-    other formats are left out.
+    The runs of a fold and seed are compared with each other, so they are all in the formats of its ``supervised`` run. Runs
+    in other formats are left out. A further seed of a row counts if the row and its baseline have all folds with it.
 
     Raises:
-        ValueError: a row has two runs on one fold, as with a second seed, which the page has no place for yet.
+        ValueError: a row has two runs on one fold with one seed.
     """
     leaky = tuple(run for run in runs if run.config["protocol"] == "image_level")
     runs = [run for run in runs if run.config["protocol"] == "grouped"]
-    formats = {run.place[0]: precision(run) for run in runs if row_of(run) == "supervised"}
+    formats = {run.place: precision(run) for run in runs if row_of(run) == "supervised"}
     found: Runs = {row: {} for row in ORDER}
     left_out = []
     for run in sorted(runs, key=lambda run: run.place):
-        row, fold = row_of(run), run.place[0]
-        if precision(run) != formats.get(fold):
+        row, place = row_of(run), run.place
+        if precision(run) != formats.get(place):
             left_out.append(run)
-        elif fold in found[row]:
-            raise ValueError(f"{row} has two runs on fold {fold}: {found[row][fold].folder.name}, {run.folder.name}")
+        elif place in found[row]:
+            names = f"{found[row][place].folder.name}, {run.folder.name}"
+            raise ValueError(f"{row} has two runs on fold {place[0]} with seed {place[1]}: {names}")
         else:
-            found[row][fold] = run
-    return Collected(found, tuple(left_out), leaky)
+            found[row][place] = run
+    waiting = [(row, place) for row in ORDER for place in found[row] if not _counts(found, row, place[1])]
+    uncounted = tuple(found[row].pop(place) for row, place in waiting)
+    return Collected(found, tuple(left_out), uncounted, leaky)
+
+
+def _counts(runs: Runs, row: str, seed: int) -> bool:
+    """Whether a seed counts for a row."""
+    finished = [sum(of == seed for _, of in runs[name]) for name in (row, BASELINES.get(row, row))]
+    return seed == 0 or min(finished) == FOLDS
 
 
 def row_of(run: Run) -> str:
@@ -110,10 +137,10 @@ def times(runs: Sequence[Run]) -> tuple[str, str, str]:
 
 
 def machines(collected: Collected) -> str:
-    """A line for each machine and precision, with versions and the rows and folds that it trained."""
+    """A line for each machine, precision and seed, with versions and the rows and folds that it trained."""
     rows: dict[str, dict[str, list[int]]] = {}
     for row, runs in collected.runs.items():
-        for fold, run in runs.items():
+        for (fold, seed), run in runs.items():
             text = (run.folder / "environment.txt").read_text(encoding="utf-8")
             facts = dict(
                 line.replace("==", " ").rsplit(" ", 1) for line in text.splitlines() if "==" in line or "python" in line
@@ -122,6 +149,7 @@ def machines(collected: Collected) -> str:
             (cores,) = (line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("processor cores"))
             versions = f"Python {facts['python']}, torch {facts['torch']}, timm {facts['timm']}"
             where = f"{precision(run)}, {', '.join([*gpu, f'{cores} processor cores'])}; {versions}"
+            where += f"; seed {seed}" if seed else ""
             rows.setdefault(where, {}).setdefault(row, []).append(fold)
     return "\n".join(f"- {where}: {_rows_and_folds(of)}." for where, of in rows.items())
 

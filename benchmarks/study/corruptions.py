@@ -65,13 +65,13 @@ def predictions_of(runs: Runs, rows: Sequence[str], fold: int, *, images: int, s
     from medmnistc.corruptions.registry import CORRUPTIONS_DS  # not among skinkd's packages
 
     settings = {name: corruption for name, corruption in CORRUPTIONS_DS["dermamnist"].items() if name != LEFT_OUT}
-    first = runs[rows[0]][fold]
+    first = runs[rows[0]][fold, 0]
     part = sample(first.test, images, seed)
     root = Path(first.config["data"]["root"])
     places = {file.stem: file for file in root.glob("HAM10000_images_part_*/*.jpg")}
     read = [decode_file(str(places[name]), max_pixels=10**8) for name in part["image_id"]]
     large = [cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) for image in read]
-    networks = {row: open_trained(str(runs[row][fold].folder)) for row in rows}
+    networks = {row: open_trained(str(runs[row][fold, 0].folder)) for row in rows}
     size = networks[rows[0]].image_size
     prepare = eval_pipeline(image_size=size)
     tables = []

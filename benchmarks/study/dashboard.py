@@ -21,7 +21,7 @@ from skinkd.training.run import run_info
 from .collect import Collected
 from .scores import LEVEL
 from .tables import score_table, secondary_table, verdict_table
-from .verdicts import FOLDS, Compared
+from .verdicts import Compared
 
 PROJECT = "skinkd-study"
 TITLE = "What distillation adds to a network that one would deploy"
@@ -77,7 +77,7 @@ def build_report(
     for title, table in (
         ("The verdicts", verdict_table(methods)),
         ("Other metrics", secondary_table(methods)),
-        ("Scores on test", score_table(collected, range(FOLDS))),
+        ("Scores on test", score_table(collected)),
     ):
         blocks += [wr.H2(text=title), wr.MarkdownBlock(text=table)]
     blocks += [wr.H2(text="Panels"), wr.P(text="Means over the folds of a row, with their standard deviation.")]

@@ -27,7 +27,7 @@ Effects = dict[bool, dict[str, tuple[float, float, Difference]]]
 
 def honest_predictions(collected: Collected) -> pd.DataFrame:
     """The predictions of ``supervised`` for all images, each by the fold that tests it."""
-    return pd.concat([run.test for run in collected.runs["supervised"].values()])
+    return pd.concat([run.test for run in collected.once("supervised")])
 
 
 def parts_of(run: Run, honest: pd.DataFrame) -> dict[bool, tuple[pd.DataFrame, pd.DataFrame]]:

@@ -65,7 +65,7 @@ def leak_of(collected: Collected) -> tuple[leaks.Effects, dict[bool, int]]:
 def page(collected: Collected, methods: list[Compared]) -> str:
     """docs/results.md."""
     began, scored, ended = times(collected.every)
-    whole = [row for row, runs in collected.runs.items() if len(runs) == FOLDS]
+    whole = [row for row in collected.runs if len(collected.folds(row)) == FOLDS]
     smoothed = [one.row for one in methods if one.other == "supervised"]
     grouped, corrupted = pd.read_csv(subgroups.RESULTS), pd.read_csv(corruptions.RESULTS)
     taught = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher"}
@@ -76,13 +76,14 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         leak_score=leak_words(collected),
         leak_loss=f"{collected.leaky[0].history['train/loss'].iloc[-1]:.2f}",
         runs=len(collected.every),
+        seeds=f"seed{'s' if len(collected.seeds) > 1 else ''} {listed(collected.seeds)}",
         left_out=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.left_out] or ["none"]),
         machines=machines(collected),
         began=began,
         scored=scored,
         ended=ended,
         coverage=coverage_table(collected),
-        scores=score_table(collected, range(FOLDS)),
+        scores=score_table(collected),
         verdicts=verdict_table(methods),
         secondary=secondary_table(methods),
         smoothing=pair_table([compared(collected, row, "label_smoothing") for row in ("supervised", *smoothed)]),

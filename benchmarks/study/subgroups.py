@@ -54,9 +54,9 @@ def by_group(collected: Collected, columns: pd.DataFrame) -> pd.DataFrame:
         the columns of ``subgroup_scores`` for ``supervised``, and for each method and metric
         ``<method>_<metric>``, ``…_low`` and ``…_high``: the difference, with its interval for other lesions.
     """
-    rows = [row for row in BASELINES if len(collected.runs[row]) == FOLDS and BASELINES[row] == BASELINE]
+    rows = [row for row in BASELINES if len(collected.folds(row)) == FOLDS and BASELINES[row] == BASELINE]
     classes = collected.every[0].classes
-    base, *others = (pd.concat([run.test for run in collected.runs[row].values()]) for row in (BASELINE, *rows))
+    base, *others = (pd.concat([run.test for run in collected.once(row)]) for row in (BASELINE, *rows))
     rules = {"replicates": REPLICATES, "seed": SEED, "level": LEVEL}
     found = subgroup_scores(base, columns, classes, least_lesions=LEAST_LESIONS, **rules)
     found = found[found["value"] != UNKNOWN].reset_index(drop=True)

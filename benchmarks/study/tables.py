@@ -25,19 +25,23 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def coverage_table(collected: Collected) -> str:
-    """Which row has finished on which fold."""
-    rows = collected.runs.items()
-    lines = [[f"`{row}`", *("yes" if fold in folds else "–" for fold in range(FOLDS))] for row, folds in rows]
+    """Which row has finished on which fold, and with which seeds if there are several."""
+
+    def said(row: str, fold: int) -> str:
+        seeds = [seed for of, seed in collected.places(row) if of == fold]
+        return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else "yes" if seeds else "–"
+
+    lines = [[f"`{row}`", *(said(row, fold) for fold in range(FOLDS))] for row in collected.runs]
     return markdown(["row", *(f"fold {fold}" for fold in range(FOLDS))], lines)
 
 
-def score_table(collected: Collected, folds: Sequence[int]) -> str:
-    """The mean over folds of each metric, for the rows that have all of these folds."""
+def score_table(collected: Collected) -> str:
+    """The mean over trainings of each metric, for the rows that have all folds."""
     lines = []
     for row, runs in collected.runs.items():
         # the head's network is its teacher's
-        if row != "teacher_head" and set(folds) <= set(runs):
-            values = pd.DataFrame([scores(runs[fold]) for fold in folds])
+        if row != "teacher_head" and len(collected.folds(row)) == FOLDS:
+            values = pd.DataFrame([scores(run) for run in runs.values()])
             cells = [f"{values[name].mean():.3f} ± {values[name].std(ddof=1):.3f}" for name in METRICS]
             lines.append([f"`{row}`", *cells])
     return markdown(["row", *METRICS.values()], lines)
@@ -122,7 +126,7 @@ def learning_table(collected: Collected, rows: Sequence[str], folds: Sequence[in
     lines = []
     for row in rows:
         for fold in folds:
-            run = collected.runs[row][fold]
+            run = collected.runs[row][fold, 0]
             assert run.val is not None
             epochs = [f"{float(value):.3f}" for value in run.history["val/balanced_accuracy"]]
             (hard,) = (name for name in ("train/ce", "train/classification", "train/combined") if name in run.history)

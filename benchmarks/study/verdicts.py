@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from skinkd.analysis.statistics import Difference, holm, paired_differences
 from skinkd.analysis.trainings import OverTrainings, difference_over_trainings
 
-from .collect import BASELINES, Collected
+from .collect import BASELINES, FOLDS, Collected
 from .scores import LEVEL, METRICS, resampled, scores
 
-FOLDS = 5  # of the design
 SIGNIFICANT = 0.05
 PRIMARY = "balanced_accuracy"
 
@@ -21,7 +21,7 @@ class Compared:
     Attributes:
         row, other: their names.
         folds: these folds.
-        by_fold: the difference in balanced accuracy on each of them.
+        by_fold: the difference in balanced accuracy on each of them, the mean over its seeds.
         lesions: by metric, the mean over folds, for other lesions and these trained networks.
         trained: by metric, the same mean for other lesions and other trainings.
     """
@@ -35,15 +35,15 @@ class Compared:
 
 
 def compared(collected: Collected, row: str, other: str) -> Compared:
-    """Compare a row with another on the folds that both have, at least two."""
-    folds = collected.folds(row, other)
-    sides = [[collected.runs[name][fold] for fold in folds] for name in (row, other)]
+    """Compare a row with another on the folds and seeds that both have, at least two folds."""
+    places, folds = collected.places(row, other), collected.folds(row, other)
+    sides = [[collected.runs[name][place] for place in places] for name in (row, other)]
     drawn = resampled([*sides[0], *sides[1]])
-    places = [[run.place for run in side] for side in sides]
     values = [[scores(run)[PRIMARY] for run in side] for side in sides]
-    lesions = paired_differences(drawn, len(folds), LEVEL)
-    trained = difference_over_trainings(drawn, places[0], places[1], LEVEL)
-    by_fold = tuple(one - other for one, other in zip(*values, strict=True))
+    lesions = paired_differences(drawn, len(places), LEVEL)
+    trained = difference_over_trainings(drawn, places, places, LEVEL)
+    added = [one - other for one, other in zip(*values, strict=True)]
+    by_fold = tuple(mean(value for value, place in zip(added, places, strict=True) if place[0] == of) for of in folds)
     return Compared(
         *(row, other, tuple(folds), by_fold),
         {name: lesions[name] for name in METRICS},

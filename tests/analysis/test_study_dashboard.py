@@ -8,8 +8,8 @@ import wandb
 from run_factory import MakeRun
 from wandb_server import WandbServer
 
-from skinkd.analysis.runs import Run, read_runs
-from study.collect import Collected
+from skinkd.analysis.runs import read_runs
+from study.collect import Collected, Runs
 from study.dashboard import PROJECT, log_run, publish_study
 from study.verdicts import compared
 
@@ -17,12 +17,12 @@ from study.verdicts import compared
 @pytest.fixture
 def collected(make_run: MakeRun, tmp_path: Path) -> Collected:
     """Two rows on two folds."""
-    found: dict[str, dict[int, Run]] = {}
+    found: Runs = {}
     for row, skill in (("supervised", 1.0), ("swskd", 1.3)):
         folders = [make_run(row, skill=skill, data__fold=fold, data__folds=2) for fold in (0, 1)]
         runs = read_runs(folders, output_dir=tmp_path / "outputs").runs
-        found[row] = {run.place[0]: run for run in runs}  # type: ignore[misc]
-    return Collected(found, (), ())
+        found[row] = {run.place: run for run in runs}
+    return Collected(found, (), (), ())
 
 
 def test_the_runs_a_report_and_a_workspace_are_there_once(
