@@ -114,12 +114,13 @@ def download(config: Config) -> None:
     """Fetch the dataset into data.root, or say how to get it."""
     data, settings = config["data"], config["download"]
     source = source_of(data["table"])
-    # conf/data/ has the loader's name; data.name is the user's, and MedMNIST's is the set's
-    choice = data["table"]["_target_"].rpartition(".load_")[2]
+    # the file in conf/data/; data.name is the user's, and MedMNIST's is the set's
+    given = [word.removeprefix("data=") for word in sys.argv[1:] if word.startswith("data=")]
+    choice = given[-1] if given else data["table"]["_target_"].rpartition(".load_")[2]
     if source is None or not (source.files or source.listing or source.by_hand):
         raise UserError(
-            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files "
-            "are; choose a public dataset"
+            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files are; choose "
+            f"a public dataset, or write SOURCE into the module of {data['table']['_target_']}"
         )
     if not data["root"]:
         raise UserError(f"data.root={data['root']} is no folder to download into; give data.root=<folder>")
