@@ -119,8 +119,8 @@ def download(config: Config) -> None:
     choice = given[-1] if given else data["table"]["_target_"].rpartition(".load_")[2]
     if source is None or not (source.files or source.listing or source.by_hand):
         raise UserError(
-            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files are; choose "
-            f"a public dataset, or write SOURCE into the module of {data['table']['_target_']}"
+            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files are; "
+            f"choose a public dataset, or write SOURCE into the module of {data['table']['_target_']}"
         )
     if not data["root"]:
         raise UserError(f"data.root={data['root']} is no folder to download into; give data.root=<folder>")
