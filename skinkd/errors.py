@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
 
 
 class UserError(Exception):
@@ -33,9 +34,9 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 def check_range(name: str, value: float, low: float = float("-inf"), high: float = float("inf")) -> None:
     """Raise UserError unless ``low <= value <= high``."""
-    if not low <= value <= high:
-        bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-        raise UserError(f"{name}={value} is out of range; it must be {bounds}")
+    if not (isinstance(value, Real) and low <= value <= high):
+        bounds = f"of at least {low}" if high == float("inf") else f"between {low} and {high}"
+        raise UserError(f"{name}={value} is out of range; it must be a number {bounds}")
 
 
 def check_whole(name: str, value: object, low: int) -> None:
@@ -46,6 +47,6 @@ def check_whole(name: str, value: object, low: int) -> None:
 
 def check_positive(name: str, value: float) -> float:
     """Return ``value`` if it is above 0; raise UserError if not."""
-    if not value > 0:
-        raise UserError(f"{name}={value} is out of range; it must be above 0")
+    if not (isinstance(value, Real) and value > 0):
+        raise UserError(f"{name}={value} is out of range; it must be a number above 0")
     return value

@@ -1,16 +1,22 @@
 """The one place where a configuration's ``_target_`` becomes an object."""
 
 import difflib
+import logging
 import re
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
+from skinkd.build.annotations import check_arguments
 from skinkd.config.targets import check_targets, package_of
 from skinkd.errors import UserError
+
+logging.getLogger("hydra.utils").disabled = True  # it would print the error of get_object, which a sentence tells
 
 _OF_LIBRARIES = ("augment.train", "optim.optimizer", "optim.schedule")
 """Settings whose arguments a library checks, in errors of its own."""
@@ -31,8 +37,8 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
     """
     check_targets(tree, place=place)
     check_targets(arguments, place=place)
-    for target in _targets(tree):
-        _check_definition(target, place)
+    for name, node in _targets(tree, place):
+        check_arguments(node, _check_definition(node["_target_"], place), name=name)
     try:
         return instantiate(tree, *positional, _convert_="all", **arguments)
     except InstantiationException as error:
@@ -41,11 +47,12 @@ def build(tree: Any, *positional: Any, place: str, **arguments: Any) -> Any:
             raise
         if place in _OF_LIBRARIES and isinstance(cause, TypeError | ValueError):
             reason = " ".join(str(cause).split())
-            raise UserError(
-                f"{place} cannot be built: {reason[:300]}; correct the argument, or leave it out"
-            ) from error
+            remedy = "give the argument" if " missing " in reason else "correct the argument, or leave it out"
+            raise UserError(f"{place} cannot be built: {reason[:300]}; {remedy}") from error
         if isinstance(cause, TypeError) and (wrong := _ARGUMENT.search(str(cause))):
             raise UserError(_wrong_argument(wrong, tree, place, given=arguments)) from error
+        if place == "method" and (said := _misuse(cause, tree["_target_"])):
+            raise UserError(said) from error
         raise cause from cause.__cause__  # its traceback has the file and the line
 
 
@@ -72,21 +79,35 @@ def _wrong_argument(wrong: re.Match[str], tree: Any, place: str, given: Mapping[
     return f"{place}.{name} is not an argument of {what} of {tree['_target_']}; correct its name, or leave it out"
 
 
+def _misuse(error: BaseException, target: str) -> str | None:
+    """Return the sentence on a method that breaks the contract of ``Method.__init__``, or None."""
+    text = str(error)
+    if isinstance(error, TypeError) and re.search(r"__init__\(\) takes \d+ positional argument", text):
+        return f"{target}.__init__ takes no network; begin it with def __init__(self, network, *, …, **protocol)"
+    if isinstance(error, AttributeError) and "before Module.__init__() call" in text:
+        return f"{target}.__init__ registers a module too early; call super().__init__(network, **protocol) first"
+    absent = re.fullmatch(r"'(\w+)' object has no attribute '(num_classes|feature_dim|stage_shapes)'", text)
+    if isinstance(error, AttributeError) and absent:
+        return f"the network {absent[1]} has no {absent[2]}, which {target} reads; set {absent[2]} in the network's __init__"
+    return None
+
+
 def find_class(target: str, *, place: str) -> Any:
     """Return the class that a setting names, after the same check."""
     check_targets({"_target_": target}, place=place)
     return _check_definition(target, place)
 
 
-def _targets(tree: Any) -> Iterator[str]:
+def _targets(tree: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a ``_target_``, and its dotted name."""
     if isinstance(tree, Mapping):
         if "_target_" in tree:
-            yield tree["_target_"]
-        for value in tree.values():
-            yield from _targets(value)
+            yield name, tree
+        for key, value in tree.items():
+            yield from _targets(value, f"{name}.{key}")
     elif isinstance(tree, list | tuple):
-        for value in tree:
-            yield from _targets(value)
+        for number, value in enumerate(tree):
+            yield from _targets(value, f"{name}[{number}]")
 
 
 def _check_definition(target: str, place: str) -> Any:
@@ -96,10 +117,17 @@ def _check_definition(target: str, place: str) -> Any:
         UserError: it cannot be imported, or another package defines it, such as ``mine.module.os.system``.
     """
     package = package_of(target, place)
+    module, _, name = target.rpartition(".")
     try:
         found = get_object(target)
     except Exception as error:
-        raise UserError(f"{place}._target_={target} cannot be imported: {_reason(error)}") from error
+        reason = _reason(error)
+        if module in sys.modules:  # a module that fails is not there
+            alike = difflib.get_close_matches(name, vars(sys.modules[module]), n=1)
+            reason = f"the module {module} has no {name}" + (f"; did you mean {module}.{alike[0]}?" if alike else "")
+        raise UserError(f"{place}._target_={target} cannot be imported: {reason}") from error
+    if isinstance(found, ModuleType):
+        raise UserError(f"{place}._target_={target} is refused: it is a module; name a class or function of it")
     defined = getattr(found, "__module__", None) or ""
     if not f"{defined}.".startswith(f"{package}."):
         raise UserError(

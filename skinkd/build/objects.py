@@ -71,7 +71,7 @@ def build_data(config: Config, table: ImageTable, parts: pd.Series) -> SkinDataM
             "leave backbone.image_size out: it follows data.image_size"
         )
     train = train_pipeline(build(config["augment"]["train"], place="augment.train"), image_size=data["image_size"])
-    method: Any = find_class(config["method"]["_target_"], place="method")
+    method = find_method(config)
     mix = build_mix(config, method, num_classes=len(table.classes))
     on_device = build_device_augmentation(config, train, views=method.views)
     if mix is not None and on_device is not None:
@@ -149,11 +149,48 @@ def build_mix(config: Config, method: type[Method], *, num_classes: int) -> Mix 
     return Mix(kind, alpha=augment["mix_alpha"], prob=augment["mix_prob"], num_classes=num_classes)
 
 
+def find_method(config: Config) -> type[Method]:
+    """Return the class of the method.
+
+    Raises:
+        UserError: it is no subclass of ``Method``, or has no ``training_step``.
+    """
+    target = config["method"]["_target_"]
+    found = find_class(target, place="method")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(
+            f"method._target_={target} is no method; name a subclass of skinkd.methods.base.Method as method._target_"
+        )
+    if found.training_step is Method.training_step:
+        raise UserError(f"{target} has no training_step; write def training_step(self, batch, batch_idx) in the class")
+    return found
+
+
 def build_network(config: Config, *, classes: Sequence[str]) -> Backbone:
     """Build the network that is trained; its initial weights follow from ``seed``."""
     L.seed_everything(config["seed"], verbose=False)
     network: Backbone = build(config["backbone"], place="backbone", num_classes=len(classes))
+    _check_network(network, config, classes=len(classes))
     return network
+
+
+def _check_network(network: Any, config: Config, *, classes: int) -> None:
+    """Raise UserError unless a network of the user's own gives logits of the right shape for two images."""
+    target, size = config["backbone"]["_target_"], config["data"]["image_size"]
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"backbone._target_={target} gives a {type(network).__name__}; name a subclass of torch.nn.Module"
+        )
+    if type(network).__module__.startswith("skinkd.models."):
+        return
+    with torch.no_grad():
+        logits = network.eval()(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+    network.train()
+    if not isinstance(logits, Tensor) or logits.shape != (2, classes):
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"forward of {target} gives {given} for two images of {classes} classes; it must return the logits, (2, {classes})"
+        )
 
 
 def build_method(
@@ -176,7 +213,7 @@ def build_method(
     arguments = {name: value for name, value in config["method"].items() if name not in ("name", "teacher")}
     if taught is not None:
         arguments["teacher"], arguments["teacher_state"] = taught
-    if find_class(config["method"]["_target_"], place="method").keeps_memory:
+    if find_method(config).keeps_memory:
         arguments["image_labels"] = torch.tensor(data.train_labels)
     method = build(
         arguments,
@@ -193,6 +230,10 @@ def build_method(
         optimizer=fused_on_cuda(build(config["optim"]["optimizer"], place="optim.optimizer"), config["trainer"]),
         schedule=build(config["optim"]["schedule"], place="optim.schedule"),
     )
+    if "loss_weights" not in vars(method):
+        raise UserError(
+            f"__init__ of {config['method']['_target_']} does not call super().__init__(network, **protocol); call it first"
+        )
     if taught is not None:  # after the method, which may read the teacher's weights
         _set_formats(taught[0], config["method"]["teacher"])
     if config["compile"]:

@@ -1,5 +1,6 @@
 """The images and the split of a configuration, without the network. For every verb that reads data."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from skinkd.errors import UserError
 
 Config = dict[str, Any]
 
+VARIABLE = "SKINKD_DATA_DIR"
+"""The environment variable that ``paths.data_dir`` in ``conf/`` reads."""
+
 
 def load_table(config: Config) -> ImageTable:
     """Return the dataset's table; from here on, no image above ``data.max_pixels`` is decoded.
@@ -23,12 +27,30 @@ def load_table(config: Config) -> ImageTable:
         UserError: the dataset cannot be read, or its loader returns something else.
     """
     limit_pixels(config["data"].get("max_pixels", MAX_PIXELS))  # stored runs may be older than the setting
-    table = build(config["data"]["table"], place="data.table")
+    try:
+        table = build(config["data"]["table"], place="data.table")
+    except FileNotFoundError as error:  # of a loader that reads its files itself
+        sentence = f"{config['data']['table']['_target_']} finds no {error.filename}"
+        raise UserError(_where_data_lie(sentence, config)) from error
+    except UserError as error:
+        raise UserError(_where_data_lie(str(error), config)) from error
     if not isinstance(table, ImageTable):
         raise UserError(
             f"{config['data']['table']['_target_']} returns {type(table).__name__}, and a loader returns an ImageTable"
         )
     return table
+
+
+def _where_data_lie(sentence: str, config: Config) -> str:
+    """Return the sentence on data that cannot be read, and how to name their folder if it is absent."""
+    root, below = config["data"].get("root"), config["paths"]["data_dir"]
+    if not isinstance(root, str) or Path(root).exists() or not Path(root).is_relative_to(below) or VARIABLE in sentence:
+        return sentence
+    unset = "" if os.environ.get(VARIABLE) else f"{VARIABLE} is not set, and "
+    return (
+        f"{sentence}; {unset}{below} has no folder {Path(root).relative_to(below)}: name the folder that has it in {VARIABLE} "
+        "or paths.data_dir"
+    )
 
 
 def check_stored_table(config: Config) -> None:

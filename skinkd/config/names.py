@@ -13,13 +13,10 @@ LONGEST = 150
 
 
 def check_names(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a name that is missing or would lead to another folder.
+    """Raise UserError for a name that would lead to another folder.
 
     Settings that the configuration lacks are left out, with all of their group.
     """
-    for group in ("method", "data", "backbone"):
-        if isinstance(config.get(group), Mapping) and "name" not in config[group]:
-            raise UserError(f"{group}.name has no value; give the YAML file of {group} a line name: <word>")
     for setting in FOLDER_NAMES:
         value: Any = config
         for key in setting.split("."):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
@@ -74,7 +75,10 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
             options = (groups | hydras).get(override.key_or_group, [])
             for choice in _values(override, groups | hydras) if options else []:
                 if choice is not None and choice not in options:
-                    raise UserError(f"{group_of(override)}={choice} is not a choice{nearest(str(choice), options)}")
+                    hint = _own_file(override.key_or_group, str(choice), config_dir(arguments))
+                    raise UserError(
+                        f"{group_of(override)}={choice} is not a choice{hint or nearest(str(choice), options)}"
+                    )
         chosen = [override for override in overrides if override.key_or_group in groups]
         settings = [o for o in overrides if o not in chosen and not o.key_or_group.startswith("hydra")]
         for choices in _each_choice(chosen, groups):
@@ -87,6 +91,15 @@ def check_overrides(config_name: str, arguments: list[str]) -> None:
         plain = [o for o in [*chosen, *settings] if not o.is_sweep_override()]
         if any(_needs_hydra(override) for override in plain):
             _compose(config_name, [override.input_line or "" for override in plain])
+
+
+def _own_file(group: str, choice: str, folder: Path | None) -> str:
+    """Return the end of the error for a choice whose file is there and is not read; "" if there is no such file."""
+    wanted = Path(group) / f"{choice}.yaml"
+    if folder is None:
+        return f"; add --config-dir conf, so that conf/{wanted} is read" if (Path("conf") / wanted).is_file() else ""
+    found = [file for ending in ("yaml", "yml") for file in sorted(folder.rglob(f"{choice}.{ending}"))]
+    return f"; {found[0]} is not read, as its place is {folder / wanted}; move it there" if found else ""
 
 
 def _parsed(text: str) -> Override:
@@ -154,8 +167,23 @@ def _search_also(loader: Any, folder: Path | None) -> None:
 def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     try:
         return compose(config_name, overrides=overrides)
+    except yaml.YAMLError as error:
+        raise UserError(_not_yaml(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"the configuration cannot be composed: {first_line(error)}") from None
+        told = str(error).partition("Config search path")[0].partition("full_key")[0].partition("object_type")[0]
+        reason = " ".join(told.split()) or type(error).__name__
+        raise UserError(f"the configuration cannot be composed: {reason}; correct that file, or the word") from None
+
+
+def _not_yaml(error: yaml.YAMLError) -> str:
+    """Return the sentence on a file in conf/ that is no YAML, with its line."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"{mark.name}, line {mark.line + 1}" if mark is not None else "a file in conf/"
+    problem = getattr(error, "problem", None) or first_line(error)
+    return (
+        f"{place} cannot be read as YAML ({problem}); write <key>: <value> with a space after the colon, indent with spaces, "
+        "and put text that holds ${…}, braces or a colon in quotes"
+    )
 
 
 def _each_choice(chosen: list[Override], groups: Groups) -> Iterator[list[str]]:

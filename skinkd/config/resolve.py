@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from skinkd.config.identity import as_given
 from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
+from skinkd.config.required import check_required
 from skinkd.config.stored import not_yaml, stored_yaml
 from skinkd.config.stored_paths import below_the_commands
 from skinkd.config.targets import check_config
@@ -65,11 +66,13 @@ def resolved(settings: DictConfig) -> Config:
     a setting refers to another setting (image sizes refer to ``data``).
 
     Raises:
-        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`), a name that is no folder's, a number
-            out of range, or an argument of the trainer that is refused.
+        UserError: a ``_target_`` that may not be built (:mod:`skinkd.config.targets`), a setting that its file lacks
+            (:mod:`skinkd.config.required`), a name that is no folder's, a number out of range, or an argument of the trainer
+            that is refused.
     """
     config: Config = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
     check_config(config)
+    check_required(config)
     check_names(config)
     check_ranges(config)
     check_trainer(config["trainer"])

@@ -36,6 +36,16 @@ ALLOWED = {
 }
 """Every setting that is built -> the names that it may have, as a pattern. A list of transforms has several, in each other."""
 
+IN_WORDS = {
+    "data.table": "a function load_<name> of a module in skinkd/data/",
+    "augment.train": "a transform of albumentations, such as albumentations.HorizontalFlip, or a class in skinkd/data/",
+    "backbone": "a class of a module in skinkd/models/, such as skinkd.models.backbone.Backbone",
+    "method": "a class of a module in skinkd/methods/, such as skinkd.methods.supervised.Supervised",
+    "optim.optimizer": "an optimiser of torch.optim, such as torch.optim.SGD",
+    "optim.schedule": "a function of skinkd.methods.schedules, such as skinkd.methods.schedules.cosine",
+}
+"""The same in words, with an example, to end a sentence."""
+
 MOST_NODES = 100_000
 """Values in one configuration. Ours have below 1,000; YAML's anchors write a billion in ten lines."""
 
@@ -147,11 +157,12 @@ def _nodes(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def _remedy(target: Any, place: str) -> str:
-    top = target.split(".")[0] if isinstance(target, str) else ""
-    package = re.fullmatch(r"[A-Za-z_]\w*", top) and not _is_pythons(top)
-    if package and top not in ("skinkd", "torch", "albumentations"):
+    if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target):
+        return "it must be a module and a name in it, with dots, such as mine.module.Name"
+    top = target.split(".")[0]
+    if not _is_pythons(top) and top not in ("skinkd", "torch", "albumentations"):
         return f"it is not skinkd's; if {top} is a package of your own, add {WORD}{top} to the command"
-    return f"{place} may not run it; if the file is not your own, do not use it"
+    return f"it must be {IN_WORDS[place]}; correct the name, and if the file is not your own, do not use it"
 
 
 def _is_pythons(package: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from skinkd.config.required import missing_line
 from skinkd.errors import UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,6 +45,10 @@ def _sentence(error: BaseException) -> str | None:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing:
             return f"{missing[1]} has no value and needs one; give {missing[1]}=<value>"
+        absent = re.match(r"Interpolation key '((data|augment|backbone|method)\.[\w.]+)' not found", str(error))
+        if absent:
+            place = getattr(error, "full_key", None) or "a setting"
+            return f"{place} refers to ${{{absent[1]}}}, which has no value; correct the name, or {missing_line(absent[1])}"
         return (
             f"the configuration cannot be resolved: {first_line(error)}; ${{name}} stands for another setting: for a variable "
             "of the shell leave out the single quotes, and a name on the disk must not hold it"

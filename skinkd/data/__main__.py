@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from skinkd.config import cli
 from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
+from skinkd.config.required import check_required
 from skinkd.config.user_errors import user_errors
 from skinkd.errors import UserError, nearest
 
@@ -28,6 +29,7 @@ def main() -> None:
         from skinkd.data import verbs  # imports torch, which takes seconds
 
         config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+        check_required(config)
         check_names(config)
         check_ranges(config)
         getattr(verbs, word)(config)

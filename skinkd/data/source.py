@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skinkd.config.targets import package_of
+from skinkd.errors import UserError
 
 Settings = Mapping[str, Any]
 """``data.table`` of a configuration: the loader as ``_target_``, and its arguments."""
@@ -115,6 +116,9 @@ def source_of(table: Settings) -> Source | None:
     """Return the ``SOURCE`` of the module that defines the loader; None: it has none, or cannot or may not be imported.
 
     So a dataset needs no entry in any list, and a loader of another package is found as ours are.
+
+    Raises:
+        UserError: ``SOURCE`` is something else.
     """
     if package_of(str(table["_target_"]), "data.table") is None:  # to import a module is to run it
         return None
@@ -123,7 +127,14 @@ def source_of(table: Settings) -> Source | None:
         loader = getattr(importlib.import_module(module), name, None)
     except ImportError:  # whoever calls the loader is told why
         return None
-    return getattr(sys.modules.get(getattr(loader, "__module__", ""), None), "SOURCE", None)
+    defined = getattr(loader, "__module__", "")
+    source = getattr(sys.modules.get(defined), "SOURCE", None)
+    if source is not None and not isinstance(source, Source):
+        raise UserError(
+            f"SOURCE of {defined} is a {type(source).__name__}, and it must be a Source; write SOURCE = Source(licence=…), "
+            "with Source from skinkd.data.source"
+        )
+    return source
 
 
 def archive_of_ids(table: Settings) -> str | None:

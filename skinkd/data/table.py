@@ -40,6 +40,10 @@ class ImageTable:
 
     def __post_init__(self) -> None:
         """Check the rows and bring them to the order and types promised above."""
+        if isinstance(self.classes, str):
+            raise UserError(
+                f"the dataset {self.name!r} has the text {self.classes!r} for its classes; give a tuple of their names"
+            )
         if len(set(self.classes)) != len(self.classes):
             raise UserError(f"the dataset {self.name!r} names a class twice: {', '.join(self.classes)}; name each once")
         frame = _checked(self.name, self.frame, COLUMNS).astype({"group": str})

@@ -152,7 +152,12 @@ def train_pipeline(transforms: Sequence[Any], *, image_size: int) -> A.Compose:
     # an image that must shrink and an image that must grow; neither is square
     for height, width in ((image_size + 13, 2 * image_size + 7), (image_size - image_size // 4, image_size)):
         seed_pipeline(pipeline, np.random.default_rng(0))
-        result = pipeline(image=np.zeros((height, width, 3), np.uint8))["image"]
+        try:
+            result = pipeline(image=np.zeros((height, width, 3), np.uint8))["image"]
+        except NotImplementedError as error:
+            raise UserError(
+                "augment.train has a transform without a method apply; write def apply(self, img, **params) in its class"
+            ) from error
         if result.shape != (image_size, image_size, 3) or result.dtype != np.uint8:
             raise UserError(
                 f"augment.train turns an image of {height}x{width} into {result.dtype} {result.shape}; its "

@@ -8,7 +8,7 @@ from pathlib import Path
 from skinkd.build.construct import build
 from skinkd.build.tables import Config, load_images, load_table, split_images
 from skinkd.config.command_line import config_dir
-from skinkd.config.targets import allowed_words
+from skinkd.config.targets import allowed_words, check_targets
 from skinkd.data.audit import audit_sentence, audit_split
 from skinkd.data.cache import prepare as prepare_cache
 from skinkd.data.download import Connection
@@ -113,13 +113,15 @@ def augment(config: Config) -> None:
 def download(config: Config) -> None:
     """Fetch the dataset into data.root, or say how to get it."""
     data, settings = config["data"], config["download"]
+    check_targets(data["table"], place="data.table")  # of a loader that is refused no SOURCE is found
     source = source_of(data["table"])
-    # conf/data/ has the loader's name; data.name is the user's, and MedMNIST's is the set's
-    choice = data["table"]["_target_"].rpartition(".load_")[2]
+    # the file in conf/data/; data.name is the user's, and MedMNIST's is the set's
+    given = [word.removeprefix("data=") for word in sys.argv[1:] if word.startswith("data=")]
+    choice = given[-1] if given else data["table"]["_target_"].rpartition(".load_")[2]
     if source is None or not (source.files or source.listing or source.by_hand):
         raise UserError(
-            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files "
-            "are; choose a public dataset"
+            f"data={choice or data['name']} is not downloaded, as its loader has no SOURCE that says where the files are; "
+            f"choose a public dataset, or write SOURCE into the module of {data['table']['_target_']}"
         )
     if not data["root"]:
         raise UserError(f"data.root={data['root']} is no folder to download into; give data.root=<folder>")

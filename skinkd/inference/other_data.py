@@ -19,6 +19,7 @@ from skinkd.build.tables import load_split, load_table
 from skinkd.config.identity import identity
 from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
+from skinkd.config.required import check_required
 from skinkd.config.resolve import read_config
 from skinkd.data.dataset import SkinDataset, start_worker
 from skinkd.data.source import source_of
@@ -57,6 +58,7 @@ def evaluate(settings: DictConfig) -> None:
         UserError: the run does not exist, the data cannot be read, a class has no counterpart, or no image is left.
     """
     config: dict[str, Any] = OmegaConf.to_container(settings, resolve=True)  # type: ignore[assignment]
+    check_required(config)
     check_names(config)
     check_ranges(config)
     checkpoint = find_checkpoint(config["run"], setting="run")

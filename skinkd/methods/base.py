@@ -82,7 +82,12 @@ class Method(L.LightningModule):
         self._schedule = schedule
 
     def _check_names(self) -> None:
-        for names in ("distillation_terms", "hard_label_terms"):
+        for names in ("term_names", "distillation_terms", "hard_label_terms"):
+            if isinstance(getattr(self, names), str):
+                raise UserError(
+                    f"{type(self).__name__}.{names}={getattr(self, names)!r} is a text and no tuple; write {names} = "
+                    f"({getattr(self, names)!r},), with a comma"
+                )
             for name in set(getattr(self, names)) - set(self.term_names):
                 raise UserError(
                     f"{type(self).__name__}.{names} names {name}, which is not in term_names{nearest(name, self.term_names)}"
@@ -132,6 +137,11 @@ class Method(L.LightningModule):
                 )
         values = {name: term() for name, term in terms.items() if self.uses(name)}
         for name, value in values.items():
+            if not isinstance(value, Tensor):
+                raise UserError(
+                    f"the term {name} of {type(self).__name__} is a {type(value).__name__}, and a term is a scalar tensor; "
+                    "return the tensor itself, without item() or float()"
+                )
             if value.ndim:
                 raise UserError(
                     f"the term {name} of {type(self).__name__} has the shape {tuple(value.shape)}, and a term is a scalar; "

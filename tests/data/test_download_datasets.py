@@ -144,6 +144,10 @@ def test_the_closing_hint_is_a_command_that_composes(
         ),
         (["data=folder", "data.root=/data"], "data=folder is not downloaded"),
         (["data=isic2019", "data.root=null"], r"data\.root=None is no folder to download into"),
+        (
+            ["data=ham10000", "data.table._target_=skinkd.data.ham10000.ham"],
+            r"must be a function load_<name> of a module",
+        ),
         (["data=medmnist", "data.flag=foo"], r"data\.flag=foo is not a valid value"),
     ],
 )
