@@ -41,6 +41,7 @@ from skinkd.analysis.runs import read_runs
 from skinkd.build.objects import build_data
 from skinkd.build.tables import load_split
 from skinkd.config.resolve import resolved
+from skinkd.config.user_errors import user_errors
 from skinkd.data.audit import audit_split
 from skinkd.data.splits import measure_leak
 
@@ -85,7 +86,8 @@ def prepare(extra: Sequence[str]) -> None:
 
 
 def _prepared(extra: Sequence[str]) -> None:
-    warm(extra)
+    with user_errors():
+        warm(extra)
     if torch.cuda.is_available():
         try:
             torch.zeros(1, device="cuda")
@@ -221,7 +223,9 @@ def arguments() -> argparse.Namespace:
     for verb, folds, seeds in (("folds", every, [0, 1, 2]), ("ablations", every, [0]), ("remedies", [0], [0, 1, 2])):
         verbs.choices[verb].add_argument("--folds", type=int, nargs="*", default=folds)
         verbs.choices[verb].add_argument("--seeds", type=int, nargs="*", default=seeds)
-        verbs.choices[verb].add_argument("overrides", nargs="*", help="for every run, such as precision=fp32")
+        verbs.choices[verb].add_argument(
+            "overrides", nargs="*", help="for every run, after --, such as -- precision=fp32"
+        )
     verbs.add_parser("choose", help="write the best trials' settings").add_argument("folder", type=Path)
     verbs.add_parser("defaults", help="write the experiment files without chosen settings")
     verbs.add_parser("pack", help="replace the committed archive by the finished runs under SKINKD_OUTPUT_DIR")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import corruptions, leaks, subgroups
+from . import corruptions, leaks, subgroups, variants
 from .collect import BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
 from .figures import as_file, draw_leak, draw_methods
 from .scores import METRICS, REPLICATES
@@ -96,6 +96,7 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         corrupted_images=f"{corrupted['images'].iloc[0]:,}",
         leaks=leaks.leak_table(*leak_of(collected)),
         leak_command=leaks.COMMAND,
+        **remedy_words(collected, pd.read_csv(variants.RESULTS["remedies"])),
         replicates=REPLICATES,
         folds=FOLDS,
     )
@@ -156,6 +157,17 @@ def leak_words(collected: Collected) -> str:
     """What the split by image adds in accuracy where another photograph of the lesion is in training."""
     one = leak_of(collected)[0][True]["accuracy"][2]
     return interval_words(one.value, one.low, one.high)
+
+
+def remedy_words(collected: Collected, remedies: pd.DataFrame) -> dict[str, str]:
+    """The table of remedies, and both fusions of ``hybrid_supervised`` on validation."""
+    features = remedies[(remedies["row"] == "hybrid_supervised") & (remedies["variant"] == "fusion of features")]
+    logits = collected.runs["hybrid_supervised"][0, 0].metrics["val/balanced_accuracy"]
+    return {
+        "remedies": variants.variant_table(remedies),
+        "features": f"{features['balanced_accuracy'].mean():.3f}",
+        "logits": f"{logits:.3f}",
+    }
 
 
 def interval_words(value: float, low: float, high: float) -> str:
