@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_module
 
+from skinkd.data import verbs  # noqa: F401  # so that no child imports it
 from skinkd.data.__main__ import VERBS, main
 
+with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):  # nor composes it anew
+    compose("data_verbs", ["data=ham10000"])
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 
