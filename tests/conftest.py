@@ -156,7 +156,8 @@ def _no_garbage_in_what_was_imported() -> None:
     """
     gc.collect()
     gc.freeze()
-    if "torch.utils.data" in sys.modules:  # else such a collection waits five seconds for each process that loaded images
+    if "torch.utils.data" in sys.modules:
+        # else the collection of a dropped loader waits five seconds for each process that loaded its images
         sys.modules["torch.utils.data"]._utils.MP_STATUS_CHECK_INTERVAL = 0.1
 
 
