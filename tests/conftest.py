@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,9 @@ def _no_garbage_in_what_was_imported() -> None:
     """
     gc.collect()
     gc.freeze()
+    if "torch.utils.data" in sys.modules:
+        # else the collection of a dropped loader waits five seconds for each process that loaded its images
+        sys.modules["torch.utils.data"]._utils.MP_STATUS_CHECK_INTERVAL = 0.1
 
 
 @pytest.fixture(scope="session", autouse=True)

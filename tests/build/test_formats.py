@@ -162,10 +162,20 @@ def test_another_word_is_refused(setting: str, train_tiny: Trained, tmp_path: Pa
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.fixture(scope="module")
+def explicit(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run in bfloat16 and channels-last, for reading only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for picture in ("plot_curves", "plot_confusion"):
+            patch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
+        output = tmp_path_factory.mktemp("explicit")
+        return train_tiny(output, "precision=bf16", "channels_last=true", "trainer.max_epochs=1")
+
+
 def test_a_run_that_moves_keeps_its_formats(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    explicit: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Trained where bfloat16 is fast, without its test scores, and ended where it is not."""
+    """Trained where bfloat16 is fast, without its test scores, and ended where it is not, with the bytes of its choice."""
     command = [*AUTO, "trainer.max_epochs=1"]
     monkeypatch.setattr("skinkd.build.formats.device_of", lambda trainer: AMX)
     folder = trained(*command, "evaluation.test=false")
@@ -176,27 +186,20 @@ def test_a_run_that_moves_keeps_its_formats(
     assert chosen(config)["trainer.precision"] == "bf16-mixed" and config["channels_last"] is True
     assert "trainer.precision bf16-mixed (auto)\n" in (folder / "environment.txt").read_text()
     assert "channels_last true (auto)\n" in (folder / "environment.txt").read_text()
+    assert folder.name != explicit.name
+    assert (folder / "predictions" / "test.csv").read_bytes() == (explicit / "predictions" / "test.csv").read_bytes()
     # begun again, it chooses again
     config = read_config(trained(*command, "force=true") / "config.yaml")
     assert chosen(config)["trainer.precision"] == "32-true"
 
 
-def test_auto_gives_the_bytes_of_its_choice(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skinkd.build.formats.device_of", lambda trainer: AMX)
-    auto = trained(*AUTO, "trainer.max_epochs=1")
-    explicit = trained("precision=bf16", "channels_last=true", "trainer.max_epochs=1")
-    assert auto.name != explicit.name
-    assert (auto / "predictions" / "test.csv").read_bytes() == (explicit / "predictions" / "test.csv").read_bytes()
-
-
-def test_a_network_trained_in_bfloat16_is_scored_in_float32(trained: Trained) -> None:
+def test_a_network_trained_in_bfloat16_is_scored_in_float32(explicit: Path) -> None:
     """As it is deployed: its scores are those that predict and export give."""
-    folder = trained("precision=bf16", "channels_last=true", "trainer.max_epochs=1")
-    config = read_config(folder / "config.yaml")
+    config = read_config(explicit / "config.yaml")
     data = build_data(config, *load_split(config))
     data.setup("test")
-    network = open_trained(str(folder))
+    network = open_trained(str(explicit))
     network.network.to(memory_format=torch.channels_last)
     probability = np.concatenate([network.probabilities(batch.image.numpy()) for batch in data.test_dataloader()])
-    stored, classes = read_predictions(folder / "predictions" / "test.csv")
+    stored, classes = read_predictions(explicit / "predictions" / "test.csv")
     np.testing.assert_array_equal(stored[probability_columns(classes)].to_numpy(), probability.astype(np.float32))

@@ -1,14 +1,14 @@
 """The teacher store: when a teacher is trained, and which teachers are refused."""
 
 import fcntl
-import gc
 import os
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -57,12 +57,10 @@ def test_a_run_folder_and_its_checkpoint_are_the_same_teacher(given: Callable[..
 
 
 def test_its_test_scores_stand_beside_the_students(
-    given: Callable[..., DictConfig], finished: Path, tmp_path: Path
+    trained: Callable[..., Path], finished: Path, tmp_path: Path
 ) -> None:
-    settings = given(f"paths.output_dir={tmp_path}")
-    skinkd.train.train(settings)
-    gc.collect()
-    metrics, teachers = metrics_of(run_path(resolved(settings))), metrics_of(finished)
+    trained("method=kd", f"method.teacher.ckpt={finished}", "trainer.max_epochs=1")
+    metrics, teachers = metrics_of(train_process.only_run(tmp_path / "outputs")), metrics_of(finished)
     for name in ("accuracy", "auroc_macro", "loss"):
         assert metrics[f"teacher/test/{name}"] == teachers[f"test/{name}"]
     copied = tmp_path / "alone.ckpt"
@@ -197,7 +195,7 @@ def folders(output: Path, kind: str) -> list[Path]:
 
 
 def test_two_students_at_once_train_one_teacher(tiny: list[str], tmp_path: Path) -> None:
-    running = [start(tiny, tmp_path, f"seed={seed}") for seed in (0, 1)]
+    running = [start(tiny, tmp_path, "trainer.max_epochs=1", f"seed={seed}") for seed in (0, 1)]
     results = [one.result(timeout=200) for one in running]
     assert [result.code for result in results] == [0, 0]
     (teacher,) = folders(tmp_path, "supervised")
@@ -222,7 +220,7 @@ def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
     trained: list[bool] = []
     monkeypatch.setattr("skinkd.build.teachers._train", lambda _: trained.append((folder / "over").exists()))
 
-    def finish(*, well: bool) -> None:
+    def finish(_: float, *, well: bool) -> None:
         (folder / "over").touch()
         if well:
             (folder / "metrics.json").write_text('{"test/n": 1}')
@@ -231,17 +229,16 @@ def test_a_teacher_that_is_trained_as_an_ordinary_run_is_waited_for(
     for well in (False, True):  # one that ends unfinished goes on as the teacher's run
         lock = (folder / ".lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
-        timer = threading.Timer(1.5, finish, kwargs={"well": well})
-        timer.start()
+        # it ends while a student waits between two looks
+        monkeypatch.setattr("skinkd.build.teachers.time", SimpleNamespace(sleep=partial(finish, well=well)))
         assert find_teacher(settings) == folder / "checkpoints" / "best.ckpt"
-        timer.join()
         assert f"waiting for the teacher: another process is running in {folder}" in capfd.readouterr().out
         assert trained == [True]
         (folder / "over").unlink()
 
 
 def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: Path) -> None:
-    words = ("trainer.max_epochs=1", "method.teacher.run.trainer.max_epochs=8")
+    words = ("trainer.max_epochs=1", "method.teacher.run.trainer.max_epochs=5")
     process = start(tiny, tmp_path, *words).process
     deadline = time.monotonic() + 150
     while not list(tmp_path.glob("supervised-*/checkpoints/last.ckpt")):
@@ -252,11 +249,11 @@ def test_killed_while_the_teacher_trains_it_goes_on(tiny: list[str], tmp_path: P
     (teacher,) = folders(tmp_path, "supervised")
     assert not (teacher / "metrics.json").exists()
     seen = len(pd.read_csv(teacher / "history.csv"))
-    assert 0 < seen < 8
+    assert 0 < seen < 5
     result = start(tiny, tmp_path, *words).result(timeout=250)
     assert result.code == 0, result.err
     assert f"going on in {teacher}" in result.out
-    assert pd.read_csv(teacher / "history.csv")["epoch"].tolist() == list(range(1, 9))
+    assert pd.read_csv(teacher / "history.csv")["epoch"].tolist() == list(range(1, 6))
     assert len(folders(tmp_path, "kd")) == 1
 
 

@@ -33,7 +33,8 @@ def server() -> Iterator[str]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as answering:
-        threading.Thread(target=answering.serve_forever, daemon=True).start()
+        serve = threading.Thread(target=answering.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        serve.start()
         yield f"http://127.0.0.1:{answering.server_port}"
         answering.shutdown()
 

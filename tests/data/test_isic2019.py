@@ -155,10 +155,10 @@ def test_any_encoding_of_the_tables_gives_the_same_groups(
     assert frame["group"].tolist() == [one or f"image:ISIC_{k}" for k, one in enumerate(lesions)]
 
 
-def test_a_hundred_thousand_rows_are_read(tmp_path: Path) -> None:
-    root = write_tables(tmp_path, [(f"made_{k:07d}", CLASSES[k % 8], f"L{k // 3}") for k in range(100_000)])
+def test_more_rows_than_the_dataset_has_are_read(tmp_path: Path) -> None:
+    root = write_tables(tmp_path, [(f"made_{k:07d}", CLASSES[k % 8], f"L{k // 3}") for k in range(30_000)])
     frame = read_tables(root)
-    assert len(frame) == 100_000 and frame["group"].nunique() == 33_334
+    assert len(frame) == 30_000 and frame["group"].nunique() == 10_000
 
 
 def real_tables(real_data: Path) -> ImageTable:

@@ -208,6 +208,8 @@ def test_what_a_run_on_it_has_seen_is_known_by_name_if_names_are_the_archives(
     scored_ids, metrics = scored(trained, *words, f"data.root={other}", "data.name=other", name="other")
     seen = {*parts["train"], *parts["val"]} if ids else set()
     assert scored_ids == set(made_up.names) - seen and metrics["removed/seen_images"] == len(seen)
+    if ids:
+        return  # the files need not tell what the names do
     # the run's own folder: the same files, whatever the names say
     scored_ids, metrics = scored(trained, *words, name="lesions")
     assert scored_ids == set(parts["test"])

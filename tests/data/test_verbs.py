@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_module
 
+from skinkd.data import verbs  # noqa: F401  # so that no child imports it
 from skinkd.data.__main__ import VERBS, main
 
+with initialize_config_module(version_base="1.3", config_module="skinkd.conf"):  # nor composes it anew
+    compose("data_verbs", ["data=ham10000"])
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 
@@ -100,7 +104,8 @@ def test_prepare_describe_and_augment(data: Path) -> None:
     done = run(data, "describe", "data=ham10000", "out=d", "sheet.images_of_class=2")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (data / "d").iterdir()} == {*("contact_sheet.png", "classes.png", "description.html")}
-    done = run(data, "augment", "data=ham10000", "augment=hair", "data.image_size=32", "out=d")
+    small = ("data.image_size=32", "sheet.images=2")
+    done = run(data, "augment", "data=ham10000", "augment=hair", *small, "out=d")
     assert done.returncode == 0 and (data / "d" / "augment.png").stat().st_size > 1000, done.stderr
 
 

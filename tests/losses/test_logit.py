@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skinkd.losses.logit import (
@@ -61,6 +61,7 @@ def test_kl_divergence_is_the_loop(batch, temperature):
     assert some.item() == pytest.approx(sum(rows[::2]) / len(rows[::2]), rel=1e-12)
 
 
+@settings(max_examples=50)
 @given(logit_rows(2), st.floats(0.5, 10))
 def test_kl_divergence_is_positive_and_zero_at_equality(rows, temperature):
     student, teacher, _ = rows
@@ -134,6 +135,7 @@ def test_class_temperature_kl_is_the_loop(batch, ratio):
     assert loss.item() == pytest.approx(total / batch, rel=1e-11)
 
 
+@settings(max_examples=50)
 @given(logit_rows(2), st.floats(-5, 5))
 def test_class_temperature_kl_is_shift_invariant_only_at_ratio_one(rows, shift):
     student, teacher, target = rows
@@ -182,6 +184,7 @@ def test_decoupled_kd_puts_kd_together_again():
     torch.testing.assert_close(ours, kl_divergence(student, teacher, temperature=4))
 
 
+@settings(max_examples=50)
 @given(logit_rows(2))
 def test_decoupled_kd_is_positive_and_zero_at_equality(rows):
     student, teacher, target = rows
@@ -207,6 +210,7 @@ def test_soft_cross_entropy_is_torchs(batch):
     torch.testing.assert_close(soft_cross_entropy(student, teacher), F.cross_entropy(student, teacher.softmax(dim=1)))
 
 
+@settings(max_examples=50)
 @given(logit_rows(2))
 def test_soft_cross_entropy_is_least_at_the_teacher(rows):
     student, teacher, _ = rows
@@ -225,12 +229,14 @@ def rectified_by_loop(logits: torch.Tensor, target: torch.Tensor, mode: str) -> 
     return rows
 
 
+@settings(max_examples=50)
 @given(logit_rows(1, whole=True), st.sampled_from(["swap", "raise"]))
 def test_rectify_is_the_loop_ties_included(rows, mode):
     logits, target = rows
     assert rectify(logits, target, mode=mode).tolist() == rectified_by_loop(logits, target, mode)
 
 
+@settings(max_examples=50)
 @given(logit_rows(1), st.sampled_from(["swap", "raise"]))
 def test_rectify_puts_the_maximum_at_the_target(rows, mode):
     logits, target = rows

@@ -41,9 +41,10 @@ def steps(
     precision: Any = "32-true",
     callbacks: list[Callback] | None = None,
     count: int = STEPS,
+    size: int = BATCH,
 ) -> tuple[dict[str, float], Tensor]:
     """Steps of Lightning's loop on one batch: the mean of each loss term, and all gradients of the last step in a row."""
-    batch = make_batch(method, size=BATCH)
+    batch = make_batch(method, size=size)
     pin = accelerator == "gpu"
     batches = [Batch(*(part.pin_memory() if pin else part for part in batch))] * count
     keep = KeepGradients()

@@ -39,7 +39,7 @@ class Watched(Callback):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_step_makes_the_host_wait(name: str) -> None:
     watched = Watched()
-    steps(make_method(name, "method.warmup_epochs=1"), "cpu", callbacks=[watched, Log()], count=4)
+    steps(make_method(name, "method.warmup_epochs=1"), "cpu", callbacks=[watched, Log()], count=4, size=2)
     assert watched.steps == 2
 
 
@@ -49,4 +49,4 @@ def test_a_metric_in_the_bar_would_be_a_wait() -> None:
             pl_module.log("shown", torch.zeros(()), prog_bar=True)
 
     with pytest.raises(AssertionError, match="_local_scalar_dense"):
-        steps(make_method("supervised"), "cpu", callbacks=[Watched(), Bar()], count=4)
+        steps(make_method("supervised"), "cpu", callbacks=[Watched(), Bar()], count=4, size=2)

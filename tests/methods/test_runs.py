@@ -98,16 +98,12 @@ def last_state(folder: Path) -> dict[str, Any]:
 
 # test_train.py has runs of supervised; the others differ from supervised, kd or fitnet in a loss, which test_contract.py has
 LIKE_ANOTHER = ("supervised", "at", "rkd", "d_kd", "dkd", "dist", "tf_kd")
+# a memory of each training image, a frozen part of the network, a teacher; test_resume.py has further methods
+WITH_STATE = ("crd", "dlb", "ps_kd", "ssdkd", "mskd")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in METHODS]
-)
-def test_a_run_of_the_method(name: str, settings_of: Callable[..., DictConfig]) -> None:
-    settings = settings_of(name, "trainer.max_epochs=1")
-    folder = train(settings)
-
-    # its terms and scores
+def check(folder: Path, settings: DictConfig) -> None:
+    """The terms, scores and checkpoint of a run."""
     history = pd.read_csv(folder / "history.csv")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     active = {term for term, weight in config["method"]["loss_weights"].items() if weight}
@@ -130,8 +126,21 @@ def test_a_run_of_the_method(name: str, settings_of: Callable[..., DictConfig]) 
     np.testing.assert_allclose(scored.table[columns], stored[columns], rtol=1e-6, atol=1e-8)
 
 
-# a memory of each training image, a frozen part of the network, a teacher; test_resume.py has further methods
-WITH_STATE = ("crd", "dlb", "ps_kd", "ssdkd", "mskd")
+# the run that goes on, below, is checked alike
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER + WITH_STATE else ()) for name in METHODS],
+)
+def test_a_run_of_the_method(name: str, settings_of: Callable[..., DictConfig]) -> None:
+    settings = settings_of(name, "trainer.max_epochs=1")
+    check(train(settings), settings)
+
+
+def short_teachers(name: str) -> list[str]:
+    """Teachers of one epoch, as those of the runs above."""
+    teacher = "method.teacher.run.trainer.max_epochs=1"
+    taught = {"crd": [teacher], "mskd": [teacher], "ssdkd": [teacher, f"method.teacher.run.{teacher}"]}
+    return taught.get(name, [])
 
 
 @pytest.mark.parametrize(
@@ -140,22 +149,18 @@ WITH_STATE = ("crd", "dlb", "ps_kd", "ssdkd", "mskd")
 def test_killed_in_its_second_epoch_and_given_again_it_ends_as_it_did(
     name: str, settings_of: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # the teachers of the runs above, of one epoch
-    teachers = ["method.teacher.run.trainer.max_epochs=1"] if name in ("crd", "mskd", "ssdkd") else []
-    if name == "ssdkd":
-        teachers += ["method.teacher.run.method.teacher.run.trainer.max_epochs=1"]
-    settings = settings_of(name, "force=true", *teachers)  # as another method's teacher it may be there
+    settings = settings_of(name, "force=true", *short_teachers(name))  # as another method's teacher it may be there
     train_teachers(settings)
     callbacks = skinkd.training.run.fit_callbacks
 
     def with_copy(config: dict[str, Any], folder: RunFolder, *args: Any) -> list[Callback]:
         return [*callbacks(config, folder, *args), Copy(folder.path, tmp_path / folder.path.name)]
 
-    monkeypatch.setattr(skinkd.training.run, "fit_callbacks", with_copy)
-    # the training alone: what is scored follows from the checkpoint, as above
-    monkeypatch.setattr(skinkd.training.run, "score_and_report", lambda *_, **__: None)
-    folder = train(settings)
-    monkeypatch.setattr(skinkd.training.run, "fit_callbacks", callbacks)
+    with monkeypatch.context() as patch:
+        patch.setattr(skinkd.training.run, "fit_callbacks", with_copy)
+        # the training alone: what is scored follows from the checkpoint, as below
+        patch.setattr(skinkd.training.run, "score_and_report", lambda *_, **__: None)
+        folder = train(settings)
     whole = last_state(folder)
     shutil.rmtree(folder)
     shutil.move(tmp_path / folder.name, folder)
@@ -164,10 +169,11 @@ def test_killed_in_its_second_epoch_and_given_again_it_ends_as_it_did(
     resumed = last_state(folder)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    check(folder, settings)
 
 
 def test_exits_are_scored_and_give_a_curve(settings_of: Callable[..., DictConfig]) -> None:
-    folder = train(settings_of("mskd", "trainer.max_epochs=1"))  # the run above
+    folder = train(settings_of("mskd", *short_teachers("mskd")))  # the run above
     metrics = train_process.metrics_of(folder)
     for exit in ("exit_1", "exit_2"):
         assert 0 <= metrics[f"test/{exit}/accuracy"] <= 1

@@ -1,6 +1,10 @@
-"""Methods built from their own YAML around tiny networks, and one training step of each, without any data on disk."""
+"""Methods built from their own YAML around tiny networks, and one training step of each, without any data on disk.
+
+A network of settings that came before is a copy of the first one; building it takes half the time of a step.
+"""
 
 import copy
+import json
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,16 +93,16 @@ def _composed(name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
 def make_teacher(config: dict[str, Any], *, seed: int = 7) -> tuple[Teacher, dict[str, Tensor]]:
     """A teacher of random weights whose BatchNorm statistics are not those of the start, and a projector's weights."""
     backbone = config["method"]["teacher"]["run"].get("backbone", config["backbone"])
-    network, state = _teacher_network(yaml.safe_dump(backbone), seed)
+    network, state = _teacher_network(json.dumps(backbone), seed)
     torch.manual_seed(seed)  # whether the network was made before or not
-    return Teacher(copy.deepcopy(network), image_size=backbone["image_size"], bf16=False), copy.deepcopy(state)
+    return Teacher(network, image_size=backbone["image_size"], bf16=False), copy.deepcopy(state)
 
 
 @cache
 def _teacher_network(backbone: str, seed: int) -> tuple[Any, dict[str, Tensor]]:
-    """A network of YAML, for reading only, and a projector's weights."""
+    """A network of these settings, which all teachers share, as they are frozen, and a projector's weights."""
     torch.manual_seed(seed)
-    settings = yaml.safe_load(backbone)
+    settings = json.loads(backbone)
     network = instantiate(settings, num_classes=CLASSES, _convert_="all")
     for _ in range(3):
         network(torch.rand(4, 3, settings["image_size"], settings["image_size"]))
@@ -111,8 +115,23 @@ def make_method(name: str, *overrides: str, counts: tuple[int, ...] = (5, 4, 3, 
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     data = SimpleNamespace(classes=tuple("abcde"), class_counts=list(counts), train_labels=labels)
     taught = make_teacher(config) if "teacher" in config["method"] else None
-    network = build_network(config, classes=data.classes)
+    network = make_network(config, classes=data.classes)
     return build_method(config, data, network, taught)  # type: ignore[arg-type]
+
+
+def make_network(config: dict[str, Any], *, classes: tuple[str, ...]) -> Any:
+    """What ``build_network`` gives, and leaves of the random state."""
+    key = json.dumps({name: config[name] for name in ("backbone", "seed")})
+    network, state = _network(key, classes)
+    L.seed_everything(config["seed"], verbose=False)
+    torch.set_rng_state(state)
+    return copy.deepcopy(network)
+
+
+@cache
+def _network(config: str, classes: tuple[str, ...]) -> tuple[Any, Tensor]:
+    """A network for reading only, and the random state behind it."""
+    return build_network(json.loads(config), classes=classes), torch.get_rng_state()
 
 
 def make_batch(method: Method, *, size: int = 4, label: list[int] | None = None, seed: int = 3) -> Batch:
@@ -135,12 +154,12 @@ class KeepGradients(Callback):
 
 
 def one_step(
-    method: Method, batch: Batch, *, precision: Any = "32-true"
+    method: Method, *batches: Batch, precision: Any = "32-true"
 ) -> tuple[dict[str, float], dict[str, Tensor | None]]:
-    """One step of Lightning's own loop: the loss terms, unweighted, with ``loss``, and the gradients."""
+    """A step of Lightning's own loop for each batch: the means of the unweighted terms and ``loss``, the last gradients."""
     keep = KeepGradients()
     trainer = L.Trainer(
-        max_steps=1,
+        max_epochs=1,
         accelerator="cpu",
         precision=precision,
         callbacks=[keep],
@@ -151,7 +170,7 @@ def one_step(
         limit_val_batches=0,
     )
     method.train()
-    trainer.fit(method, DataLoader([batch], batch_size=None))
+    trainer.fit(method, DataLoader(list(batches), batch_size=None))
     return method.terms.means(), keep.gradients
 
 

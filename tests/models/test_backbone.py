@@ -21,8 +21,8 @@ TIMM_PRESETS = sorted(
     for file in (CONF / "backbone").glob("*.yaml")
     if file.stem != "timm" and "timm" in file.read_text().splitlines()[0]
 )
-# the networks of the same builder that are twice as deep are built by the slow tests
-DEEP = {"resnet101": "resnet50", "efficientnet_b4": "efficientnet_b0"}
+# the slow tests build the larger networks of a builder
+DEEP = {"resnet50": "resnet18", "resnet101": "resnet18", "efficientnet_b4": "efficientnet_b0"}
 PRESETS = [pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in TIMM_PRESETS]
 # these norm what they pool, so their pooled features are not the mean of the last map
 POOLS_A_NORMED_MAP = ("convnext_tiny", "vit_tiny")
@@ -185,7 +185,11 @@ def test_state_dict_round_trip(network: Backbone, tmp_path: Path) -> None:
         assert torch.equal(other(images()), network(images()))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+# a stride of 32, and patches; the others are as resnet18
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("resnet18", "vit_tiny") else pytest.param(name, marks=pytest.mark.slow) for name in TIMM_PRESETS],
+)
 def test_sizes_below_the_smallest_are_refused_with_it(name: str) -> None:
     smallest = 16 if name == "vit_tiny" else 32
     with pytest.raises(UserError, match=rf"image_size={smallest - 1} .*; give at least {smallest}$"):

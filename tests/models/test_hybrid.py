@@ -13,13 +13,14 @@ from skinkd.errors import UserError
 from skinkd.models.hybrid import HybridStudent, HybridTeacher
 
 CONF = Path(__file__).parents[2] / "conf"
+SMALL = {"conv_branch": "test_efficientnet"}
 KINDS = {
     "teacher": ("mskd_teacher", {}),
     "teacher of timm's": (
         "mskd_teacher", {"attention_branch": "vit_tiny_patch16_224", "conv_branch": "convnext_atto"}
     ),
-    "student, logits": ("mskd_student", {}),
-    "student, features": ("mskd_student", {"fusion": "features"}),
+    "student, logits": ("mskd_student", SMALL),
+    "student, features": ("mskd_student", {"fusion": "features"} | SMALL),
 }  # fmt: skip
 
 
@@ -108,18 +109,18 @@ def test_state_dict_round_trip(network: HybridTeacher | HybridStudent, tmp_path:
 
 @pytest.mark.parametrize("kind", ["teacher", "student, logits"])
 def test_the_convolutional_branch_starts_from_a_file(kind: str, tmp_path: Path) -> None:
-    donor = build("student, logits", conv_branch="resnet10t").conv.model
+    donor = build("student, logits", conv_branch="test_resnet").conv.model
     nn.init.constant_(donor.bn1.bias, 0.25)
     torch.save(donor.state_dict(), tmp_path / "branch.pth")
-    plain = build(kind, conv_branch="resnet10t")
-    started = build(kind, conv_branch="resnet10t", conv_weights=str(tmp_path / "branch.pth"))
+    plain = build(kind, conv_branch="test_resnet")
+    started = build(kind, conv_branch="test_resnet", conv_weights=str(tmp_path / "branch.pth"))
     for name, value in started.state_dict().items():
         source = donor.state_dict()[name.removeprefix("conv.model.")] if name.startswith("conv.model.") else None
         assert value.equal(plain.state_dict()[name] if source is None else source)
     with pytest.raises(UserError, match=r"nowhere\.pth does not exist"):
         build(kind, conv_weights="nowhere.pth")
     torch.save({"state_dict": started.state_dict()}, tmp_path / "whole.pth")
-    whole = build(kind, conv_branch="resnet10t", weights=str(tmp_path / "whole.pth"), conv_weights="nowhere.pth")
+    whole = build(kind, conv_branch="test_resnet", weights=str(tmp_path / "whole.pth"), conv_weights="nowhere.pth")
     assert whole.conv.model.bn1.bias.equal(donor.bn1.bias)  # a whole network's file needs no other
 
 
@@ -202,7 +203,7 @@ def test_fused_probabilities() -> None:
 
 
 def test_fused_features() -> None:
-    student = build("student, features").eval()
+    student = build("student, features", conv_branch="efficientnet_b0").eval()  # the published one
     assert student.feature_dim == 32 + 64 + 24 + 40 + 112 + 1280
     with torch.no_grad():
         found = student.features(images())

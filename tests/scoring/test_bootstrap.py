@@ -1,7 +1,5 @@
 """Weighted metrics against tables with the rows really repeated, and intervals against what they promise."""
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -222,7 +220,8 @@ def test_lesions_are_drawn_whole() -> None:
     assert widths[1] == pytest.approx(widths[0], rel=0.1)
 
 
-@pytest.mark.parametrize("sharpness", [pytest.param(1.0, marks=pytest.mark.slow), 1.5])
+@pytest.mark.slow  # tests/analysis/test_simulation.py has a quick one
+@pytest.mark.parametrize("sharpness", [1.0, 1.5])
 def test_nominal_intervals_hold_by_simulation(sharpness: float) -> None:
     """200 data sets of a network whose truth is known; 95 % ± 3 standard errors is 90.4 to 99.6 %."""
     rng = np.random.default_rng(11)
@@ -247,10 +246,3 @@ def test_nominal_intervals_hold_by_simulation(sharpness: float) -> None:
     for name, count in held.items():
         assert count >= 0.904 * 200, (name, count)
         assert count <= 0.996 * 200 or name == "ece", (name, count)  # the bound of ECE is a safe one
-
-
-def test_fast_enough_for_the_end_of_every_run() -> None:
-    table = random_table(0, 2000, 7, 1500)
-    start = time.perf_counter()
-    bootstrap_intervals(table, names(7), calibration_bins=BINS, replicates=1000, seed=0, level=0.95)
-    assert time.perf_counter() - start < 10  # 0.3 s on one idle core

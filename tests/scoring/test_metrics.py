@@ -138,7 +138,7 @@ def check(label: np.ndarray, p: np.ndarray) -> None:
         assert type(got[name]) is float and math.isfinite(got[name])
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(cases())
 def test_agrees_with_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
     check(*case)
