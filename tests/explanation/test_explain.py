@@ -122,8 +122,11 @@ def test_maps_are_pngs_of_sixteen_bits_and_sheets_are_of_right_and_wrong_cases(e
 
 
 def test_the_same_command_gives_the_same_scores(explained: Path, synthetic_root: Path, tmp_path: Path) -> None:
-    run_explain(explained.parent, synthetic_root, f"out={tmp_path / 'again'}", "batch=16", "sheet.rows=1")
+    """Of the methods those that draw numbers or choose by rank, beside fewer others and in other batches."""
+    few = ("methods=[scorecam,lime]", "batch=16", "sheet.rows=1")
+    run_explain(explained.parent, synthetic_root, f"out={tmp_path / 'again'}", *few)
     first, again = table(explained), table(tmp_path / "again")
+    first = first[first["map"].isin(["scorecam", "lime", *NULLS])].reset_index(drop=True)
     pd.testing.assert_frame_equal(first, again, rtol=1e-3, atol=1e-3)
 
 
