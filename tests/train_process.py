@@ -7,6 +7,7 @@ A process can be told to act on itself, such as to die by SIGKILL, at an exact c
 outside would arrive at another moment each time.
 """
 
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
@@ -181,6 +183,9 @@ def _run(program: str, arguments: list[str]) -> None:
     if program.endswith(".py"):
         runpy.run_path(program, run_name="__main__")
     else:
+        warnings.filterwarnings(
+            "ignore", ".*found in sys.modules", RuntimeWarning
+        )  # in a process of its own it is not there
         runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
@@ -216,6 +221,7 @@ class Forked:
         stdout: Any = None,
         stderr: Any = None,
         preexec_fn: Callable[[], None] | None = None,
+        pass_fds: Sequence[int] = (),
         shell: bool = False,
         encoding: str | None = None,
     ) -> None:
@@ -234,7 +240,9 @@ class Forked:
                 for number, file in ((1, stdout), (2, stdout if stderr == subprocess.STDOUT else stderr)):
                     if file:
                         os.dup2(file.fileno(), number)
-                os.closerange(3, 1024)  # as a started process has none of these either
+                for number in set(range(3, 1024)) - set(pass_fds):  # as a started process has none of these either
+                    with contextlib.suppress(OSError):
+                        os.close(number)
                 os.chdir(cwd or ".")
                 if env is not None:
                     os.environ.clear()

@@ -86,11 +86,9 @@ def markdown_tables(comparison: Comparison) -> dict[str, str]:
 
 def markdown(comparison: Comparison, skipped: Sequence[Skipped]) -> str:
     """Return the whole comparison as Markdown."""
-    titles = {table.name: table.title for table in all_tables(comparison)}
     parts = ["# Comparison", _about(comparison)]
     parts += [f"- {_escape_markdown(note)}" for note in remarks(comparison, skipped)]
-    for name, text in markdown_tables(comparison).items():
-        parts.append(f"## {_escape_markdown(titles[name])}\n\n{text}")
+    parts += [f"## {_escape_markdown(table.title)}\n\n{_markdown(table)}" for table in all_tables(comparison)]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
 

@@ -154,24 +154,23 @@ def test_without_validation_predictions_there_is_no_calibration_and_it_is_said(m
 
 def test_folds_count_the_images_of_every_fold_once(make_run: MakeRun) -> None:
     for method in ("supervised", "kd"):
-        for fold in (0, 1, 2):
+        for fold in (0, 1):
             for seed in (0, 1):
-                folder = make_run(method, seed=seed, data__fold=fold, data__folds=3, images=90)
+                folder = make_run(method, seed=seed, data__fold=fold, data__folds=2, images=90)
     comparison = comparison_of(folder.parent)
-    assert comparison.per_class.groupby("row")["n"].sum().to_dict() == {"kd": 270, "supervised": 270}
+    assert comparison.per_class.groupby("row")["n"].sum().to_dict() == {"kd": 180, "supervised": 180}
     values = [run.metrics["test/accuracy"] for run in runs_of(folder.parent) if run.method == "kd"]
     mean = comparison.scores.set_index(["row", "metric"]).loc[("kd", "accuracy"), "mean"]
-    assert len(values) == 6 and mean == pytest.approx(np.mean(values))
+    assert len(values) == 4 and mean == pytest.approx(np.mean(values))
     assert comparison.tests["p"].notna().all()
 
 
-def test_the_order_of_the_runs_changes_nothing(stored_study: Path) -> None:
+def test_the_order_of_the_runs_changes_nothing(stored_study: Path, comparison: Comparison) -> None:
     runs = list(runs_of(stored_study))
-    first = compare(group_rows(runs))
     random.Random(1).shuffle(runs)
     again = compare(tuple(reversed(group_rows(runs))))
     for name in ("scores", "tests", "runs", "cost", "per_class", "calibration", "abstention", "risk", "curves"):
-        assert_frame_equal(getattr(first, name), getattr(again, name), check_exact=True)
+        assert_frame_equal(getattr(comparison, name), getattr(again, name), check_exact=True)
     assert [row.label for row in again.rows] == ["supervised", "kd", "swskd"]
 
 

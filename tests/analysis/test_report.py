@@ -21,7 +21,7 @@ from skinkd.analysis.report import html, latex, markdown_tables, print_compariso
 from skinkd.analysis.rows import Row, group_rows
 from skinkd.analysis.runs import Skipped, read_runs
 from skinkd.analysis.tables import all_tables
-from skinkd.analysis.wandb_report import build_report, build_workspace, check_wandb, logged_runs
+from skinkd.analysis.wandb_report import check_wandb
 from skinkd.errors import UserError
 
 AWKWARD = ("a_b 50%", "R&D <i>", "naïve λ|x", "$cost$ {#1} ~^\\")
@@ -207,6 +207,17 @@ def test_test_parts_of_one_class_leave_a_report_without_what_is_undefined(make_r
     assert 'id="differences-' in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_runs_with_neither_exports_nor_explanations_have_the_report_without_them(
+    comparison: Comparison, written: Path, page: str
+) -> None:
+    assert comparison.deployed.empty and "exported" not in (written / "comparison.md").read_text("utf-8") + page
+    assert not [name for name in pd.read_csv(written / "comparison.csv") if name.endswith("int8")]
+    assert comparison.explanations.empty and not any("looks" in note for note in comparison.notes)
+    assert "explanations" not in {table.name for table in all_tables(comparison)}
+    assert "Where they look" not in page and "explanations-" not in page and "deployed-" not in page
+    assert not (written / "explanations.csv").exists()
+
+
 def test_what_cannot_be_drawn_leaves_no_half_of_the_files(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,28 +359,6 @@ def test_many_rows_have_markers_of_their_own(comparison: Comparison) -> None:
     )
     looks = [looks_of(dataclasses.replace(comparison, rows=rows), row.label) for row in rows]
     assert len(set(looks)) == len(rows)
-
-
-def test_wandb_report_and_workspace_show_these_runs_by_method(study: Path) -> None:
-    comparison = compared(study)
-    with pytest.raises(UserError, match="none of these runs was logged"):
-        logged_runs(comparison)
-    for number, run in enumerate(run for row in comparison.rows for run in row.runs):
-        (run.folder / "wandb_run_id").write_text(f"id{number}\n")
-    entity, project, ids = logged_runs(comparison)
-    assert (entity, project) == (None, "skinkd") and ids == [f"id{number}" for number in range(9)]
-    report = build_report(comparison, entity="us", project=project, ids=ids)
-    (grid,) = [block for block in report.blocks if type(block).__name__ == "PanelGrid"]
-    (runset,) = grid.runsets
-    assert runset.groupby == ["config.method.name"] and all(repr(one) in runset.filters for one in ids)
-    kinds = [type(panel).__name__ for panel in grid.panels]
-    assert (kinds.count("BarPlot"), kinds.count("LinePlot"), kinds.count("ScatterPlot")) == (5, 3, 2)
-    texts = [block.text for block in report.blocks if type(block).__name__ == "MarkdownBlock"]
-    assert texts[0] == markdown_tables(comparison)["scores"]
-    workspace = build_workspace(comparison, entity="us", project=project, ids=ids)
-    view = workspace._to_model().model_dump_json()  # what would be sent
-    for word in ("id0", "id8", "method.value.name", "test/balanced_accuracy", "val/auroc_macro", "macs"):
-        assert word in view
 
 
 def test_wandb_without_an_account_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skinkd.analysis.statistics import delong, mcnemar, paired_bootstrap
-from skinkd.scoring.bootstrap import mean_intervals
+from skinkd.analysis.statistics import delong, mcnemar, paired_differences
+from skinkd.scoring.bootstrap import intervals_of_mean, resample
 from skinkd.scoring.metrics import evaluate
 from skinkd.scoring.predictions import probability_columns
 
 LESIONS_OF_CLASS = np.array([5403, 727, 614, 327, 228, 98, 73])  # of HAM10000
 FREQUENCY = LESIONS_OF_CLASS / LESIONS_OF_CLASS.sum()
 CLASSES = [f"c{k}" for k in range(len(FREQUENCY))]
-RULES = {"level": 0.95, "calibration_bins": 15}
+LEVEL, BINS = 0.95, 15
 
 
 def draw(rng: np.random.Generator, lesions: int, networks: int) -> list[pd.DataFrame]:
@@ -64,7 +64,8 @@ def truth(tables: int) -> dict[str, float]:
     cover less.
     """
     found = [
-        evaluate(draw(np.random.default_rng([1, n]), 50_000, 1)[0], CLASSES, calibration_bins=15) for n in range(tables)
+        evaluate(draw(np.random.default_rng([1, n]), 50_000, 1)[0], CLASSES, calibration_bins=BINS)
+        for n in range(tables)
     ]
     return {name: float(np.mean([one[name] for one in found])) for name in found[0] if "/" not in name}
 
@@ -72,6 +73,7 @@ def truth(tables: int) -> dict[str, float]:
 def simulate(
     true: dict[str, float], repetitions: int, lesions: int, replicates: int, *, by_lesion: bool = True
 ) -> Outcome:
+    """Resample each network once, with the same draws, as ``comparison.compare`` does."""
     rng = np.random.default_rng(7)
     covered: dict[str, list[bool]] = {}
     wrong: dict[str, list[bool]] = {}
@@ -80,11 +82,12 @@ def simulate(
         if not by_lesion:
             tables = [table.assign(group=table["image_id"]) for table in tables]
         one, two = tables[:1], tables[1:]
-        rules = RULES | {"replicates": replicates, "seed": seed}
-        for name, (low, high) in mean_intervals(one, CLASSES, **rules).items():
+        rules = {"replicates": replicates, "seed": seed, "calibration_bins": BINS}
+        first, second = (resample(side, CLASSES, **rules) for side in (one, two))
+        for name, (low, high) in intervals_of_mean(first, LEVEL).items():
             covered.setdefault(name, []).append(low <= true[name] <= high)
-        p = {name: found.p for name, found in paired_bootstrap(one, two, CLASSES, **rules).items()}
-        p |= {"delong": delong(one, two, CLASSES, level=0.95).p, "mcnemar": mcnemar(one, two, CLASSES).p}
+        p = {name: found.p for name, found in paired_differences(first.joined(second), 1, LEVEL).items()}
+        p |= {"delong": delong(one, two, CLASSES, level=LEVEL).p, "mcnemar": mcnemar(one, two, CLASSES).p}
         for name, value in p.items():
             wrong.setdefault(name, []).append(value <= 0.05)
     return Outcome(*({name: float(np.mean(part)) for name, part in parts.items()} for parts in (covered, wrong)))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm, t, ttest_1samp
-from test_simulation import CLASSES, RULES, draw
+from test_simulation import BINS, CLASSES, draw
 
 from skinkd.analysis.trainings import (
     OverTrainings,
@@ -129,7 +129,7 @@ def tables(seed: int, number: int) -> list[pd.DataFrame]:
 
 
 def resampled(*parts: pd.DataFrame) -> Resampled:
-    return resample(parts, CLASSES, replicates=60, seed=0, calibration_bins=RULES["calibration_bins"])
+    return resample(parts, CLASSES, replicates=60, seed=0, calibration_bins=BINS)
 
 
 def test_a_difference_over_trainings() -> None:

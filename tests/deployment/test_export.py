@@ -187,12 +187,22 @@ def test_the_readme_has_a_program_that_runs(exported: Path) -> None:
     assert "not a medical device" in text and "| accuracy |" in text
 
 
-def test_the_same_run_gives_the_same_networks(exported: Path, finished: Path, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_networks_and_replaces_an_earlier_export(
+    exported: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """And what int8 loses stands in the first line, with exit code 1, unless it is accepted."""
-    words = [f"run={finished}", f"out={tmp_path / 'a'}", "formats=[onnx,torch]"]
+    words = [f"run={finished}", f"out={tmp_path / 'a'}", "formats=[onnx,torch]", "limits.balanced_accuracy_loss=-1"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "export.json").write_text("{}")
+    (tmp_path / "a" / "old.onnx").write_text("old")
+    with pytest.raises(UserError, match="is there already; give another out, or force=true"):
+        run_export(*words)
+    capsys.readouterr()
     with pytest.raises(SystemExit) as end:
-        skinkd.export.export(settings(*words, "limits.balanced_accuracy_loss=-1"))
+        skinkd.export.export(settings(*words, "force=true"))
     assert end.value.code == 1
+    assert capsys.readouterr().out.startswith("warning: the balanced accuracy of int8 may be ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"] and not (tmp_path / "a" / "old.onnx").exists()
     for name in ("model.onnx", "model_int8.onnx", "golden/nv.png"):
         assert (exported / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
     assert (tmp_path / "a" / "model.pt2").stat().st_size > 1000
@@ -201,22 +211,14 @@ def test_the_same_run_gives_the_same_networks(exported: Path, finished: Path, tm
     assert (tmp_path / "a" / "README.md").read_text("utf-8").startswith("**Warning:** the balanced accuracy of int8")
 
 
-def test_a_failure_leaves_the_earlier_export_and_nothing_else(
-    finished: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_leaves_the_earlier_export_and_nothing_else(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [f"run={finished}", f"out={out}"]
-    with pytest.raises(UserError, match=r"differs from the run's on its \d+ test images.*limits\.probability"):
-        run_export(*words, "limits.probability=-1")
-    assert list(tmp_path.iterdir()) == []
     out.mkdir()
     (out / "export.json").write_text("{}")
-    with pytest.raises(UserError, match="is there already; give another out, or force=true"):
-        run_export(*words)
-    capsys.readouterr()
-    run_export(*words, "force=true", "limits.balanced_accuracy_loss=-1", "accept_loss=true")
-    assert capsys.readouterr().out.startswith("warning: the balanced accuracy of int8 may be ")
-    assert (out / "model.onnx").is_file() and list(tmp_path.iterdir()) == [out]
+    with pytest.raises(UserError, match=r"differs from the run's on its \d+ test images.*limits\.probability"):
+        run_export(f"run={finished}", f"out={out}", "force=true", "limits.probability=-1")
+    assert list(tmp_path.iterdir()) == [out] and list(out.iterdir()) == [out / "export.json"]
+    assert (out / "export.json").read_text() == "{}"
 
 
 def test_exits_and_their_threshold_ride_along(finished: Path, tmp_path: Path) -> None:

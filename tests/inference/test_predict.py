@@ -51,7 +51,7 @@ def test_the_runs_own_test_images_get_its_own_numbers_to_the_last_digit(
 @pytest.mark.parametrize(
     "network",
     [
-        ["backbone=timm", "backbone.name=test_vit"],
+        ["backbone=timm", "backbone.name=test_vit", "+backbone.options={depth: 2}"],
         [
             *(
                 "method=mskd_teacher",

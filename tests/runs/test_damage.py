@@ -159,31 +159,40 @@ TEXTS = ["config.yaml", "splits.csv", "history.csv"]
 FILES = ["metrics.json", *TEXTS, "checkpoints/best.ckpt", "checkpoints/last.ckpt"]
 
 
-# garbage is no text; that checkpoints and metrics of garbage are damaged too is tested above and below
-@pytest.mark.parametrize(("kind", "names"), [("cut", FILES), ("garbage", TEXTS)])
+@pytest.mark.parametrize(("kind", "names"), [("cut", [[name] for name in FILES]), ("garbage", [TEXTS])])
 def test_a_damaged_run_goes_on_to_the_same_bytes(
-    finished: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, names: list[str]
+    finished: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    names: list[list[str]],
 ) -> None:
-    """Each file alone, of a run that lacks its metrics: what the run has lost is computed again and said in one line."""
+    """Files of a run that lacks its metrics: what the run has lost is computed again and said in one line.
+
+    Each file is cut alone. All texts become garbage, which is no text, at once; that checkpoints and metrics of garbage are
+    damaged too is tested above and below.
+    """
     kept = ["metrics.json", "config.yaml", "splits.csv", "predictions/test.csv"]
-    for name in names:
+    for damaged in names:
         folder = tmp_path / "outputs" / finished.name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(finished, folder)
-        if name != "metrics.json":
+        if damaged != ["metrics.json"]:
             (folder / "metrics.json").unlink()
-        path = folder / name
-        path.write_bytes(DAMAGES[kind](path.read_bytes()))
+        for name in damaged:
+            (folder / name).write_bytes(DAMAGES[kind]((folder / name).read_bytes()))
         capsys.readouterr()
         assert trained() == folder
         said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-        assert name == "history.csv" or sum(str(path) in line for line in said) == 1, (name, said)
+        for name in damaged:
+            assert name == "history.csv" or sum(str(folder / name) in line for line in said) == 1, (name, said)
         for other in kept:
             expected, found = (each / other for each in (finished, folder))
             if other == "config.yaml":  # paths differ
                 assert len(found.read_text().splitlines()) == len(expected.read_text().splitlines())
             else:
-                assert found.read_bytes() == expected.read_bytes(), (name, other)
+                assert found.read_bytes() == expected.read_bytes(), (damaged, other)
         assert len(read_history(folder).rows) == 2
 
 

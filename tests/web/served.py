@@ -15,7 +15,7 @@ import openers
 from skinkd.web.serve import serve
 from skinkd.web.server import Limits
 serve(getattr(openers, sys.argv[1]), host=sys.argv[2], port=int(sys.argv[3]), seconds=float(sys.argv[4]), memory_mb=400,
-      limits=Limits(megabytes=1, upload_seconds=3, waiting=2))
+      limits=Limits(megabytes=1, upload_seconds=float(sys.argv[5]), waiting=2))
 """
 
 
@@ -63,7 +63,7 @@ def served(command: Sequence[str], folder: Path) -> Iterator[Served]:
 
 
 def behaviour(
-    *, host: str = "127.0.0.1", port: int = 0, seconds: float = 20, opener: str = "open_behaviour"
+    *, host: str = "127.0.0.1", port: int = 0, seconds: float = 20, upload: float = 20, opener: str = "open_behaviour"
 ) -> list[str]:
     """The command of a server without a network; see openers.py."""
-    return [sys.executable, "-c", SERVE, opener, host, str(port), str(seconds)]
+    return [sys.executable, "-c", SERVE, opener, host, str(port), str(seconds), str(upload)]

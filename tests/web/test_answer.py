@@ -37,8 +37,11 @@ def settings(run: Path, *overrides: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(train_tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on images of 64 pixels, whose maps have several cells; for reading only."""
-    return train_tiny(tmp_path_factory.mktemp("finished64"), "data.image_size=64")
+    """A run on images of 64 pixels, whose maps have several cells, without its pictures; for reading only."""
+    with pytest.MonkeyPatch.context() as patch:
+        for picture in ("plot_curves", "plot_confusion"):
+            patch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
+        return train_tiny(tmp_path_factory.mktemp("finished64"), "data.image_size=64")
 
 
 @pytest.fixture(scope="module")

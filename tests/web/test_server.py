@@ -23,7 +23,7 @@ BYTES = {"Content-Type": "application/octet-stream"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(behaviour(), tmp_path_factory.mktemp("server")) as server:
+    with served(behaviour(upload=1.5), tmp_path_factory.mktemp("server")) as server:
         yield server
 
 

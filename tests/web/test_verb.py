@@ -14,7 +14,7 @@ Run = Callable[..., train_process.Result]
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """Runs ``python -m skinkd.app``."""
-    return lambda *words: train_process.run(words, folder=tmp_path, module="skinkd.app")
+    return lambda *words, **settings: train_process.run(words, folder=tmp_path, module="skinkd.app", **settings)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_mistake_is_one_sentence(run: Run, words: list[str], sentence: str) ->
 
 
 def test_a_run_that_is_not_there_is_one_sentence(run: Run) -> None:
-    done = run("run=nowhere", "port=0")
+    done = run("run=nowhere", "port=0", fork_children=True)
     assert (done.code, len(done.err.splitlines())) == (2, 1)
     assert "run=nowhere is neither a run folder" in done.err
 
