@@ -196,7 +196,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(job: Job, tmp_path: Path) -> N
         2,
         partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4096, 4096)),
     )
-    result = job("trainer.max_epochs=3", act=full)
+    result = job(act=full)
     assert result.code == 2
     assert result.err.startswith("error: the disk is full") and result.err.count("\n") == 1, result.err
     folder = only_run(tmp_path / "outputs")
@@ -206,8 +206,8 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(job: Job, tmp_path: Path) -> N
     assert not (folder / "metrics.json").exists()
     assert not [path for path in folder.rglob("*") if "tmp" in path.name]
     # with room again, the same command goes on
-    assert job("trainer.max_epochs=3").code == 0
-    assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1, 2, 3]
+    assert job().code == 0
+    assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1, 2]
 
 
 def test_a_diverging_run_names_term_and_step_and_keeps_the_last_good_checkpoint(job: Job, tmp_path: Path) -> None:
