@@ -207,7 +207,7 @@ def test_a_trial_that_fails_is_told_and_a_named_study_goes_on_with_its_own_searc
     tune: Tune, tmp_path: Path
 ) -> None:
     named = [*SHORT, "tune.study=mine", "tune.trials=2", "trainer.max_epochs=1"]
-    space = "tune.space={data.batch_size: [16, 999], optim.lr: [0.01, 0.1]}"
+    space = "tune.space={data.batch_size: [999, 16], optim.lr: [0.01, 0.1]}"
     result = tune(tmp_path, *named, space)
     assert result.code == 0, result.err
     table = trials(tmp_path)

@@ -153,7 +153,8 @@ def test_one_configuration_is_shown_at_a_time() -> None:
         ("ablation_swskd", "method.target_stage=last"),
         ("four_methods", "method.warmup_epochs=1"),
         ("temperature_tsskd", "method.loss_weights.kd=0.5"),
-        ("methods", "optim.lr=0.1"),
+        ("four_methods", "optim.lr=0.1"),
+        pytest.param("methods", "optim.lr=0.1", marks=pytest.mark.slow),  # all methods
     ],
 )
 def test_a_stored_sweep_takes_settings_of_the_methods_it_sweeps(name: str, setting: str) -> None:
