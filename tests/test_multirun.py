@@ -66,7 +66,7 @@ def sweep_folder(output: Path) -> Path:
 
 def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
-    command = [*tiny, f"paths.output_dir={output}", "data.batch_size=999,16", "logger=wandb"]
+    command = [*tiny, f"paths.output_dir={output}", "data.batch_size=999,16"]
     result = sweep(command, tmp_path / "here")
     assert result.code == 1
     assert "1 of 2 jobs finished" in result.out
@@ -79,9 +79,8 @@ def test_one_job_fails_and_the_other_finishes(tiny: list[str], finished: Path, t
     assert folder.name == finished.name
     assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"stdout.txt", "stderr.txt"}
-    (run,) = (folder / "wandb").glob("offline-run-*")
     place = sweep_folder(output)
-    assert group(folder) == place.name == WandbFile(run).run.run_group
+    assert group(folder) == place.name  # which is W&B's group, as runs/test_tracking.py shows
 
     stored = json.loads((place / "sweep.json").read_text())
     assert stored["group"] == place.name and [one["name"] for one in stored["jobs"]][1] == folder.name

@@ -174,7 +174,7 @@ def test_asked_to_stop_and_killed_later_it_ends_as_one_that_was_left_alone(
 
 def test_pruned_by_the_median_of_earlier_trials(tune: Tune, tmp_path: Path) -> None:
     """The rule, recomputed from the histories: worse so far than the median of earlier complete trials at that epoch."""
-    epochs, total = 3, 4
+    epochs, total = 3, 2  # by the seed the second learning rate is too small to learn
     settings = [*SHORT, "tune.pruner.startup_trials=1", "tune.pruner.min_epochs=1"]
     space = "tune.space={optim.lr: {low: 1e-7, high: 0.1, log: true}}"
     monitor = ["monitor.metric=val/loss", "monitor.mode=min", f"trainer.max_epochs={epochs}", f"tune.trials={total}"]

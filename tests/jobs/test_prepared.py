@@ -68,18 +68,15 @@ def test_a_fork_is_the_run_of_its_command(start: Start, finished: Path, tiny: li
     assert (tmp_path / "log").read_text().startswith("before\n")
 
 
-def test_the_exit_code_is_the_commands_and_the_next_fork_starts(start: Start, tmp_path: Path) -> None:
-    assert code_of(start("methd=kd")) == 2
-    assert "did you mean 'method'" in (tmp_path / "log").read_text()
-    assert code_of(start("--version")) == 0
-
-
-def test_the_system_gives_a_process_number_again(start: Start, processes: LocalProcesses) -> None:
-    """After some ten thousand processes."""
+def test_the_exit_code_is_the_commands_also_where_the_system_gives_a_process_number_again(
+    start: Start, processes: LocalProcesses, tmp_path: Path
+) -> None:
+    """It does after some ten thousand processes."""
     last = start("--version")
     assert code_of(last) == 0 and processes.forks
     processes.forks.codes |= {last.process.pid + more: 0 for more in range(1, 2000)}
     assert code_of(start("methd=kd")) == 2
+    assert "did you mean 'method'" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
