@@ -113,9 +113,9 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, list[str]]:
     names = ["image_id", "group", "label", "prediction"]
     try:
         # read as text first: not every version of pandas reads the last bit of a float
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = original_table(pd.read_csv(path, dtype=str, keep_default_na=False))
         columns = [column for column in table.columns if column.startswith("p_")]
-        table = original_table(table.astype(dict.fromkeys(columns, np.float64)))  # numbers are written as they are
+        table = table.astype(dict.fromkeys(columns, np.float64))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read predictions from {path}: {error}") from error
     classes = [column.removeprefix("p_") for column in columns]
