@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -33,6 +34,12 @@ class Page(HTMLParser):
         self.ids: set[str] = set()
         self.equations = 0
         self.feed(path.read_text("utf-8"))
+
+    @classmethod
+    @cache
+    def of(cls, path: Path) -> "Page":
+        """A page of the site, read once."""
+        return cls(path)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note addresses; a link's is loaded unless it only says where the page is."""
@@ -74,7 +81,7 @@ def test_every_page_of_the_repository_is_there(site: Path) -> None:
 
 
 def test_nothing_is_loaded_from_another_host(site: Path) -> None:
-    loads = [(page.name, address) for page in site.rglob("*.html") for address in Page(page).loads]
+    loads = [(page.name, address) for page in site.rglob("*.html") for address in Page.of(page).loads]
     loads += [(sheet.name, address) for sheet in site.rglob("*.css") for address in addresses(sheet.read_text("utf-8"))]
     assert {name for name, _ in loads} >= {"index.html", "methods.html", "theme.css"}, "the scan sees pages and sheets"
     assert [(name, address) for name, address in loads if elsewhere(address)] == []
@@ -97,7 +104,7 @@ def test_every_equation_is_drawn(site: Path, name: str) -> None:
     prose = re.sub(r"^```.*?^```$", "", source, flags=re.DOTALL | re.MULTILINE)
     marked = len(re.findall(r"\$`[^`]+`\$", prose))
     short = len(re.findall(r"\$[^$\n]+\$", re.sub(r"\$?`[^`]*`\$?", "", prose)))
-    assert fences.count("math") + marked + short == Page(site / f"{name}.html").equations > 0
+    assert fences.count("math") + marked + short == Page.of(site / f"{name}.html").equations > 0
     assert r"\mathrm" not in (site / f"{name}.html").read_text("utf-8")
 
 
@@ -111,7 +118,7 @@ def test_the_reference_has_every_public_function(site: Path, package: str) -> No
         for node in ast.parse(module.read_text("utf-8")).body
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
     }
-    assert names and names <= Page(site / f"reference/{package}.html").ids
+    assert names and names <= Page.of(site / f"reference/{package}.html").ids
 
 
 def test_the_search_knows_pages_and_docstrings(site: Path) -> None:

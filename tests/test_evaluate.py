@@ -161,6 +161,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SKINKD_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("SKINKD_OUTPUT_DIR", str(tmp_path / "outputs"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # the picture is half of an evaluation's time; the test of the verb above draws it
+    monkeypatch.setattr("skinkd.inference.other_data.plot_confusion", lambda *_, **__: None)
     return tmp_path
 
 

@@ -31,9 +31,17 @@ def no_temporary_files() -> None:
     tempfile.tempdir = "/nowhere"
 
 
-def test_a_run_writes_nothing_into_the_folder_of_temporary_files(job: Job, tmp_path: Path) -> None:
-    """So a full disk under TMPDIR, which is often another one than that of the runs, loses nothing."""
-    result = job("trainer.max_epochs=1", act=Act("skinkd.training.run:load_split", 1, no_temporary_files))
+def test_a_run_writes_nothing_into_the_folder_of_temporary_files_and_is_one_process_of_a_large_allocation(
+    job: Job,
+) -> None:
+    """So a full disk under TMPDIR, which is often another one than that of the runs, loses nothing.
+
+    The allocation is that of sbatch --ntasks=4, where the command is started without srun, or where a sweep starts it.
+    """
+    slurm = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "sweep"}
+    slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1"}
+    no_folder = Act("skinkd.training.run:load_split", 1, no_temporary_files)
+    result = job("trainer.max_epochs=1", act=no_folder, env=slurm)
     assert result.code == 0, result.err
 
 
@@ -124,6 +132,8 @@ time.sleep(60)
         os.kill(child, signal.SIGKILL)
 
 
+# test_midepoch.py has this with another method
+@pytest.mark.slow
 def test_a_killed_run_with_loading_processes_goes_on_at_once(job: Job, tmp_path: Path) -> None:
     killed = job("data.num_workers=2", act=Act(STEP, 3, kill_self))
     assert killed.code == -signal.SIGKILL
@@ -183,14 +193,6 @@ def test_a_second_rank_writes_nothing(job: Job, tmp_path: Path) -> None:
 )
 def test_which_runs_are_in_one_process(changes: dict[str, Any], expected: bool) -> None:
     assert in_one_process(CPU | changes) is expected
-
-
-def test_an_allocation_of_several_tasks_trains_in_one_process(job: Job) -> None:
-    """As with sbatch --ntasks=4, where the command is started without srun, or where a sweep starts it."""
-    slurm = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "sweep"}
-    slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_ID": "1"}
-    result = job("trainer.max_epochs=1", env=slurm)
-    assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize(

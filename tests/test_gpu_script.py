@@ -21,7 +21,7 @@ def packed(tmp_path: Path) -> Path:
     folder = tmp_path / "gpu"
     (folder / "wheels").mkdir(parents=True)
     kept = ["benchmarks", "conf", "docs/study_trials.md", "pyproject.toml", "skinkd", "tests"]
-    with tarfile.open(folder / "source.tar.gz", "w:gz") as tar:
+    with tarfile.open(folder / "source.tar.gz", "w:gz", compresslevel=1) as tar:
         for name in kept:
             tar.add(ROOT / name, name)
     (folder / "COMMIT").write_text("0000000\n")
@@ -65,9 +65,9 @@ def test_a_failure_is_told_while_the_session_goes_on(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import time\ndef test_fails():\n    assert 1 == 2, 'the reason'\ndef test_hangs():\n    time.sleep(200)\n"
     )
-    plugins = ["-p", "benchmarks.gpu_failures", "-p", "no:cacheprovider"]
+    plugins = ["-p", "benchmarks.gpu_failures", "-p", "no:cacheprovider", "-p", "xdist"]
     command = [sys.executable, "-m", "pytest", *plugins, "-n", "1", "-vv", "test_it.py"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with subprocess.Popen(
         command,
         cwd=tmp_path,

@@ -212,7 +212,7 @@ def billion(levels: int) -> str:
     [
         billion(12),
         "a: &a [*a]",
-        "a: " + "[" * 3000,
+        "a: " + "[" * 1000,
         "a: " + "[" * 500 + "]" * 500,
         "a0: &a0 {k: 1}\n" + "\n".join(f"a{k}: &a{k} {{<<: [{', '.join([f'*a{k - 1}'] * 10)}]}}" for k in range(1, 10)),
         'seed: "\\x24{oc.env:HOME}"',
@@ -230,7 +230,7 @@ def test_yaml_cannot_be_blown_up(text: str, tmp_path: Path) -> None:
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_card_cannot_be_blown_up() -> None:
+def test_a_card_cannot_be_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
     node: Any = ["x"]
     for _ in range(12):
         node = [node] * 10
@@ -238,7 +238,8 @@ def test_a_card_cannot_be_blown_up() -> None:
         check_targets({**PLACES["backbone"], "options": {"x": node}}, place="backbone")
     circle: dict[str, Any] = {}
     circle["again"] = circle
-    with pytest.raises(UserError, match=str(MOST_NODES)):
+    monkeypatch.setattr("skinkd.config.targets.MOST_NODES", 5000)  # the names in a circle grow with each value
+    with pytest.raises(UserError, match="more than 5000 values"):
         check_targets(circle, place="backbone")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from test_resume import KILL, STEP, STEPS, check_same
-from train_process import Act, Result, only_run
+from train_process import Act, Result, metrics_of, only_run
 
 from skinkd.config.identity import identity
 from skinkd.methods.base import Method
@@ -26,14 +28,20 @@ Trained = Callable[..., Path]
 Job = Callable[..., Result]
 
 ALWAYS = "checkpoint.every_minutes=1e-9"  # after each step
-AVERAGED = ["backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4"]
+AVERAGED = [
+    *("backbone.drop_rate=0.2", "ema.decay=0.9", "augment.mix=mixup", "augment.mix_alpha=0.4", "loss.name=focal")
+]
+# together they have all that a checkpoint must hold: of each kind of network, optimiser, average, sampler and precision
 WITH_STATE = [
-    AVERAGED,
-    pytest.param(  # test_resume.py has these between epochs
-        ["method=swskd", "data.image_size=64", "optim=sgd_plateau", "early_stopping.patience=3", "precision=bf16"],
-        marks=pytest.mark.slow,
+    (AVERAGED, 0),
+    (["method=tsskd", "backbone.drop_rate=0.2", "method.warmup_epochs=2", "sampler=balanced"], 2),
+    (
+        [
+            *("method=swskd", "data.image_size=64", "backbone.drop_rate=0.2", "optim=sgd_plateau"),
+            *("early_stopping.patience=3", "precision=bf16", "ema.decay=0.5"),
+        ],
+        0,
     ),
-    ["method=tsskd", "method.warmup_epochs=2", "sampler=balanced", "data.num_workers=2"],
 ]
 
 
@@ -55,16 +63,19 @@ def last(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("overrides", WITH_STATE, ids=" ".join)
-def test_killed_inside_the_first_epoch_and_inside_the_second(
-    trained: Trained, whole: Trained, job: Job, tmp_path: Path, overrides: list[str]
+@pytest.mark.parametrize(("overrides", "workers"), WITH_STATE, ids=str)
+def test_killed_inside_an_epoch_after_an_epoch_and_inside_the_next(
+    trained: Trained, whole: Trained, job: Job, tmp_path: Path, overrides: list[str], workers: int
 ) -> None:
-    first, second = 3, STEPS + 2  # steps that are saved
-    assert job(ALWAYS, *overrides, act=Act(STEP, first + 1, KILL)).code == -signal.SIGKILL
-    folder = only_run(tmp_path / "outputs")
-    assert last(folder)["global_step"] == first
-    assert job(ALWAYS, *overrides, act=Act(STEP, second - first + 1, KILL)).code == -signal.SIGKILL
-    assert last(folder)["global_step"] == second
+    """Each time the same command goes on; the loading processes of the killed one may still live."""
+    again = [*overrides, f"data.num_workers={workers}"]
+    # steps that are saved: inside the first epoch, at its end, and inside the second
+    for saved, further, started in ((3, [ALWAYS], 4), (STEPS, [], 5), (STEPS + 2, [ALWAYS], 3)):
+        killed = job(*again, *further, act=Act(STEP, started, KILL))
+        assert killed.code == -signal.SIGKILL, killed.err
+        folder = only_run(tmp_path / "outputs")
+        assert last(folder)["global_step"] == saved
+    assert len(pd.read_csv(folder / "history.csv")) == 1 and not (folder / "metrics.json").exists()
 
     steps: list[int] = []
     combine = Method.combine
@@ -76,7 +87,7 @@ def test_killed_inside_the_first_epoch_and_inside_the_second(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Method, "combine", noted)
         assert trained(*overrides) == folder
-    assert steps == list(range(second, 2 * STEPS))
+    assert steps == list(range(STEPS + 2, 2 * STEPS))  # it went on, it did not begin again
     check_same(folder, whole(*overrides))
 
 
@@ -88,24 +99,23 @@ def signal_all(number: int) -> None:
     subprocess.run(["kill", f"-{number}", *loading, str(own)], check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_run_that_is_asked_to_stop_saves_the_step_first(
-    trained: Trained, job: Job, finished: Path, tmp_path: Path, number: int
+    trained: Trained, job: Job, finished: Path, tmp_path: Path
 ) -> None:
     """The signal reaches the loading processes too, as from a terminal or SLURM."""
-
-    stopped = job("data.num_workers=2", act=Act(STEP, 2, partial(signal_all, number)))
-    assert stopped.code == (1 if number == signal.SIGINT else 128 + number), stopped.err
-    assert "the same command goes on from the last checkpoint" in stopped.out
-    folder = only_run(tmp_path / "outputs")
-    assert last(folder)["global_step"] == 2
+    for number, code, saved in ((signal.SIGTERM, 128 + signal.SIGTERM, 2), (signal.SIGINT, 1, 4)):
+        stopped = job("data.num_workers=2", act=Act(STEP, 2, partial(signal_all, number)))
+        assert stopped.code == code, stopped.err
+        assert "the same command goes on from the last checkpoint" in stopped.out
+        folder = only_run(tmp_path / "outputs")
+        assert last(folder)["global_step"] == saved
     assert trained() == folder
     check_same(folder, finished)
 
 
 def test_steps_that_gather_gradients_are_not_split(trained: Trained, job: Job, tmp_path: Path) -> None:
     """Two batches make an optimiser step; between them the gradients are in no checkpoint."""
-    overrides = [ALWAYS, "trainer.accumulate_grad_batches=2"]
+    overrides = [ALWAYS, "trainer.accumulate_grad_batches=2", "trainer.max_epochs=1"]
     assert job(*overrides, act=Act(STEP, 4, KILL)).code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
     assert last(folder)["global_step"] == 1
@@ -113,19 +123,23 @@ def test_steps_that_gather_gradients_are_not_split(trained: Trained, job: Job, t
     check_same(folder, trained(*overrides, output=tmp_path / "whole"))
 
 
-def test_the_average_is_scored_alike_after_a_kill(trained: Trained, whole: Trained, job: Job) -> None:
+def test_the_average_is_scored_alike_by_another_process(trained: Trained, whole: Trained, tmp_path: Path) -> None:
     """The network's constants are in no checkpoint, so the average must leave them as they are, to the last digit."""
-    killed = job(*AVERAGED, act=Act("skinkd.methods.base:Method.test_step", 1, KILL))
-    assert killed.code == -signal.SIGKILL
-    check_same(trained(*AVERAGED), whole(*AVERAGED))
+    scored = whole(*AVERAGED)
+    folder = Path(shutil.copytree(scored, tmp_path / "outputs" / scored.name))
+    shutil.rmtree(folder / "predictions")
+    (folder / "metrics.json").unlink()
+    assert trained(*AVERAGED) == folder
+    check_same(folder, scored)
 
 
-@pytest.mark.parametrize("call", [5, 17])
-def test_killed_while_a_file_is_written(trained: Trained, job: Job, finished: Path, tmp_path: Path, call: int) -> None:
+def test_killed_while_a_file_is_written(trained: Trained, job: Job, finished: Path, tmp_path: Path) -> None:
     """Between the content and the name: the half-made file is left, and the next process removes it."""
-    assert job(ALWAYS, act=Act("skinkd.runs.files:_wait_for_disk", call, KILL)).code == -signal.SIGKILL
-    folder = only_run(tmp_path / "outputs")
-    assert list(folder.rglob(".*.tmp*"))
+    for call in (5, 13):  # odd calls are of files, even ones of their folders
+        killed = job(ALWAYS, act=Act("skinkd.runs.files:_wait_for_disk", call, KILL))
+        assert killed.code == -signal.SIGKILL, killed.err
+        folder = only_run(tmp_path / "outputs")
+        assert list(folder.rglob(".*.tmp*"))
     assert trained() == folder
     check_same(folder, finished)
 
@@ -139,17 +153,20 @@ def test_saving_changes_no_number_and_no_name(trained: Trained, finished: Path) 
 
 
 def test_a_moved_run_goes_on_and_keeps_its_best_epoch(job: Job, trained: Trained, tmp_path: Path) -> None:
-    """Each epoch after the first destroys the network, so the first stays the best."""
+    """The second epoch destroys the network, so the best epoch lies before the kill."""
     settings = [
-        *("trainer.max_epochs=3", "optim=adam_multistep", "optim.lr=1e-4", "optim.schedule.at=[0.3]"),
-        *("optim.schedule.factor=1e5", "monitor.metric=val/loss", "monitor.mode=min"),
+        *("optim=adam_multistep", "optim.lr=1e-4", "optim.schedule.at=[0.5]", "optim.schedule.factor=1e5"),
+        *("monitor.metric=val/loss", "monitor.mode=min"),
     ]
-    assert job(*settings, act=Act(STEP, 2 * STEPS + 1, KILL)).code == -signal.SIGKILL
+    assert job(*settings, act=Act(STEP, STEPS + 1, KILL)).code == -signal.SIGKILL
     before = only_run(tmp_path / "outputs")
     (tmp_path / "elsewhere").mkdir()
     before.rename(tmp_path / "elsewhere" / before.name)
     folder = trained(*settings, output=tmp_path / "elsewhere")
     check_same(folder, trained(*settings, output=tmp_path / "whole"))
+    history, numbers = pd.read_csv(folder / "history.csv").set_index("epoch"), metrics_of(folder)
+    assert numbers["best_epoch"] == history["val/loss"].idxmin() == 1
+    assert numbers["val/loss"] == pytest.approx(history.loc[1, "val/loss"], rel=1e-6)
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] == 0
 

@@ -8,31 +8,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
-from train_process import Act, Result, metrics_of, only_run
-
-from skinkd.methods.base import Method
+from train_process import Act, Result, only_run
 
 Trained = Callable[..., Path]
 Job = Callable[..., Result]
 
-EPOCHS, STEPS = 2, 5  # of the tiny runs
+STEPS = 5  # of an epoch of the tiny runs
 KILL = partial(signal.raise_signal, signal.SIGKILL)
 STEP = "skinkd.methods.base:Method.combine"
-# together they have all that a checkpoint must hold: of each kind of network, optimiser, average, sampler and precision
-WITH_STATE = [
-    ["augment.mix=mixup", "augment.mix_alpha=0.4", "loss.name=focal", "ema.decay=0.9"],
-    ["method=tsskd", "backbone.drop_rate=0.2", "method.warmup_epochs=2", "sampler=balanced"],
-    [
-        "method=swskd",
-        "data.image_size=64",
-        "backbone.drop_rate=0.2",
-        "optim=sgd_plateau",
-        "early_stopping.patience=3",
-        "precision=bf16",
-        "ema.decay=0.5",
-    ],
-]
 MOMENTS = {
     "in the first save": Act("skinkd.training.trainer:write_checkpoint", 1, KILL),
     "in the save of an epoch": Act("skinkd.training.trainer:write_checkpoint", 3, KILL),
@@ -54,33 +37,30 @@ def check_same(folder: Path, whole: Path) -> None:
     assert not [path for path in folder.rglob("*") if ".tmp" in path.name]
 
 
-@pytest.mark.parametrize("overrides", WITH_STATE, ids=" ".join)
-def test_killed_within_the_last_epoch(trained: Trained, job: Job, tmp_path: Path, overrides: list[str]) -> None:
-    killed = job(*overrides, act=Act(STEP, (EPOCHS - 1) * STEPS + 3, KILL))
-    assert killed.code == -signal.SIGKILL
-    folder = only_run(tmp_path / "outputs")
-    assert not (folder / "metrics.json").exists()
-    assert len(pd.read_csv(folder / "history.csv")) == EPOCHS - 1
+def test_killed_at_one_awkward_moment_after_another(job: Job, trained: Trained, finished: Path, tmp_path: Path) -> None:
+    """Each process is killed, and the next one goes on from what it left."""
+    kills = [
+        Act("skinkd.training.trainer:write_checkpoint", 1, KILL),  # before there is any checkpoint
+        # between the second epoch's row of history.csv and its checkpoint
+        Act("skinkd.training.callbacks:EpochLine.on_train_epoch_end", 2, KILL),
+        Act("skinkd.methods.base:Method.validation_step", 1, KILL),  # of the second epoch
+        Act("skinkd.methods.base:Method.test_step", 1, KILL),
+        Act("skinkd.runs.folder:RunFolder.write_json", 1, KILL),  # before the last file
+    ]
+    epochs = [0, 1, 1, 2, 2]  # in the checkpoint that is left
+    for kill, saved in zip(kills, epochs, strict=True):
+        assert job(act=kill).code == -signal.SIGKILL
+        folder = only_run(tmp_path / "outputs")
+        assert not (folder / "metrics.json").exists()
+        last = folder / "checkpoints" / "last.ckpt"
+        assert saved == (torch.load(last, weights_only=True)["epoch"] + 1 if last.exists() else 0)
+    assert trained() == folder
+    check_same(folder, finished)
 
-    steps: list[int] = []
-    combine = Method.combine
 
-    def noted(self: Method, **terms: Callable[[], Tensor]) -> Tensor:
-        steps.append(self.trainer.global_step)
-        return combine(self, **terms)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Method, "combine", noted)
-        assert trained(*overrides) == folder
-    assert steps == list(range((EPOCHS - 1) * STEPS, EPOCHS * STEPS))  # it went on, it did not begin again
-    check_same(folder, trained(*overrides, output=tmp_path / "whole"))
-
-
-# test_midepoch.py has kills within later saves
-@pytest.mark.parametrize(
-    "moment",
-    [pytest.param(one, marks=pytest.mark.slow) if one == "in the save of an epoch" else one for one in MOMENTS],
-)
+# the test above has all of these but the second, of which test_midepoch.py has the like
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_an_awkward_moment(trained: Trained, job: Job, finished: Path, tmp_path: Path, moment: str) -> None:
     assert job(act=MOMENTS[moment]).code == -signal.SIGKILL
     folder = only_run(tmp_path / "outputs")
@@ -89,17 +69,9 @@ def test_killed_at_an_awkward_moment(trained: Trained, job: Job, finished: Path,
     check_same(folder, finished)
 
 
-def test_killed_again_and_again(job: Job, finished: Path, tmp_path: Path) -> None:
-    for call in (STEPS, STEPS + 3, 2):  # before the first checkpoint, within the second epoch, and there again
-        assert job(act=Act(STEP, call, KILL)).code == -signal.SIGKILL
-    assert job().code == 0
-    check_same(only_run(tmp_path / "outputs"), finished)
-
-
-# Ctrl-C within an epoch is in test_midepoch.py
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"]
-)
+# both signals within the first epoch are in test_midepoch.py
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_asked_to_stop(trained: Trained, job: Job, finished: Path, tmp_path: Path, number: int) -> None:
     stopped = job(act=Act(STEP, STEPS + 2, partial(signal.raise_signal, number)))
     folder = only_run(tmp_path / "outputs")
@@ -108,24 +80,3 @@ def test_asked_to_stop(trained: Trained, job: Job, finished: Path, tmp_path: Pat
     assert not (folder / "metrics.json").exists()
     assert trained() == folder
     check_same(folder, finished)
-
-
-def test_a_resumed_run_keeps_its_best_checkpoint(job: Job, trained: Trained, tmp_path: Path) -> None:
-    """The best epoch lies before the kill: the resumed run must not select among its own epochs alone."""
-    # each later epoch destroys the network
-    settings = [
-        "trainer.max_epochs=3",
-        "optim=adam_multistep",
-        "optim.lr=1e-4",
-        "optim.schedule.at=[0.5]",
-        "optim.schedule.factor=1e5",
-        "monitor.metric=val/loss",
-        "monitor.mode=min",
-    ]
-    assert job(*settings, act=Act(STEP, 2 * STEPS + 1, KILL)).code == -signal.SIGKILL
-    folder = trained(*settings)
-    history = pd.read_csv(folder / "history.csv").set_index("epoch")
-    best = metrics_of(folder)["best_epoch"]
-    assert best == history["val/loss"].idxmin() < 3
-    assert torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["epoch"] == best - 1
-    assert metrics_of(folder)["val/loss"] == pytest.approx(history.loc[best, "val/loss"], rel=1e-6)

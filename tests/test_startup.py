@@ -17,6 +17,8 @@ SLOW = (
 PROGRAM = """
 import json, os, runpy, sys
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+Hydra.format_config_groups = lambda *_, **__: ""  # of --help; listing them imports nothing, and takes half a second
 jobs, compose = [], ConfigLoaderImpl.load_sweep_config
 def counted(*args, **kwargs):
     jobs.append(args)
@@ -58,7 +60,7 @@ def quick_end(*, code: int, jobs: int = 0) -> dict[str, Any]:
 
 
 def test_the_program_sees_what_is_imported() -> None:
-    assert ends_of(["torch.version"], ["skinkd"]) == [quick_end(code=0) | {"slow": ["torch"]}, quick_end(code=0)]
+    assert ends_of(["scipy.version"], ["skinkd"]) == [quick_end(code=0) | {"slow": ["scipy"]}, quick_end(code=0)]
 
 
 VERBS = ["train", "predict", "evaluate", "export", "explain", "compare", "tune", "app", "data"]

@@ -1,9 +1,12 @@
 """``evaluation.test=false``: a run whose test part nobody has looked at."""
 
+import contextlib
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -17,22 +20,41 @@ Trained = Callable[..., Path]
 UNSEEN = "evaluation.test=false"
 
 
-@pytest.fixture
-def no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_test(patch: pytest.MonkeyPatch) -> None:
     """The test part can be neither loaded nor scored."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the test part was asked for")
 
-    monkeypatch.setattr(Method, "test_step", refuse)
-    monkeypatch.setattr(SkinDataModule, "test_dataloader", refuse)
+    patch.setattr(Method, "test_step", refuse)
+    patch.setattr(SkinDataModule, "test_dataloader", refuse)
 
 
-def test_no_number_no_prediction_and_no_line_is_of_the_test_part(
-    trained: Trained, no_test: None, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = trained(UNSEEN)
-    said = capsys.readouterr().out
+@pytest.fixture
+def no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_test(monkeypatch)
+
+
+class Unseen(NamedTuple):
+    """A run whose test part nobody has looked at: its folder, for reading only, and what it printed."""
+
+    folder: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def unseen(train_tiny: Trained, tmp_path_factory: pytest.TempPathFactory) -> Unseen:
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        refuse_test(patch)
+        for picture in ("plot_curves", "plot_confusion"):
+            patch.setattr(f"skinkd.training.scores.{picture}", lambda *_, **__: None)
+        folder = train_tiny(tmp_path_factory.mktemp("unseen"), UNSEEN)
+    return Unseen(folder, said.getvalue())
+
+
+def test_no_number_no_prediction_and_no_line_is_of_the_test_part(unseen: Unseen, finished: Path) -> None:
+    folder, said = unseen
     numbers = json.loads((folder / "metrics.json").read_text())
     assert not [name for name in numbers if "test/" in name]
     assert sorted(path.name for path in (folder / "predictions").iterdir()) == ["val.csv"]
@@ -69,11 +91,10 @@ def test_no_number_no_prediction_and_no_line_is_of_the_test_part(
 
 
 def test_given_again_with_the_test_part_it_is_scored_and_not_trained(
-    trained: Trained, finished: Path, capsys: pytest.CaptureFixture[str]
+    trained: Trained, unseen: Unseen, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = trained(UNSEEN)
+    folder = Path(shutil.copytree(unseen.folder, tmp_path / "outputs" / unseen.folder.name))
     history, weights = (folder / "history.csv").read_bytes(), (folder / "checkpoints/best.ckpt").read_bytes()
-    capsys.readouterr()
     assert trained() == folder
     assert "epoch   " not in capsys.readouterr().out
     assert (folder / "history.csv").read_bytes() == history
@@ -86,7 +107,7 @@ def test_given_again_with_the_test_part_it_is_scored_and_not_trained(
 
 
 def test_what_the_tracker_shows_is_of_the_validation_part(trained: Trained, no_test: None) -> None:
-    folder = trained(UNSEEN, "logger=wandb", "logger.example_images=2")
+    folder = trained(UNSEEN, "logger=wandb", "logger.example_images=2", "trainer.max_epochs=1")
     (run,) = (folder / "wandb").glob("offline-run-*")
     summary = WandbFile(run).summary
     assert not [name for name in summary if name.startswith("test/")]

@@ -1,8 +1,12 @@
-"""Bad input, as a process meets it: one sentence that says how to mend it, exit code 2, nothing half-written."""
+"""Bad input: one sentence that says how to mend it, exit code 2, nothing half-written.
+
+What is refused before training is given to the program in this process, the rest to a process of its own.
+"""
 
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +16,9 @@ import pytest
 import torch
 import train_process
 from train_process import Act, Result, only_run
+
+from skinkd.config import cli
+from skinkd.train import train
 
 Job = Callable[..., Result]
 
@@ -26,16 +33,42 @@ def ham(synthetic_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def on_ham(synthetic_root: Path, tiny: list[str], tmp_path: Path) -> Callable[..., Result]:
-    settings = [text for text in tiny if not text.startswith(("data=", "data.root", "data.table"))]
+def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Job:
+    """Runs the program of ``python -m skinkd.train`` in this process, to an end with an exit code."""
 
-    def run(*overrides: str) -> Result:
-        paths = [f"paths.data_dir={tmp_path / 'data'}", f"paths.output_dir={tmp_path / 'outputs'}"]
-        return train_process.run(
-            [*settings, *paths, "data=ham10000", "trainer.max_epochs=1", *overrides], folder=tmp_path / "job"
-        )
+    def run(*arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["skinkd.train", *arguments])
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(train, "train")
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Result(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def refused(main: Job, tiny: list[str], tmp_path: Path) -> Job:
+    """As ``job``, in this process."""
+
+    def run(*overrides: str, output: Path | None = None) -> Result:
+        return main(*tiny, f"paths.output_dir={output or tmp_path / 'outputs'}", *overrides)
+
+    return run
+
+
+@pytest.fixture
+def on_ham(synthetic_root: Path, tiny: list[str], tmp_path: Path) -> Callable[..., list[str]]:
+    """The arguments of a run on the copy of the images."""
+    settings = [text for text in tiny if not text.startswith(("data=", "data.root", "data.table"))]
+
+    def arguments(*overrides: str) -> list[str]:
+        paths = [f"paths.data_dir={tmp_path / 'data'}", f"paths.output_dir={tmp_path / 'outputs'}"]
+        return [*settings, *paths, "data=ham10000", "trainer.max_epochs=1", *overrides]
+
+    return arguments
 
 
 def rows(root: Path) -> pd.DataFrame:
@@ -122,16 +155,18 @@ def check(result: Result, words: list[str], output: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda function: function.__name__)
-def test_bad_data(on_ham: Callable[..., Result], ham: Path, tmp_path: Path, spoil: Callable[[Path], list[str]]) -> None:
+def test_bad_data(
+    main: Job, on_ham: Callable[..., list[str]], ham: Path, tmp_path: Path, spoil: Callable[[Path], list[str]]
+) -> None:
     words = spoil(ham)
-    check(on_ham(), words, tmp_path / "outputs")
+    check(main(*on_ham()), words, tmp_path / "outputs")
 
 
-def test_damaged_images_are_left_out_when_asked(on_ham: Callable[..., Result], ham: Path, tmp_path: Path) -> None:
+def test_damaged_images_are_left_out_when_asked(on_ham: Callable[..., list[str]], ham: Path, tmp_path: Path) -> None:
     lost = {images(ham)[3].stem, images(ham)[5].stem}
     image_missing(ham)
     images(ham)[4].write_bytes(images(ham)[4].read_bytes()[:-400])
-    result = on_ham("data.on_bad_image=skip")
+    result = train_process.run(on_ham("data.on_bad_image=skip"), folder=tmp_path / "job")
     assert result.code == 0, result.err
     splits = pd.read_csv(only_run(tmp_path / "outputs") / "splits.csv")
     assert len(splits) == 118 and not lost & set(splits["image_id"])
@@ -160,8 +195,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("overrides", "words"), SETTINGS, ids=lambda value: value[0] if "=" in value[0] else "")
-def test_bad_settings(job: Job, tmp_path: Path, overrides: list[str], words: list[str]) -> None:
-    check(job(*overrides), words, tmp_path / "outputs")
+def test_bad_settings(refused: Job, tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    check(refused(*overrides), words, tmp_path / "outputs")
 
 
 def test_no_network_for_pretrained_weights(job: Job, tmp_path: Path) -> None:
@@ -172,21 +207,21 @@ def test_no_network_for_pretrained_weights(job: Job, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["below a file", "a file itself"])
-def test_outputs_that_cannot_be_written(job: Job, tmp_path: Path, place: str) -> None:
+def test_outputs_that_cannot_be_written(refused: Job, tmp_path: Path, place: str) -> None:
     """A regular file in the way stops everybody, also the superuser."""
     file = tmp_path / "file"
     file.write_text("not a folder")
     output = file / "outputs" if place == "below a file" else file
-    result = job(f"paths.cache_dir={output}/cache", output=output)
+    result = refused(f"paths.cache_dir={output}/cache", output=output)
     check(result, [str(output), "set paths.output_dir"], tmp_path / "outputs")
     assert file.read_text() == "not a folder"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_outputs_without_permission(job: Job, tmp_path: Path) -> None:
+def test_outputs_without_permission(refused: Job, tmp_path: Path) -> None:
     output = tmp_path / "outputs"
     output.mkdir(mode=0o500)
-    check(job(f"paths.cache_dir={output}/cache"), [str(output), "set paths.output_dir"], output)
+    check(refused(f"paths.cache_dir={output}/cache"), [str(output), "set paths.output_dir"], output)
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint(job: Job, tmp_path: Path) -> None:
@@ -196,7 +231,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(job: Job, tmp_path: Path) -> N
         2,
         partial(resource.setrlimit, resource.RLIMIT_FSIZE, (4096, 4096)),
     )
-    result = job("trainer.max_epochs=3", act=full)
+    result = job(act=full)
     assert result.code == 2
     assert result.err.startswith("error: the disk is full") and result.err.count("\n") == 1, result.err
     folder = only_run(tmp_path / "outputs")
@@ -206,8 +241,8 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(job: Job, tmp_path: Path) -> N
     assert not (folder / "metrics.json").exists()
     assert not [path for path in folder.rglob("*") if "tmp" in path.name]
     # with room again, the same command goes on
-    assert job("trainer.max_epochs=3").code == 0
-    assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1, 2, 3]
+    assert job().code == 0
+    assert pd.read_csv(folder / "history.csv")["epoch"].tolist() == [1, 2]
 
 
 def test_a_diverging_run_names_term_and_step_and_keeps_the_last_good_checkpoint(job: Job, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ from skinkd.jobs.cluster import Command
 folder = Path(sys.argv[1])
 signal.signal(signal.SIGUSR2, lambda *_: sys.exit(9))  # as submitit's handler does after it has queued the job again
 slow = "import signal, sys, time; from pathlib import Path; "
-slow += "signal.signal(15, lambda *_: (time.sleep(1), Path('checkpoint').touch(), sys.exit(143))); "
+slow += "signal.signal(15, lambda *_: (time.sleep(0.3), Path('checkpoint').touch(), sys.exit(143))); "
 slow += "Path('ready').touch(); time.sleep(60)"
 Command([sys.executable, "-S", "-c", slow], folder / "log", folder)()
 """

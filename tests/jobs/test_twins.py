@@ -50,7 +50,7 @@ def test_a_second_sweep_waits_for_the_jobs_of_its_twin(tmp_path: Path, monkeypat
     """Both start before any job has locked its run folder; each run is trained once, and none fails."""
     if threading.current_thread() is threading.main_thread():  # signals are for the main thread alone
         monkeypatch.setattr("skinkd.jobs.pool.signal.signal", lambda *_: None)
-    slow = {f"j{number}": "time.sleep(0.4); finish()" for number in range(3)}
+    slow = {f"j{number}": "time.sleep(0.2); finish()" for number in range(3)}
     sweeps = [[job(tmp_path / f"j{number}") for number in range(3)] for _ in range(2)]
     with ThreadPoolExecutor() as threads:
         results = list(threads.map(lambda jobs: run(tmp_path, jobs, slow), sweeps))
@@ -72,9 +72,9 @@ def test_the_second_sweep_runs_what_its_twin_failed_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_job_without_progress_is_named_and_ended_if_asked(tmp_path: Path, ended: bool) -> None:
     hangs, works = job(tmp_path / "j0", "seed=0"), job(tmp_path / "j1", "seed=1")
-    scripts = {"j0": f"time.sleep({60 if ended else 3}); finish()", "j1": "finish()"}
+    scripts = {"j0": f"time.sleep({60 if ended else 1.5}); finish()", "j1": "finish()"}
     began = time.monotonic()
-    lines, _ = run(tmp_path, [hangs, works], scripts, stall_minutes=1 / 60, end_stalled=ended)
+    lines, _ = run(tmp_path, [hangs, works], scripts, stall_minutes=(1 if ended else 0.5) / 60, end_stalled=ended)
     named = [line for line in lines if line.startswith("seed=0 has made no progress")]
     assert len(named) == 1 and str(tmp_path / "j0.log") in named[0]
     assert works.state == "finished"
@@ -84,9 +84,9 @@ def test_a_job_without_progress_is_named_and_ended_if_asked(tmp_path: Path, ende
 
 def test_whoever_shows_progress_is_not_named(tmp_path: Path) -> None:
     working = "\n".join(
-        ["for number in range(12):", "    print(number, flush=True)", "    time.sleep(0.25)", "finish()"]
+        ["for number in range(15):", "    print(number, flush=True)", "    time.sleep(0.1)", "finish()"]
     )
-    lines, _ = run(tmp_path, [job(tmp_path / "j0")], {"j0": working}, stall_minutes=2 / 60)
+    lines, _ = run(tmp_path, [job(tmp_path / "j0")], {"j0": working}, stall_minutes=1 / 60)
     assert not [line for line in lines if "no progress" in line]
 
 
