@@ -176,7 +176,7 @@ def build_network(config: Config, *, classes: Sequence[str]) -> Backbone:
 
 def _check_network(network: Any, config: Config, *, classes: int) -> None:
     """Raise UserError unless a network of the user's own gives logits of the right shape for two images."""
-    target, size = config["backbone"]["_target_"], config["data"]["image_size"]
+    target, size = config["backbone"]["_target_"], config["backbone"]["image_size"]
     if not isinstance(network, nn.Module):
         raise UserError(
             f"backbone._target_={target} gives a {type(network).__name__}; name a subclass of torch.nn.Module"
