@@ -1,6 +1,7 @@
 """The study in W&B: what a stand-in for the server holds, and that the command given again adds nothing."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from skinkd.analysis.runs import read_runs
 from study.collect import Collected, Runs
 from study.dashboard import PROJECT, log_run, publish_study
 from study.verdicts import compared
+
+
+@pytest.fixture(autouse=True)
+def _no_other_client() -> Iterator[None]:
+    """W&B's client of this process forgets the account of the tests before."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
 
 
 @pytest.fixture
