@@ -58,7 +58,7 @@ def log_run(run: Run, row: str) -> str:
         raise SystemExit("W&B cannot be reached, or has no account here; run wandb login once, or set WANDB_API_KEY")
     tracker.run.define_metric("*", step_metric="epoch")  # the archive has no steps
     try:
-        if not tracker.run.resumed:
+        if tracker.run.summary.get("test/accuracy") is None:  # new, or its earlier upload was cut off
             for epoch in run.history.to_dict("records"):
                 tracker.run.log({str(name): value for name, value in epoch.items()})
             by_class = per_class(run.test, run.classes, level=LEVEL)
