@@ -90,8 +90,9 @@ def test_trial_n_has_the_same_learning_rate_and_augmentation_in_every_row() -> N
     assert drawn["swskd"][:2] == plan.draw(again, 2)  # of the number alone
 
 
-def test_a_block_has_each_run_once_with_its_teachers_before_it() -> None:
-    block = plan.make_block(list(rows.ROWS), 2, 1, [], True)
+@pytest.mark.parametrize("regime", rows.REGIMES)
+def test_a_block_has_each_run_once_with_its_teachers_before_it(regime: str) -> None:
+    block = plan.make_block(list(rows.ROWS), 2, 1, [], True, regime)
     assert sorted(job.label for job in block) == sorted(f"{name} fold 2 seed 1" for name in rows.ROWS)
     for place, job in enumerate(block):
         assert {"data.fold=2", "seed=1"} <= set(job.overrides) and "evaluation.test=false" not in job.overrides
@@ -103,10 +104,11 @@ def test_a_block_has_each_run_once_with_its_teachers_before_it() -> None:
     assert len({job.folder for job in block}) == len(block)
 
 
+@pytest.mark.parametrize("regime", variants.SETS)
 @pytest.mark.parametrize(("kind", "test"), [("ablations", True), ("remedies", False)])
-def test_a_variant_changes_its_row_alone_and_keeps_its_teacher(kind: str, test: bool) -> None:
-    found = variants.make_variants(variants.SETS[kind], 0, 0, [], test)
-    chosen = {job.label.split()[0]: job for job in plan.make_block(list(rows.ROWS), 0, 0, [], test)}
+def test_a_variant_changes_its_row_alone_and_keeps_its_teacher(regime: str, kind: str, test: bool) -> None:
+    found = variants.make_variants(variants.SETS[regime][kind], 0, 0, [], test, regime)
+    chosen = {job.label.split()[0]: job for job in plan.make_block(list(rows.ROWS), 0, 0, [], test, regime)}
     for variant, job in found.items():
         assert (job.folder == chosen[variant.row].folder) == (not variant.settings), variant
         assert [need.folder for need in job.needs] == [need.folder for need in chosen[variant.row].needs]
@@ -119,7 +121,14 @@ def test_a_variant_changes_its_row_alone_and_keeps_its_teacher(kind: str, test: 
 
 
 def test_a_run_has_one_line_in_the_table_of_results(tmp_path: Path) -> None:
-    line = {"row": "kd", "variant": "2 epochs", "fold": 0, "seed": 0, **dict.fromkeys(variants.SCORES, 0.25)}
+    line = {
+        "regime": "scratch",
+        "row": "kd",
+        "variant": "2 epochs",
+        "fold": 0,
+        "seed": 0,
+        **dict.fromkeys(variants.SCORES, 0.25),
+    }
     variants.stored([line, line | {"seed": 1, "accuracy": 0.75}], tmp_path / "table.csv")
     table = variants.stored([line | {"accuracy": 0.5}], tmp_path / "table.csv")  # trained again
     assert table["accuracy"].tolist() == [0.5, 0.75]

@@ -18,7 +18,7 @@ from skinkd.analysis.trainings import OverTrainings
 from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.metrics import evaluate
 from study import corruptions, leaks, plan, report, subgroups, tables
-from study.collect import ARCHIVE, BASELINES, collect, stored_runs
+from study.collect import ARCHIVES, BASELINES, collect, stored_runs
 from study.figures import as_file, draw_leak, draw_methods
 from study.scores import METRICS, sensitivity_at, weighted_sensitivity
 from study.verdicts import PRIMARY, Compared, adjusted, verdict
@@ -160,8 +160,8 @@ def test_each_image_is_in_one_subgroup_of_a_property_or_in_none() -> None:
 
 
 def test_the_committed_archive_is_small_and_names_no_place_of_a_machine() -> None:
-    assert ARCHIVE.stat().st_size < 10 * 2**20
-    with tarfile.open(ARCHIVE) as tar:
+    assert ARCHIVES["fine_tuned"].stat().st_size < 10 * 2**20
+    with tarfile.open(ARCHIVES["fine_tuned"]) as tar:
         for entry in tar:
             assert (entry.uname, entry.gname, entry.uid) == ("", "", 0)
             if entry.name.endswith(("config.yaml", "environment.txt")):
@@ -181,12 +181,12 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, ...]:
     """All rows of fold 0, and three rows of all folds. To read the whole archive takes ten seconds."""
     folder = tmp_path_factory.mktemp("some")
     part = folder / "part.tar"
-    with tarfile.open(ARCHIVE) as whole, tarfile.open(part, "w") as tar:
+    with tarfile.open(ARCHIVES["fine_tuned"]) as whole, tarfile.open(part, "w") as tar:
         for entry in whole:
             if re.search(r"-fold0-|^(supervised|swskd)-.*_lite0-.*-fold", entry.name):
                 tar.addfile(entry, whole.extractfile(entry))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("study.collect.ARCHIVE", part)
+        patch.setitem(ARCHIVES, "fine_tuned", part)
         return stored_runs(folder / "runs")
 
 

@@ -48,11 +48,11 @@ from skinkd.data.splits import measure_leak
 from . import corruptions, subgroups, variants
 from .archive import pack, unpack
 from .choice import best_trial, equal_trials, settings_of, trials_page
-from .collect import ARCHIVE, collect, stored_runs
+from .collect import ARCHIVES, collect, stored_runs
 from .jobs import BEGAN, FORK, in_processes, run_jobs
 from .plan import DRY, Trials, composed, make_block, make_trials, trial_table
 from .report import write_page
-from .rows import ROWS, SEARCHED, write_experiments
+from .rows import REGIMES, ROWS, SEARCHED, command_line, write_experiments
 
 ROOT = Path(__file__).parents[2]
 TRIALS_PAGE = ROOT / "docs" / "study_trials.md"
@@ -61,21 +61,21 @@ NO_FORK = 3  # exit code of the process that tries
 # ---------------------------------------------------------------- before the runs
 
 
-def warm(extra: Sequence[str]) -> None:
-    """Make the cache of decoded images and the hashes, which all runs share."""
-    config = resolved(composed(["experiment=lite_study_supervised", "logger=none", *extra]))
+def warm(regime: str, extra: Sequence[str]) -> None:
+    """Make the cache of decoded images and the hashes, which all runs of a regime share."""
+    config = resolved(composed([*command_line("supervised", regime), "logger=none", *extra]))
     table, parts = load_split(config)
     build_data(config, table, parts)
     bits, memory = config["data"]["near_duplicate_bits"], Path(config["paths"]["cache_dir"])
     audit_split(table, parts, measure_leak(table.frame, parts), near_duplicate_bits=bits, memory=memory)
 
 
-def prepare(extra: Sequence[str]) -> None:
+def prepare(regime: str, extra: Sequence[str]) -> None:
     """Do :func:`warm` in a forked process, so that this one starts no threads, which a fork would lose.
 
     It tries the GPU too: where a forked process cannot use it, runs begin as new processes, seconds later each.
     """
-    process = FORK.Process(target=_prepared, args=(extra,))
+    process = FORK.Process(target=_prepared, args=(regime, extra))
     process.start()
     process.join()
     if process.exitcode == NO_FORK:
@@ -85,9 +85,9 @@ def prepare(extra: Sequence[str]) -> None:
         raise SystemExit("the images could not be prepared, as said above")
 
 
-def _prepared(extra: Sequence[str]) -> None:
+def _prepared(regime: str, extra: Sequence[str]) -> None:
     with user_errors():
-        warm(extra)
+        warm(regime, extra)
     if torch.cuda.is_available():
         try:
             torch.zeros(1, device="cuda")
@@ -148,7 +148,7 @@ def run_folds(options: argparse.Namespace, until: float, output: Path) -> None:
     """Train all rows on every fold, block by block of one seed and fold, and pack what has finished."""
     extra = list(DRY) if options.cpu else list(options.overrides)
     rows = options.rows or list(ROWS)
-    blocks = [(rows, fold, seed, extra, True) for seed in options.seeds for fold in options.folds]
+    blocks = [(rows, fold, seed, extra, True, options.regime) for seed in options.seeds for fold in options.folds]
     jobs = [job for block in in_processes(make_block, blocks) for job in block]
     print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
     run_jobs(jobs, cores=options.cores, until=until, logs=output / "folds-logs")
@@ -163,21 +163,26 @@ def run_folds(options: argparse.Namespace, until: float, output: Path) -> None:
 def run_variants(options: argparse.Namespace, until: float, output: Path) -> None:
     """Train the ablations or the remedies, and add the scores of those that have finished to their table."""
     test, extra = options.verb == "ablations", list(DRY) if options.cpu else list(options.overrides)
-    chosen = [one for one in variants.SETS[options.verb] if not options.rows or one.row in options.rows]
+    every, regime = variants.SETS[options.regime][options.verb], options.regime
+    chosen = [one for one in every if not options.rows or one.row in options.rows]
     places = [(fold, seed) for seed in options.seeds for fold in options.folds]
-    made = in_processes(variants.make_variants, [(chosen, fold, seed, extra, test) for fold, seed in places])
+    made = in_processes(variants.make_variants, [(chosen, fold, seed, extra, test, regime) for fold, seed in places])
     jobs = [job for block in made for job in variants.with_teachers(block.values())]
     print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
     run_jobs(jobs, cores=options.cores, until=until, logs=output / f"{options.verb}-logs")
     lines = [
-        variants.scores_of(variant, job, fold, seed, "test" if test else "val")
+        variants.scores_of(variant, job, fold, seed, "test" if test else "val", regime)
         for (fold, seed), block in zip(places, made, strict=True)
         for variant, job in block.items()
         if job.finished
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{options.verb}.csv" if options.cpu else variants.RESULTS[options.verb]
-    print(variants.variant_table(variants.stored(lines, file)) if lines else "nothing has finished")
+    if not lines:
+        print("nothing has finished")
+        return
+    table = variants.stored(lines, file)
+    print(variants.variant_table(table[table["regime"] == regime]))
 
 
 # ---------------------------------------------------------------- what the report needs beside the archive
@@ -221,6 +226,8 @@ def arguments() -> argparse.Namespace:
     verbs.choices["tune"].add_argument("--trials", type=int, default=12, help="of each row, at most")
     every = list(range(5))
     for verb, folds, seeds in (("folds", every, [0, 1, 2]), ("ablations", every, [0]), ("remedies", [0], [0, 1, 2])):
+        regimes = [name for name in REGIMES if verb == "folds" or name in variants.SETS]
+        verbs.choices[verb].add_argument("--regime", choices=regimes, default="fine_tuned", help="of docs/study.md")
         verbs.choices[verb].add_argument("--folds", type=int, nargs="*", default=folds)
         verbs.choices[verb].add_argument("--seeds", type=int, nargs="*", default=seeds)
         verbs.choices[verb].add_argument(
@@ -228,9 +235,11 @@ def arguments() -> argparse.Namespace:
         )
     verbs.add_parser("choose", help="write the best trials' settings").add_argument("folder", type=Path)
     verbs.add_parser("defaults", help="write the experiment files without chosen settings")
-    verbs.add_parser("pack", help="replace the committed archive by the finished runs under SKINKD_OUTPUT_DIR")
+    packed = verbs.add_parser("pack", help="replace a committed archive by the finished runs under SKINKD_OUTPUT_DIR")
+    packed.add_argument("--regime", choices=REGIMES, default="fine_tuned", help="whose archive")
     unpacked = verbs.add_parser("unpack", help="restore the run folders of the committed archive")
     unpacked.add_argument("folder", type=Path)
+    unpacked.add_argument("--regime", choices=REGIMES, default="fine_tuned", help="whose archive")
     reported = verbs.add_parser("report", help="write docs/results.md from the committed archive")
     reported.add_argument(
         "--wandb", action="store_true", help="also log the runs to W&B, with a report and a workspace"
@@ -247,6 +256,9 @@ def main() -> None:
     """Do what the command line says."""
     options = arguments()
     output = Path(os.environ.get("SKINKD_OUTPUT_DIR", "outputs"))
+    if (regime := getattr(options, "regime", "fine_tuned")) != "fine_tuned":
+        output = output / regime
+        os.environ["SKINKD_OUTPUT_DIR"] = str(output)
     if options.verb == "choose":
         run_choosing(options)
     elif options.verb == "defaults":
@@ -254,10 +266,10 @@ def main() -> None:
     elif options.verb == "pack":
         finished = sorted(file.parent for file in output.glob("*/metrics.json"))
         if not finished:
-            raise SystemExit(f"no finished runs in {output}: {ARCHIVE.name} stays as it is")
-        pack(finished, ARCHIVE, preset=6)
+            raise SystemExit(f"no finished runs in {output}: {ARCHIVES[regime].name} stays as it is")
+        pack(finished, ARCHIVES[regime], preset=6)
     elif options.verb == "unpack":
-        print(f"{len(unpack(ARCHIVE, options.folder))} runs in {options.folder}")
+        print(f"{len(unpack(ARCHIVES[regime], options.folder))} runs in {options.folder}")
     elif options.verb == "report":
         write_page(wandb=options.wandb)
     elif options.verb == "subgroups":
@@ -265,7 +277,7 @@ def main() -> None:
     elif options.verb == "corruptions":
         run_corruptions(options, output)
     else:
-        prepare(DRY if options.cpu else ())
+        prepare(regime, DRY if options.cpu else ())
         print(f"prepared after {time.monotonic() - BEGAN:.0f} s", flush=True)
         if options.verb == "tune":
             run_tuning(options, BEGAN + options.seconds - 10, output)

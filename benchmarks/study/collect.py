@@ -10,7 +10,11 @@ from skinkd.analysis.trainings import Place
 
 from .archive import unpack
 
-ARCHIVE = Path(__file__).with_name("runs.tar.xz")
+ARCHIVES = {
+    regime: Path(__file__).with_name(f"{name}.tar.xz")
+    for regime, name in {"fine_tuned": "runs", "scratch": "scratch", "memorised": "memorised"}.items()
+}
+"""The committed archive of each regime."""
 ORDER = (
     *("supervised", "label_smoothing", "kd", "byot", "swskd", "tsskd", "ssdkd", "hybrid_supervised", "mskd"),
     *("teacher", "teacher_head", "hybrid_teacher"),
@@ -64,9 +68,9 @@ class Collected:
         return [run for (_, seed), run in self.runs[row].items() if seed == 0]
 
 
-def stored_runs(folder: Path) -> tuple[Run, ...]:
-    """The runs of the archive, unpacked below ``folder``."""
-    unpack(ARCHIVE, folder)
+def stored_runs(folder: Path, regime: str = "fine_tuned") -> tuple[Run, ...]:
+    """The runs of a regime's archive, unpacked below ``folder``."""
+    unpack(ARCHIVES[regime], folder)
     found = read_runs([folder], output_dir=folder)
     if found.skipped:
         raise ValueError(f"the archive has runs that cannot be read: {found.skipped}")
@@ -114,7 +118,7 @@ def row_of(run: Run) -> str:
     network = run.config["backbone"]["name"]
     if network == "mskd_student":
         return "hybrid_supervised"
-    if network == "tf_efficientnet_lite2":
+    if network == "tf_efficientnet_lite2" or (network == "resnet10t" and not run.config["backbone"]["options"]):
         return "teacher"
     return "label_smoothing" if run.config["loss"]["label_smoothing"] else "supervised"
 

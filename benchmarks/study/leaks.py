@@ -1,6 +1,6 @@
 """What a split by image adds to a score: the same images, predicted by networks that saw their lesion and that did not.
 
-The runs are those of ``COMMAND``. Each image that such a run tests is also tested by one of the five folds of ``supervised``,
+The runs are those of ``COMMANDS``. Each image that such a run tests is also tested by one of the five folds of ``supervised``,
 whose training part holds no photograph of its lesion. So the comparison is paired by image: neither class nor difficulty of
 the images differs.
 """
@@ -12,12 +12,18 @@ from skinkd.analysis.statistics import Difference, paired_bootstrap
 from skinkd.scoring.metrics import evaluate
 
 from .collect import Collected
+from .rows import command_line
 from .scores import BINS, LEVEL, REPLICATES, SEED
 
-COMMAND = (
-    "python -m skinkd.train experiment=lite_study_supervised protocol=image_level data.folds=null data.fold=null "
-    "data.fractions.train=0.6 data.fractions.val=0.2 data.fractions.test=0.2 precision=fp32"
+BY_IMAGE = (
+    "protocol=image_level data.folds=null data.fold=null "
+    "data.fractions.train=0.6 data.fractions.val=0.2 data.fractions.test=0.2"
 )
+COMMANDS = {
+    regime: f"python -m skinkd.train {' '.join(command_line('supervised', regime))} {BY_IMAGE}{extra}"
+    for regime, extra in {"fine_tuned": " precision=fp32", "memorised": ""}.items()
+}
+"""Regime -> command of its split by image."""
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 PARTS = {True: "another photograph of the lesion is in training", False: "no photograph of the lesion is in training"}
 

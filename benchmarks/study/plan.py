@@ -17,7 +17,7 @@ from skinkd.search.plan import plan_search
 from skinkd.search.study import Search, next_trial
 
 from .jobs import Job
-from .rows import ROWS
+from .rows import ROWS, command_line
 
 TRIAL = ("data.fold=0", "trainer.max_epochs=2")
 DRY = (
@@ -42,6 +42,7 @@ def make_job(
     extra: Sequence[str],
     *,
     test: bool,
+    regime: str = "fine_tuned",
     changes: Sequence[str] = (),
 ) -> Job:
     """The run of a row on a fold with a seed; its teachers' jobs are made first where ``made`` has none, by row.
@@ -51,7 +52,7 @@ def make_job(
     if name in made:
         return made[name]
     row = ROWS[name]
-    overrides = [f"experiment=lite_study_{name}", f"data.fold={fold}", f"seed={seed}"]
+    overrides = [*command_line(name, regime), f"data.fold={fold}", f"seed={seed}"]
     overrides += [
         f"data.num_workers={row.workers}",
         "trainer.enable_progress_bar=false",
@@ -61,20 +62,27 @@ def make_job(
     ]
     needs = []
     if row.teacher:
-        needs = [make_job(row.teacher, fold, seed, made, extra, test=test)]
+        needs = [make_job(row.teacher, fold, seed, made, extra, test=test, regime=regime)]
         overrides.append(f"method.teacher.ckpt={needs[0].folder}")
     if not test:
         overrides.append("evaluation.test=false")
+    if changes:  # apart from the rows, so that an archive of the rows has none of them
+        overrides += [
+            "paths.output_dir=${oc.env:SKINKD_OUTPUT_DIR,outputs}/variants",
+            "paths.cache_dir=${oc.env:SKINKD_OUTPUT_DIR,outputs}/cache",
+        ]
     folder = run_path(resolved(composed(overrides)))
     made[name] = Job(f"{name} fold {fold} seed {seed}", overrides, folder, test, 1 + row.workers, needs)
     return made[name]
 
 
-def make_block(rows: Sequence[str], fold: int, seed: int, extra: Sequence[str], test: bool) -> list[Job]:
+def make_block(
+    rows: Sequence[str], fold: int, seed: int, extra: Sequence[str], test: bool, regime: str = "fine_tuned"
+) -> list[Job]:
     """The jobs of rows on a fold with a seed, and of their teachers."""
     made: dict[str, Job] = {}
     for name in rows:
-        make_job(name, fold, seed, made, extra, test=test)
+        make_job(name, fold, seed, made, extra, test=test, regime=regime)
     return list(made.values())
 
 

@@ -95,7 +95,7 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         corruptions=corruptions.corruption_table(corrupted),
         corrupted_images=f"{corrupted['images'].iloc[0]:,}",
         leaks=leaks.leak_table(*leak_of(collected)),
-        leak_command=leaks.COMMAND,
+        leak_command=leaks.COMMANDS["fine_tuned"],
         **remedy_words(collected, pd.read_csv(variants.RESULTS["remedies"])),
         replicates=REPLICATES,
         folds=FOLDS,

@@ -1,4 +1,4 @@
-"""The rows of the study of fine-tuned networks (docs/study.md), and the experiment file of each."""
+"""The rows of the study (docs/study.md), their settings in each regime, and the experiment file of each fine-tuned row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,6 +79,38 @@ ROWS = {
 """In the order in which a block of one fold and seed begins them: teachers, then those that take longest."""
 
 SEARCHED = [name for name, row in ROWS.items() if row.searched]
+
+REGIMES = {
+    "fine_tuned": (),
+    "scratch": ("experiment=scratch_study",),
+    "memorised": ("experiment=scratch_study", "trainer.max_epochs=25", "augment=none"),
+}
+"""The regimes of docs/study.md: how a command line begins. A fine-tuned row has an experiment file of its own."""
+
+WHOLE = ("backbone=timm", "backbone.name=resnet10t")
+HYBRID_FROM_SCRATCH = ("backbone=mskd_student", "backbone.conv_branch=resnet10t")
+FROM_SCRATCH = {
+    "teacher": ("method=supervised", *WHOLE),
+    "hybrid_teacher": (
+        *("method=mskd_teacher", "backbone=mskd_teacher"),
+        *("backbone.small_vit.patch_size=8", "backbone.convmixer.patch_size=4"),
+    ),
+    "teacher_head": (
+        *("method=ssdkd_projection", *WHOLE, "optim=ssdkd_projection"),
+        *("monitor.metric=val/retrieval_loss", "monitor.mode=min"),
+    ),
+    "mskd": ("method=mskd", *HYBRID_FROM_SCRATCH),
+    "hybrid_supervised": ("method=supervised", *HYBRID_FROM_SCRATCH),
+    "label_smoothing": ("method=supervised", "loss.label_smoothing=0.1"),
+}
+"""What a row from scratch adds to its regime; a row that is not here is ``method=<row>``. Networks as in the first study."""
+
+
+def command_line(name: str, regime: str) -> list[str]:
+    """The words with which the command line of a row begins."""
+    if regime == "fine_tuned":
+        return [f"experiment=lite_study_{name}"]
+    return [*REGIMES[regime], *FROM_SCRATCH.get(name, (f"method={name}",))]
 
 
 def experiment_text(name: str, chosen: dict[str, Any], comment: str) -> str:

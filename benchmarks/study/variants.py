@@ -36,13 +36,12 @@ WEIGHT = "method.loss_weights"
 FEATURES = "backbone.fusion=features"
 NO_RELATIONS = tuple(f"{WEIGHT}.{term}=0" for term in ("rkd_distance", "rkd_angle", "channel_relation"))
 
-ABLATIONS = (
-    *(Variant("tsskd", f"ratio {ratio}", (f"method.ratio={ratio}",)) for ratio in (1.0, 0.5, 0.25, 0.1)),
+SHARED = (
+    *(Variant("tsskd", f"ratio {ratio}", (f"method.ratio={ratio}",)) for ratio in (1.0, 0.5, 0.25)),
     Variant("tsskd", "basic augmentation instead of RGA", ("augment=basic",)),
     Variant("swskd", "neither FRB nor LRB", (f"{WEIGHT}.frb=0", f"{WEIGHT}.lrb=0")),
     Variant("swskd", "FRB alone", (f"{WEIGHT}.lrb=0",)),
     Variant("swskd", "LRB alone", (f"{WEIGHT}.frb=0",)),
-    Variant("swskd", "each stage from the next", ("method.target_stage=next",)),
     Variant("swskd", "raise instead of swap", ("method.rectify_mode=raise",)),
     Variant("ssdkd", "without ss", (f"{WEIGHT}.ss=0",)),
     Variant("ssdkd", "without the relational terms", NO_RELATIONS),
@@ -54,6 +53,20 @@ ABLATIONS = (
     Variant("mskd", "without the exits' losses", (f"{WEIGHT}.intermediate=0",)),
     Variant("hybrid_supervised", "fusion of features", (FEATURES,)),
 )
+ABLATIONS = {
+    "fine_tuned": (
+        *SHARED,
+        Variant("tsskd", "ratio 0.1", ("method.ratio=0.1",)),
+        Variant("swskd", "each stage from the next", ("method.target_stage=next",)),
+    ),
+    # the published constants are ratio 0.1 and, ours, each stage from the next
+    "scratch": (
+        Variant("tsskd", "as in the regime"),
+        Variant("swskd", "as in the regime"),
+        *SHARED,
+        Variant("swskd", "each stage from the last", ("method.target_stage=last",)),
+    ),
+}
 
 SHORT, LONGER = "trainer.max_epochs=2", "trainer.max_epochs=4"
 REMEDIES = (
@@ -73,13 +86,33 @@ REMEDIES = (
     Variant("kd", "4 epochs", (LONGER,)),
 )
 
-SETS = {"ablations": ABLATIONS, "remedies": REMEDIES}
-RESULTS = {name: Path(__file__).with_name(f"{name}.csv") for name in SETS}
+RAMP, TWICE = "method.warmup_epochs=8", "trainer.max_epochs=16"
+FROM_SCRATCH = (
+    Variant("supervised", "as in the regime"),
+    Variant("supervised", "16 epochs", (TWICE,)),
+    Variant("tsskd", "as in the regime"),
+    Variant("tsskd", "centred logits", ("method.centre_logits=true",)),
+    Variant("tsskd", "ramp over all epochs", (RAMP,)),
+    Variant("tsskd", "a fifth of the weight", (f"{WEIGHT}.kd=0.2",)),
+    Variant("tsskd", "16 epochs", (TWICE,)),
+    Variant("swskd", "as in the regime"),
+    Variant("swskd", "ramp over all epochs", (RAMP,)),
+    Variant("swskd", "a fifth of the weights", (f"{WEIGHT}.frb=0.2", f"{WEIGHT}.lrb=0.1")),
+    Variant("swskd", "16 epochs", (TWICE,)),
+)
+
+SETS = {
+    "fine_tuned": {"ablations": ABLATIONS["fine_tuned"], "remedies": REMEDIES},
+    "scratch": {"ablations": ABLATIONS["scratch"], "remedies": FROM_SCRATCH},
+}
+"""Regime -> verb -> variants."""
+
+RESULTS = {name: Path(__file__).with_name(f"{name}.csv") for name in SETS["scratch"]}
 SCORES = {"balanced_accuracy": "balanced accuracy", "auroc_macro": "AUROC", "accuracy": "accuracy"}
 
 
 def make_variants(
-    variants: Sequence[Variant], fold: int, seed: int, extra: Sequence[str], test: bool
+    variants: Sequence[Variant], fold: int, seed: int, extra: Sequence[str], test: bool, regime: str
 ) -> dict[Variant, Job]:
     """The runs of variants on a fold with a seed; their teachers, those of the rows themselves, are in their ``needs``."""
     teachers: dict[str, Job] = {}
@@ -87,7 +120,7 @@ def make_variants(
     for variant in variants:
         made = dict(teachers)
         # a variant changes the student, so its teacher has the row's own settings
-        job = make_job(variant.row, fold, seed, made, extra, test=test, changes=variant.settings)
+        job = make_job(variant.row, fold, seed, made, extra, test=test, regime=regime, changes=variant.settings)
         job.label = f"{variant.row} ({variant.name}) fold {fold} seed {seed}"
         teachers |= {name: one for name, one in made.items() if name != variant.row}
         found[variant] = job
@@ -103,17 +136,17 @@ def with_teachers(jobs: Iterable[Job]) -> list[Job]:
     return list(found.values())
 
 
-def scores_of(variant: Variant, job: Job, fold: int, seed: int, part: str) -> dict[str, Any]:
+def scores_of(variant: Variant, job: Job, fold: int, seed: int, part: str, regime: str) -> dict[str, Any]:
     """A line of the table of results: a finished run's scores on ``part`` ("val", "test")."""
     metrics = RunFolder(job.folder).metrics()
-    about = {"row": variant.row, "variant": variant.name, "fold": fold, "seed": seed, "part": part}
+    about = {"regime": regime, "row": variant.row, "variant": variant.name, "fold": fold, "seed": seed, "part": part}
     scores = {name: metrics[f"{part}/{name}"] for name in SCORES}
     return {**about, "epochs": metrics["epochs"], **scores, "folder": job.folder.name}
 
 
 def stored(lines: Sequence[dict[str, Any]], file: Path) -> pd.DataFrame:
     """Add lines to a table of results, in which a run has one line; return the whole table."""
-    keys = ["row", "variant", "fold", "seed"]
+    keys = ["regime", "row", "variant", "fold", "seed"]
     new = pd.DataFrame(lines)
     table = pd.concat([pd.read_csv(file), new]) if file.exists() else new
     table = table.drop_duplicates(keys, keep="last").sort_values(keys, kind="stable")
@@ -122,7 +155,7 @@ def stored(lines: Sequence[dict[str, Any]], file: Path) -> pd.DataFrame:
 
 
 def variant_table(table: pd.DataFrame) -> str:
-    """Each variant's scores: the mean over its runs, of which the table says how many there are."""
+    """Each variant's scores in one regime: the mean over its runs, of which the table says how many there are."""
     lines = []
     for (row, variant), runs in table.groupby(["row", "variant"], sort=False):
         cells = [f"{runs[name].mean():.3f}" for name in SCORES]
