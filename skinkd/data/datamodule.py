@@ -128,7 +128,7 @@ class SkinDataModule(L.LightningDataModule):
             dataset = MixedBatches(images, self.mix, seed=self.seed)
         if self._on_device is not None:  # there is nothing to load, which no process helps with
             dataset = ImageNumbers(images.labels)
-            loading |= {"num_workers": 0, "persistent_workers": False, "collate_fn": whole_batch}
+            loading |= {"num_workers": 0, "persistent_workers": False}
         return ResumableLoader(
             dataset,
             sampler=sampler,
@@ -181,6 +181,7 @@ class SkinDataModule(L.LightningDataModule):
     def _loading(self, *, persistent: bool) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
+            "collate_fn": whole_batch,
             "persistent_workers": persistent and self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": start_worker,

@@ -1,8 +1,9 @@
-"""One sample: an image that is read, augmented by the sample's own seed, and turned into tensors."""
+"""The samples of a batch: images that are read, augmented each by a seed of its own, and put together as tensors."""
 
 import os
 import signal
 import threading
+from collections.abc import Sequence
 
 import albumentations as A
 import cv2
@@ -45,24 +46,30 @@ class SkinDataset(Dataset[Batch]):
         return len(self.paths)
 
     def __getitem__(self, key: int | tuple[int, ...]) -> Batch:
-        """Return a sample by index, by (index, epoch) from an EpochSampler, or by a PairSampler's key.
+        """Return a sample by its key: a batch of :meth:`__getitems__` without the axis of the batch."""
+        return Batch(*(part[0] for part in self.__getitems__([key])))
 
-        Its image is uint8, (V, 3, h, w) with views and (3, h, w) without. Of a pair, the label and the index are the first's.
+    def __getitems__(self, keys: Sequence[int | tuple[int, ...]]) -> Batch:
+        """Return a batch by the samples' keys: index, (index, epoch) from an EpochSampler, or a PairSampler's key.
+
+        Its images are uint8, (B, V, 3, h, w) with views and (B, 3, h, w) without. Of a pair, label and index are the first's.
 
         Raises:
-            UserError: the image file is missing, truncated or no image.
+            UserError: an image file is missing, truncated or no image.
         """
-        index, epoch, *partner = key if isinstance(key, tuple) else (key, 0)
+        index = np.array([key[0] if isinstance(key, tuple) else key for key in keys])
+        pixels = np.stack([self._views(*key) if isinstance(key, tuple) else self._views(key) for key in keys])
+        pixels = np.ascontiguousarray(pixels)  # the layout of the stack is that of the images, channels last
+        return Batch(torch.from_numpy(pixels), torch.from_numpy(self.labels[index]), torch.from_numpy(index))
+
+    def _views(self, index: int, epoch: int = 0, *partner: int) -> np.ndarray:
+        """Return the views of one image, or of it and its partner, channels first."""
         pixels = self._pixels(index, (self.seed, epoch, index))
-        if partner:
-            other, epoch_of_other = partner
-            # a word more in the seed: not the draws that this image has as the first of a pair
-            pixels = np.concatenate([pixels, self._pixels(other, (self.seed, epoch_of_other, other, 1))])
-        return Batch(
-            image=torch.from_numpy(np.ascontiguousarray(pixels)),
-            label=torch.tensor(self.labels[index]),
-            index=torch.tensor(index),
-        )
+        if not partner:
+            return pixels
+        other, epoch_of_other = partner
+        # a word more in the seed: not the draws that this image has as the first of a pair
+        return np.concatenate([pixels, self._pixels(other, (self.seed, epoch_of_other, other, 1))])
 
     def _pixels(self, index: int, seed: tuple[int, ...]) -> np.ndarray:
         """Return the views of one image, channels first."""
@@ -98,7 +105,7 @@ class ImageNumbers(Dataset[Batch]):
 
 
 def whole_batch(batch: Batch) -> Batch:
-    """Collate what is a batch already."""
+    """Collate what is a batch already, as all our datasets give it: to put samples together one by one takes longer."""
     return batch
 
 

@@ -82,7 +82,7 @@ def _box(height: int, width: int, lam: float, rng: np.random.Generator) -> tuple
 
 
 class MixedBatches(Dataset[Batch]):
-    """The training images, mixed batch by batch before the batch is collated.
+    """The training images, mixed batch by batch.
 
     What is drawn follows from the seed, the epoch and the images of the batch. So it is the same for any number of loading
     processes, and in a run that goes on from a checkpoint.
@@ -100,14 +100,9 @@ class MixedBatches(Dataset[Batch]):
         """Return the number of images."""
         return len(self.dataset)
 
-    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> list[Batch]:
-        """Return the samples of a batch by their (index, epoch): image uint8 (V, 3, h, w), label float32 (K,)."""
-        samples = [self.dataset[key] for key in keys]
+    def __getitems__(self, keys: Sequence[tuple[int, ...]]) -> Batch:
+        """Return a batch by the samples' (index, epoch): image uint8 (B, V, 3, h, w), label float32 (B, K)."""
+        batch = self.dataset.__getitems__(keys)
         draws: Any = (self.seed, keys[0][1], *(index for index, *_ in keys))
-        image, share = self.mix(
-            torch.stack([sample.image for sample in samples]),
-            torch.stack([sample.label for sample in samples]),
-            np.random.default_rng(draws),
-        )
-        mixed = zip(image, share, samples, strict=True)
-        return [Batch(image=pixels, label=shares, index=sample.index) for pixels, shares, sample in mixed]
+        image, share = self.mix(batch.image, batch.label, np.random.default_rng(draws))
+        return Batch(image, share, batch.index)

@@ -21,7 +21,7 @@ from skinkd.config.names import check_names
 from skinkd.config.ranges import check_ranges
 from skinkd.config.required import check_required
 from skinkd.config.resolve import read_config
-from skinkd.data.dataset import SkinDataset, start_worker
+from skinkd.data.dataset import SkinDataset, start_worker, whole_batch
 from skinkd.data.source import source_of
 from skinkd.data.table import ImageTable, UnlabelledTable
 from skinkd.data.transforms import eval_pipeline
@@ -224,6 +224,7 @@ def predict(trained: Trained, table: UnlabelledTable, settings: dict[str, Any]) 
         SkinDataset(table.frame, pipeline=pipeline, views=None, seed=0),
         batch_size=settings["eval_batch_size"],
         num_workers=settings["num_workers"],
+        collate_fn=whole_batch,
         worker_init_fn=start_worker,
     )
     batches = tqdm(loader, desc="scoring", unit="batch", disable=None, leave=False)

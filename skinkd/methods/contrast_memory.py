@@ -1,6 +1,7 @@
 """The memory of CRD: an embedding of each training image by each network, from which negatives are drawn."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from skinkd.errors import UserError
 from skinkd.losses.contrastive import contrast_scores
 from skinkd.methods.memory import of_all_processes
+
+Scores = tuple[Tensor, Tensor]
+"""Of the positives (B,), and of the negatives (B, M)."""
 
 
 class ContrastMemory(nn.Module):
@@ -46,9 +50,10 @@ class ContrastMemory(nn.Module):
         self.register_buffer("student", torch.empty(len(label), width).uniform_(-bound, bound))
         self.register_buffer("teacher", torch.empty(len(label), width).uniform_(-bound, bound))
         self.register_buffer("constants", torch.zeros(2))  # 0: not set before the first step
+        self.first = True  # step of this process
 
-    def forward(self, v: Tensor, v_t: Tensor, index: Tensor, *, step: int, temperature: float) -> tuple[Tensor, Tensor]:
-        """Scores (B, 1 + M) of the student against the remembered teacher, and of the teacher against the student.
+    def forward(self, v: Tensor, v_t: Tensor, index: Tensor, *, step: int, temperature: float) -> tuple[Scores, Scores]:
+        """Scores of the student against the remembered teacher, and of the teacher against the student.
 
         Then the embeddings of the batch, of all processes, enter the memory.
 
@@ -59,12 +64,17 @@ class ContrastMemory(nn.Module):
             step: the training step; the negatives follow from it, so that a resumed run draws the same.
             temperature: τ.
         """
-        columns = torch.cat([index[:, None], self.draw(index, step)], dim=1)
+        negatives = self.draw(index, step)
         # copies, since the memory changes before the gradient is computed
-        scores = contrast_scores(v, self.teacher.clone(), columns, temperature=temperature)
-        scores_t = contrast_scores(v_t, self.student.clone(), columns, temperature=temperature)
-        self._set_constants(scores.detach(), scores_t.detach())
-        scores, scores_t = scores / self.constants[0], scores_t / self.constants[1]
+        pairs = ((v, self.teacher.clone()), (v_t, self.student.clone()))
+        found = [contrast_scores(new, old, index, negatives, temperature=temperature) for new, old in pairs]
+        if self.first:
+            self._set_constants(found)
+            self.first = False
+        scores, scores_t = (
+            (positive / constant, others / constant)
+            for (positive, others), constant in zip(found, self.constants, strict=True)
+        )
         everywhere = of_all_processes(index)
         for memory, new in ((self.student, v), (self.teacher, v_t)):
             self._remember(memory, everywhere, of_all_processes(new.detach()))
@@ -78,13 +88,16 @@ class ContrastMemory(nn.Module):
         size = self.count[label][:, None]  # of the image's class, which begins at this place of the order:
         start = (self.count.cumsum(0) - self.count)[label][:, None]
         uniform = torch.rand(len(index), self.negatives, generator=generator, device=index.device, dtype=torch.float64)
-        place = (uniform * (len(self.label) - size)).long()
-        return self.order[place + size * (place >= start)]
+        # in place, and with 32 bits, since these are a million numbers in each step
+        place = uniform.mul_(len(self.label) - size).int()
+        place.add_((place >= start.int()).int().mul_(size.int()))
+        return self.order.take(place.long())
 
     @torch.no_grad()
-    def _set_constants(self, scores: Tensor, scores_t: Tensor) -> None:
+    def _set_constants(self, found: Sequence[Scores]) -> None:
         """Z = N · mean score of the first batch, of all processes, for either network."""
-        means = torch.stack([of_all_processes(found).mean() for found in (scores, scores_t)]) * len(self.label)
+        every = [torch.cat([positive[:, None], others], dim=1) for positive, others in found]
+        means = torch.stack([of_all_processes(scores).mean() for scores in every]) * len(self.label)
         self.constants.copy_(torch.where(self.constants > 0, self.constants, means))
 
     @torch.no_grad()

@@ -73,4 +73,4 @@ class CRD(Taught):
         v, v_t = F.normalize(self.embed(pooled).float()), F.normalize(self.embed_teacher(teacher_pooled).float())
         scores, scores_t = self.memory(v, v_t, index, step=self.trainer.global_step, temperature=self.temperature)
         images = len(self.memory.label)
-        return noise_contrastive_loss(scores, images=images) + noise_contrastive_loss(scores_t, images=images)
+        return noise_contrastive_loss(*scores, images=images) + noise_contrastive_loss(*scores_t, images=images)

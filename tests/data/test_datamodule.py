@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from skinkd.batch import NO_LABEL, Batch
 from skinkd.data.datamodule import SkinDataModule
-from skinkd.data.dataset import SkinDataset
+from skinkd.data.dataset import SkinDataset, whole_batch
 from skinkd.data.files import read_image
 from skinkd.data.ham10000 import load_ham10000
 from skinkd.data.splits import make_split
@@ -158,7 +158,7 @@ def test_images_without_labels_are_what_evaluation_sees_and_no_class_can_be_read
         SkinDataset(frame, pipeline=pipeline, views=None, seed=0)
         for frame in (table.frame, UnlabelledTable(table.name, table.frame).frame)
     )
-    batch = next(iter(DataLoader(unlabelled, batch_size=len(table))))
+    batch = next(iter(DataLoader(unlabelled, batch_size=len(table), collate_fn=whole_batch)))
     assert torch.equal(batch.image, torch.stack([labelled[index].image for index in range(len(table))]))
     assert batch.label.dtype == torch.int64 and (batch.label == NO_LABEL).all()
     assert batch.index.tolist() == list(range(len(table)))

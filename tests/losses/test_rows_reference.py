@@ -128,10 +128,10 @@ def test_crd(reference, match, match_gradient, seed, step):
     before = ("contrast_memory_v2", "contrast_memory_v1") if step == 0 else ("memory_teacher_0", "memory_student_0")
     loss = torch.zeros((), dtype=torch.float64)
     for embedding, memory, constant in zip((v, v_t), before, data[f"constants_{step}"], strict=True):
-        scores = contrast_scores(
-            embedding, data[memory], data[f"columns_{step}"], temperature=data["temperature"].item()
-        )
-        loss = loss + noise_contrastive_loss(scores / constant, images=images)
+        columns = data[f"columns_{step}"]
+        rows = (columns[:, 0], columns[:, 1:])
+        scores = contrast_scores(embedding, data[memory], *rows, temperature=data["temperature"].item())
+        loss = loss + noise_contrastive_loss(*(one / constant for one in scores), images=images)
     match(loss, data[f"loss_{step}"])
     loss.backward()
     match_gradient(student, data[f"grad_student_{step}"])
