@@ -39,7 +39,7 @@ def arguments_of(words: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; a wrong one ends the command with a sentence."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__.split("\n\n")[0])
     parser.add_argument("--sections", help=f"of {', '.join(SECTIONS)}; default: all that suit the device")
-    parser.add_argument("--seconds", type=float, default=840, help="the whole command ends within about these")
+    parser.add_argument("--seconds", type=float, default=860, help="the whole command ends within about these")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for a machine with other work")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: as many as it takes by itself")

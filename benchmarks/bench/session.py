@@ -46,9 +46,14 @@ class Bench:
         """Whether this is a dry run, as small as possible."""
         return self.timer.quick
 
-    def share(self, rows: int) -> float:
-        """Seconds for the next row, of ``rows`` that are still to be taken."""
-        return max(self.until - time.monotonic(), 0) / max(rows, 1)
+    def share(self, needs: Sequence[float]) -> float:
+        """Seconds for the next row: what it needs, and an equal part of the time that all rows leave.
+
+        Args:
+            needs: seconds that the rows need which are still to be taken, the next row's first.
+        """
+        left = self.until - time.monotonic() - sum(needs)
+        return needs[0] + max(left, 0) / len(needs)
 
     def take(self, names: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]], *, needs: float = 3) -> None:
         """Take a row of ``names`` and what ``measure`` returns; an error is noted and stops no other row.

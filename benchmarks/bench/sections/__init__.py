@@ -1,7 +1,7 @@
 """The sections by name, in the order in which they run."""
 
 from ..session import Section
-from . import end_to_end, in_memory, inference, loader, losses, memory, methods, published, start, sweep
+from . import end_to_end, in_memory, inference, loader, loop, losses, memory, methods, published, start, sweep
 
 SECTIONS: dict[str, Section] = {
     "in_memory": in_memory.SECTION,
@@ -10,6 +10,7 @@ SECTIONS: dict[str, Section] = {
     "losses": losses.SECTION,
     "inference": inference.SECTION,
     "loader": loader.SECTION,
+    "loop": loop.SECTION,
     "end_to_end": end_to_end.SECTION,
     "start": start.SECTION,
     "memory": memory.SECTION,

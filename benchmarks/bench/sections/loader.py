@@ -137,6 +137,6 @@ SECTION = Section(
         Column("plain_core", "a core s", 0),
         Column("ratio", "ratio", 2),
     ),
-    seconds=60,
+    seconds=75,
     measure=measure,
 )

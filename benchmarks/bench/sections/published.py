@@ -45,6 +45,9 @@ def compared(bench: Bench, kind: str, checkout: Path, *, size: int, images: int,
     }
 
 
+NEEDS = 20  # seconds of a row
+
+
 def normalised(batch: Batch) -> torch.Tensor:
     """The images as the published loaders give them: float32 about 0."""
     return (batch.image.float() / 255 - 0.45) / 0.225
@@ -56,9 +59,9 @@ def measure(bench: Bench) -> None:
         kind = kind_of(checkout)
         size, images = SHAPES[kind][0], 4 if bench.quick else SHAPES[kind][1]
         names = {"method": kind, "size": size, "images": f"{images} × {VIEWS[kind]}"}
-        seconds = bench.share(len(bench.against) - place) / 2
+        seconds = bench.share([NEEDS] * (len(bench.against) - place)) / 2
         one = partial(compared, bench, kind, checkout, size=size, images=images, seconds=seconds)
-        bench.take(names, one, needs=20)
+        bench.take(names, one, needs=NEEDS)
 
 
 SECTION = Section(

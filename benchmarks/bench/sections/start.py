@@ -52,6 +52,6 @@ SECTION = Section(
         Column("cpu", "processor, s", 1),
         Column("wall", "clock, s", 1),
     ),
-    seconds=70,
+    seconds=55,
     measure=measure,
 )

@@ -47,7 +47,7 @@ def measure(bench: Bench) -> None:
         found.extend(sweep(bench, 2 if bench.quick else 10))
         return found.pop(0)
 
-    bench.take({"what": "sweep"}, first, needs=100)
+    bench.take({"what": "sweep"}, first, needs=60)
     bench.rows += found
 
 
@@ -63,6 +63,6 @@ SECTION = Section(
         Column("beside", "beside, s", 1),
         Column("most", "at most", 1),
     ),
-    seconds=130,
+    seconds=100,
     measure=measure,
 )
