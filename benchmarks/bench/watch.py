@@ -92,6 +92,7 @@ def callbacks() -> list[Any]:
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
             NOTES.setdefault("rss", []).append(status_mib("VmRSS"))
             NOTES.setdefault("peak", []).append(status_mib("VmHWM"))
+            NOTES["files"] = status_mib("RssFile")
             tensors = [*module.parameters(), *module.buffers()]
             tensors += [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
             for state in trainer.optimizers[0].state.values():

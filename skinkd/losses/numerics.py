@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
-def at_least_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+def at_least_float32(loss: Callable[P, Result]) -> Callable[P, Result]:
     """Make ``loss`` compute in float32 or wider, whatever the precision of the forward pass.
 
     bf16 and fp16 tensors are widened, float32 and float64 stay as they are. Autocast is turned off inside,
@@ -18,7 +19,7 @@ def at_least_float32(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """
 
     @wraps(loss)
-    def widened(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def widened(*args: P.args, **kwargs: P.kwargs) -> Result:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         with torch.autocast(device_type=tensors[0].device.type, enabled=False):
             return loss(*map(_widen, args), **{name: _widen(value) for name, value in kwargs.items()})  # type: ignore[arg-type]

@@ -1,6 +1,5 @@
 """The files of checkpoints: written in one step, the last two kept, and each checked before it is read."""
 
-import io
 import math
 import os
 import zipfile
@@ -25,10 +24,12 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """
     import torch  # slow to import, and not needed to find a checkpoint
 
-    content = io.BytesIO()  # torch.save to a file would report a full disk as a RuntimeError without the file's name
-    torch.save(checkpoint, content)
     with written_atomically(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # so torch.save tells of a full disk
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         if path.name == LAST and path.exists():
             os.replace(path, path.with_name(BEFORE))
 

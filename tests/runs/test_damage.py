@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -43,6 +44,22 @@ def same(one: dict[str, object], other: dict[str, object]) -> bool:
         torch.equal(one[name], other[name]) if isinstance(one[name], torch.Tensor) else one[name] == other[name]  # type: ignore[arg-type]
         for name in one
     )
+
+
+def test_a_checkpoint_for_which_the_disk_has_no_room_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """The limit of a file's size stands in for a full disk: the write itself fails."""
+    path = tmp_path / LAST
+    write_checkpoint(state(1), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_checkpoint(state(2), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(path)
+    assert [one.name for one in tmp_path.iterdir()] == [LAST]
+    assert same(torch.load(path, weights_only=True), state(1))
 
 
 def test_no_flipped_bit_is_read_as_another_number(tmp_path: Path) -> None:

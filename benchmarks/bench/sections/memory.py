@@ -14,7 +14,8 @@ def run(bench: Bench, method: str, *, epochs: int) -> dict[str, Any]:
     """A run from the RAM cache, whose process tells its memory at the end of each epoch.
 
     ``network`` is parameters, buffers, gradients and the optimizer's state; ``beyond`` is the peak without network, cache and
-    batch, so it has Python, all libraries and the activations.
+    batch, so it has Python, all libraries and the activations. ``files`` are pages of files, most of them of libraries, which
+    all processes of a machine share.
     """
     scratch = bench.scratch / "memory"
     words = [*bench.data, f"method={method}", "data.cache=ram", f"trainer.max_epochs={epochs}", "logger=none"]
@@ -31,6 +32,7 @@ def run(bench: Bench, method: str, *, epochs: int) -> dict[str, Any]:
         "cache": cache,
         "batch": batch,
         "beyond": note["peak"][-1] - network - cache - batch,
+        "files": note["files"],
         "rss": note["rss"],
     }
 
@@ -55,6 +57,7 @@ SECTION = Section(
         Column("cache", "cache", 0),
         Column("batch", "batch", 1),
         Column("beyond", "beyond", 0),
+        Column("files", "files", 0),
     ),
     seconds=55,
     measure=measure,
