@@ -151,6 +151,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the made-up files; default: a temporary folder")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.folder:
+        given.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="scale-", dir=given.folder))
     try:
         if given.one:

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 256  # files per thread task
 THREADS = 16  # they wait for a disk or a network drive more than they compute
+SLOW = 1e-4  # seconds for a file that is not in memory; the check of another takes a sixth of it
 
 MAX_PIXELS = 100_000_000
 """Pixels of the largest image that is decoded where ``data.max_pixels`` says nothing: 300 MB of memory."""
@@ -255,12 +257,22 @@ def check_images(paths: Sequence[str]) -> list[tuple[str, str]]:
 
     JPEG and PNG files are judged by their first and last bytes, and decoded only if these are in doubt. That is quick
     enough for the start of every run, but misses damage in the middle of a file.
+
+    Files that the system has in memory are checked by this thread alone: many threads would take three times as long, since
+    one at a time runs Python. From the first slow files on, many threads wait for the disk or the network drive.
     """
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    chunks = iter([paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)])
+    problems: list[str | None] = []
+    recent = 0.0  # seconds for a file, the mean over the last chunks: a single pause of the machine is no slow disk
+    for chunk in chunks:
+        began = time.monotonic()
+        problems += map(file_problem, chunk)
+        recent += (time.monotonic() - began) / len(chunk) / 4 - recent / 4
+        if recent > SLOW:
+            break
     with ThreadPoolExecutor(THREADS) as pool:
-        problems = [
-            found for chunk in pool.map(lambda chunk: [file_problem(p) for p in chunk], chunks) for found in chunk
-        ]
+        for found in pool.map(lambda chunk: list(map(file_problem, chunk)), chunks):
+            problems += found
     return [(path, problem) for path, problem in zip(paths, problems, strict=True) if problem]
 
 

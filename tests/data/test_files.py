@@ -1,4 +1,5 @@
 import logging
+import math
 import os
 import resource
 import struct
@@ -156,7 +157,11 @@ def test_a_files_ending_decides_between_two_of_one_name(tmp_path: Path) -> None:
     assert find_images(tmp_path, [""]) == {"a": str(tmp_path / "a.JPG"), "b": str(tmp_path / "b.TIF")}
 
 
-def test_check_images_keeps_the_order_over_many_chunks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow", [0.0, math.inf], ids=["threads from the second chunk on", "no threads"])
+def test_check_images_keeps_the_order_over_many_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float
+) -> None:
+    monkeypatch.setattr("skinkd.data.files.SLOW", slow)
     paths = [tmp_path / f"{k}.jpg" for k in range(700)]
     for k, path in enumerate(paths):
         path.write_bytes(JPEG if k not in (3, 300, 699) else JPEG[:-20])
