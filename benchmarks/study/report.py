@@ -1,15 +1,16 @@
-"""docs/results.md, from the archive benchmarks/study/runs.tar.xz alone: ``python -m benchmarks.study report``.
+"""docs/results.md, from the archives of benchmarks/study/ alone: ``python -m benchmarks.study report``.
 
 Nothing is trained, and neither data nor weights are needed.
 """
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from . import corruptions, leaks, subgroups, variants
-from .collect import BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
+from .collect import ARCHIVES, BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
 from .figures import as_file, draw_leak, draw_methods
 from .scores import METRICS, REPLICATES
 from .tables import (
@@ -36,11 +37,12 @@ TEXT = Path(__file__).with_name("page.md")
 def write_page(*, wandb: bool) -> None:
     """Write the page and its figures; with ``wandb``, also make the report in W&B."""
     with tempfile.TemporaryDirectory() as folder:
-        collected = collect(stored_runs(Path(folder)))
+        archives = read_archives(Path(folder))
+        collected = archives["fine_tuned"]
         methods = methods_of(collected)
         FIGURE.write_text(as_file(draw_methods(methods)), encoding="utf-8")
-        LEAK_FIGURE.write_text(as_file(draw_leak(leak_of(collected)[0])), encoding="utf-8")
-        PAGE.write_text(page(collected, methods), encoding="utf-8")
+        LEAK_FIGURE.write_text(as_file(draw_leak(leak_of(archives["memorised"])[0])), encoding="utf-8")
+        PAGE.write_text(page(archives, methods), encoding="utf-8")
         print(f"{PAGE} and {FIGURE.name} written", flush=True)
         if wandb:
             from .dashboard import publish_study  # wandb-workspaces, which nothing else needs
@@ -49,9 +51,15 @@ def write_page(*, wandb: bool) -> None:
                 print(f"W&B {name}: {url}")
 
 
+def read_archives(folder: Path) -> dict[str, Collected]:
+    """The runs of each regime's archive, unpacked below ``folder``."""
+    return {regime: collect(stored_runs(folder / regime, regime)) for regime in ARCHIVES}
+
+
 def methods_of(collected: Collected) -> list[Compared]:
-    """The six methods less their baselines: those with most folds first, then those that add most."""
-    found = [compared(collected, row, baseline) for row, baseline in BASELINES.items()]
+    """The methods less their baselines, where both have two folds: those with most folds first, then those that add most."""
+    pairs = [pair for pair in BASELINES.items() if len(collected.folds(*pair)) > 1]
+    found = [compared(collected, row, baseline) for row, baseline in pairs]
     return sorted(found, key=lambda one: (-len(one.folds), -one.lesions[PRIMARY].value))
 
 
@@ -62,8 +70,9 @@ def leak_of(collected: Collected) -> tuple[leaks.Effects, dict[bool, int]]:
     return leaks.effects(run, honest), {known: len(part) for known, (part, _) in leaks.parts_of(run, honest).items()}
 
 
-def page(collected: Collected, methods: list[Compared]) -> str:
+def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
     """docs/results.md."""
+    collected = archives["fine_tuned"]
     began, scored, ended = times(collected.every)
     whole = [row for row in collected.runs if len(collected.folds(row)) == FOLDS]
     smoothed = [one.row for one in methods if one.other == "supervised"]
@@ -75,6 +84,8 @@ def page(collected: Collected, methods: list[Compared]) -> str:
         **beyond_the_mean(grouped, corrupted),
         leak_score=leak_words(collected),
         leak_loss=f"{collected.leaky[0].history['train/loss'].iloc[-1]:.2f}",
+        **scratch_words(archives["scratch"]),
+        **memorised_words(archives["memorised"]),
         runs=len(collected.every),
         seeds=f"seed{'s' if len(collected.seeds) > 1 else ''} {listed(collected.seeds)}",
         left_out=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.left_out] or ["none"]),
@@ -150,6 +161,27 @@ def beyond_the_mean(grouped: pd.DataFrame, corrupted: pd.DataFrame) -> dict[str,
         "worst": interval_words(worst["difference"], worst["difference_low"], worst["difference_high"]),
         "follow_up": f"{100 * confirmed['follow_up']:.1f}",
         "histopathology": f"{100 * confirmed['histo']:.1f}",
+    }
+
+
+def scratch_words(collected: Collected) -> dict[str, str]:
+    """The tables of the regime from scratch."""
+    return {
+        "scratch_runs": str(len(collected.every)),
+        "scratch_machines": machines(collected),
+        "scratch_verdicts": verdict_table(methods_of(collected)),
+        "scratch_scores": score_table(collected),
+    }
+
+
+def memorised_words(collected: Collected) -> dict[str, str]:
+    """What a split by image adds after long training."""
+    last = [float(run.history["train/loss"].iloc[-1]) for run in (*collected.leaky, *collected.every)]
+    return {
+        "memorised_score": leak_words(collected),
+        "memorised_leaks": leaks.leak_table(*leak_of(collected)),
+        "memorised_command": leaks.COMMANDS["memorised"],
+        "memorised_loss": f"{max(last):.3f}",
     }
 
 

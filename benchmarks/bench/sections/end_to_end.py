@@ -197,6 +197,6 @@ SECTION = Section(
         Column("rate", "images/s", 0),
         Column("kept", "kept", 2),
     ),
-    seconds=190,
+    seconds=150,
     measure=measure,
 )

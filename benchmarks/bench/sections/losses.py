@@ -87,6 +87,6 @@ SECTION = Section(
         Column("ms", "ms", 3),
         Column("gib", "GiB", 2),
     ),
-    seconds=65,
+    seconds=70,
     measure=measure,
 )

@@ -77,6 +77,6 @@ SECTION = Section(
         Column("heads_ms", "heads", 1),
         Column("step_gib", "GiB", 2),
     ),
-    seconds=230,
+    seconds=200,
     measure=measure,
 )

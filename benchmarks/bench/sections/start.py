@@ -52,6 +52,6 @@ SECTION = Section(
         Column("cpu", "processor, s", 1),
         Column("wall", "clock, s", 1),
     ),
-    seconds=55,
+    seconds=65,
     measure=measure,
 )

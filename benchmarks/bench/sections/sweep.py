@@ -63,6 +63,6 @@ SECTION = Section(
         Column("beside", "beside, s", 1),
         Column("most", "at most", 1),
     ),
-    seconds=100,
+    seconds=125,
     measure=measure,
 )
