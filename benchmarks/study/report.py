@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from skinkd.analysis.runs import Run
+
 from . import corruptions, leaks, subgroups, variants
 from .collect import ARCHIVES, BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
 from .figures import as_file, draw_leak, draw_methods
@@ -165,24 +167,41 @@ def beyond_the_mean(grouped: pd.DataFrame, corrupted: pd.DataFrame) -> dict[str,
 
 
 def scratch_words(collected: Collected) -> dict[str, str]:
-    """The tables of the regime from scratch."""
+    """The tables of the regime from scratch, and its verdicts in a sentence."""
+    methods = methods_of(collected)
+    p = adjusted(methods, PRIMARY)
+    said = [
+        f"`{one.row}` {interval_words(*_bounds(one, PRIMARY))}, **{verdict(one, p.get(one.row))}**" for one in methods
+    ]
     return {
+        "scratch_answer": "; ".join(said),
         "scratch_runs": str(len(collected.every)),
         "scratch_machines": machines(collected),
-        "scratch_verdicts": verdict_table(methods_of(collected)),
+        "scratch_verdicts": verdict_table(methods),
         "scratch_scores": score_table(collected),
     }
 
 
 def memorised_words(collected: Collected) -> dict[str, str]:
     """What a split by image adds after long training."""
-    last = [float(run.history["train/loss"].iloc[-1]) for run in (*collected.leaky, *collected.every)]
+    (by_image,), by_lesion = collected.leaky, collected.every
+    last = [float(run.history["train/loss"].iloc[-1]) for run in (by_image, *by_lesion)]
+    kept, loss = kept_epoch(by_image)
+    epochs, losses = zip(*map(kept_epoch, by_lesion), strict=True)
     return {
         "memorised_score": leak_words(collected),
         "memorised_leaks": leaks.leak_table(*leak_of(collected)),
         "memorised_command": leaks.COMMANDS["memorised"],
-        "memorised_loss": f"{max(last):.3f}",
+        "memorised_last": f"{max(last):.3f}",
+        "memorised_kept": f"{kept} ({loss:.2f})",
+        "memorised_folds": f"{min(epochs)} to {max(epochs)} ({min(losses):.2f} to {max(losses):.2f})",
     }
+
+
+def kept_epoch(run: Run) -> tuple[int, float]:
+    """The epoch that validation chose, and the cross-entropy in training then."""
+    epoch = run.metrics["best_epoch"]
+    return epoch, float(run.history["train/loss"].iloc[epoch - 1])
 
 
 def leak_words(collected: Collected) -> str:
@@ -192,11 +211,14 @@ def leak_words(collected: Collected) -> str:
 
 
 def remedy_words(collected: Collected, remedies: pd.DataFrame) -> dict[str, str]:
-    """The table of remedies, and both fusions of ``hybrid_supervised`` on validation."""
+    """The tables of remedies, and both fusions of the fine-tuned ``hybrid_supervised`` on validation."""
+    scratch = variants.variant_table(remedies[remedies["regime"] == "scratch"])
+    remedies = remedies[remedies["regime"] == "fine_tuned"]
     features = remedies[(remedies["row"] == "hybrid_supervised") & (remedies["variant"] == "fusion of features")]
     logits = collected.runs["hybrid_supervised"][0, 0].metrics["val/balanced_accuracy"]
     return {
         "remedies": variants.variant_table(remedies),
+        "scratch_remedies": scratch,
         "features": f"{features['balanced_accuracy'].mean():.3f}",
         "logits": f"{logits:.3f}",
     }
