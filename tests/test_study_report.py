@@ -228,6 +228,21 @@ def test_the_stored_runs_are_those_of_the_committed_settings(
         assert [stored[row].folder.name for row in rows] == [jobs[row] for row in rows]
 
 
+@pytest.mark.parametrize("regime", ["scratch", "memorised"])
+def test_small_networks_are_those_of_the_committed_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, regime: str
+) -> None:
+    stored = collect(stored_runs(tmp_path, regime))
+    first = {row: runs[0, 0] for row, runs in stored.runs.items() if runs}
+    for run in first.values():
+        found = evaluate(run.test, run.classes, calibration_bins=run.config["evaluation"]["calibration_bins"])
+        assert {f"test/{name}": value for name, value in found.items()}.items() <= run.metrics.items()
+        monkeypatch.setenv("SKINKD_DATA_DIR", run.config["paths"]["data_dir"])
+        monkeypatch.setenv("SKINKD_OUTPUT_DIR", run.config["paths"]["output_dir"])
+    jobs = plan.make_block(list(first), 0, 0, [], True, regime)
+    assert [job.folder.name for job in jobs] == [run.folder.name for run in first.values()]
+
+
 def test_the_page_has_the_scores_of_three_rows(some: tuple[Run, ...]) -> None:
     """The last test of this file has the whole page."""
     lines = tables.score_table(collect(some)).splitlines()

@@ -5,6 +5,7 @@
     python -m benchmarks.study tune --seconds 170 --out $OUT     # tables of trials: $OUT/tune/<row>.csv
     python -m benchmarks.study choose $OUT/tune                  # chosen settings: conf/experiment/lite_study_<row>.yaml
     python -m benchmarks.study folds --seconds 380 --out $OUT    # finished runs: $OUT/folds.tar.xz
+    python -m benchmarks.study folds --regime scratch            # small networks from scratch
     python -m benchmarks.study ablations --seconds 380           # benchmarks/study/ablations.csv
     python -m benchmarks.study remedies --seconds 380            # benchmarks/study/remedies.csv
     python -m benchmarks.study pack                              # finished runs: benchmarks/study/runs.tar.xz

@@ -11,8 +11,9 @@ from skinkd.analysis.trainings import Place
 from .archive import unpack
 
 ARCHIVES = {
-    regime: Path(__file__).with_name(f"{name}.tar.xz")
-    for regime, name in {"fine_tuned": "runs", "scratch": "scratch", "memorised": "memorised"}.items()
+    "fine_tuned": Path(__file__).with_name("runs.tar.xz"),
+    "scratch": Path(__file__).with_name("scratch.tar.xz"),
+    "memorised": Path(__file__).with_name("memorised.tar.xz"),
 }
 """The committed archive of each regime."""
 ORDER = (

@@ -22,8 +22,10 @@ from ..session import Bench, Section
 from ..table import Column
 from ..timing import milliseconds
 from .end_to_end import TINY, InTurn, Repeated, fit, training_step
+from .methods import FOUR
+from .methods import IMAGES as OF_A_BATCH
 
-IMAGES = {"mskd": 32, "mskd_teacher": 16, "reviewkd": 16}  # of a batch, since their steps are long; 64 for the others
+IMAGES = OF_A_BATCH | {"mskd": 32}
 ROUNDS = 7
 
 
@@ -94,8 +96,7 @@ def measure(bench: Bench) -> None:
     adds = loop_adds(bench, split, words)
     for name in TINY if bench.quick else all_methods():
         count = 4 if bench.quick else IMAGES.get(name, 64)
-        views = " × 4" if name.startswith("ssdkd") else ""
-        count = count // 2 if views else count
+        views = " × 4" if name in FOUR else ""
         of_row = [*words, f"method={name}", f"data.batch_size={count}"]
         one = partial(beside, bench, split, of_row, adds)
         bench.take({"method": name, "images": f"{count}{views}"}, one, needs=4)
