@@ -14,6 +14,7 @@
 #       tune              trials of the study's rows, then the choice among them: tune.tar.gz, to be unpacked in a checkout
 #       folds             the study's runs, with the settings that tune chose there, else those of the checkout: folds.tar.xz
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
+# FOLDS="--seeds 1 --rows swskd" are arguments of folds, BENCH="--sections loop" of bench, TESTS="not fp16" chooses tests (-k).
 # All stages together leave at most 8 files in $OUT. tune and folds go on where the same stage ended before.
 # --cpu is a dry run on a machine without a GPU, tiny.
 set -uo pipefail
@@ -69,7 +70,7 @@ PY
 
 tests() {
   cd "$WORK/source" || return
-  local keep=()
+  local keep=(${TESTS:+-k "$TESTS"})
   [ -z "$CPU" ] || { keep=(-k "${GPU_TESTS:-float32 and supervised}"); export SKINKD_GPU_TESTS=cpu; }
   local files # those that need nothing that the machine lacks, and quick to collect
   mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
@@ -79,7 +80,7 @@ tests() {
 
 bench() {
   cd "$WORK/source" || return
-  local device=(--device cuda)
+  local device=(--device cuda ${BENCH:-})
   [ -z "$CPU" ] || device=(--quick --sections in_memory,end_to_end,methods,losses)
   "$PYTHON" -m benchmarks.bench "${device[@]}" --seconds "$((SECONDS_LEFT - 10))" --out "$WORK/bench"
   local code=$?
@@ -98,7 +99,8 @@ tune() {
 
 folds() {
   cd "$WORK/source" || return
-  "$PYTHON" -m benchmarks.study folds --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu}
+  # shellcheck disable=SC2086 # several words
+  "$PYTHON" -m benchmarks.study folds --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu} ${FOLDS:-}
 }
 
 main() {

@@ -49,7 +49,7 @@ from skinkd.data.splits import measure_leak
 from . import corruptions, subgroups, variants
 from .archive import pack, unpack
 from .choice import best_trial, equal_trials, settings_of, trials_page
-from .collect import ARCHIVES, collect, stored_runs
+from .collect import ARCHIVES, TEACHERS, collect, stored_runs
 from .jobs import BEGAN, FORK, in_processes, run_jobs
 from .plan import DRY, Trials, composed, make_block, make_trials, trial_table
 from .report import write_page
@@ -149,13 +149,30 @@ def run_folds(options: argparse.Namespace, until: float, output: Path) -> None:
     """Train all rows on every fold, block by block of one seed and fold, and pack what has finished."""
     extra = list(DRY) if options.cpu else list(options.overrides)
     rows = options.rows or list(ROWS)
-    blocks = [(rows, fold, seed, extra, True, options.regime) for seed in options.seeds for fold in options.folds]
-    jobs = [job for block in in_processes(make_block, blocks) for job in block]
+    blocks = [
+        (group, fold, seed, extra, True, options.regime)
+        for seed in options.seeds
+        for group in in_turn(rows, seed)
+        for fold in options.folds
+    ]
+    jobs = variants.with_teachers(job for block in in_processes(make_block, blocks) for job in block)
     print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
     run_jobs(jobs, cores=options.cores, until=until, logs=output / "folds-logs")
     options.out.mkdir(parents=True, exist_ok=True)
     # fast, since the time is nearly over
     pack([job.folder for job in jobs if job.finished], options.out / "folds.tar.xz", preset=1)
+
+
+def in_turn(rows: Sequence[str], seed: int) -> list[list[str]]:
+    """Which rows of a seed are trained on all folds before others.
+
+    Folds of the first seed count one by one, so all its rows go together. A further seed of a row counts with all folds, so
+    those without a teacher, which take less time, come first.
+    """
+    if seed == 0:
+        return [list(rows)]
+    alone = [name for name in rows if not ROWS[name].teacher and name not in TEACHERS]
+    return [group for group in (alone, [name for name in rows if name not in alone]) if group]
 
 
 # ---------------------------------------------------------------- ablations and remedies

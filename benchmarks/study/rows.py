@@ -27,6 +27,7 @@ HYBRID = {
         "conv_weights": "${oc.env:SKINKD_WEIGHTS,weights}/tf_efficientnet_lite0.safetensors",
     }
 }
+FUSED = {"backbone": {**HYBRID["backbone"], "fusion": "features"}}
 HYBRID_TEACHER = {
     "backbone": {
         "conv_branch": "tf_efficientnet_lite2",
@@ -45,6 +46,7 @@ class Row:
         settings: what its experiment file says beside lite_study's.
         teacher: the row whose run of the same fold and seed teaches it.
         searched: whether its settings are tuned.
+        like: the row whose chosen settings it has, where it is not tuned itself.
         workers: loading processes.
     """
 
@@ -53,6 +55,7 @@ class Row:
     settings: dict[str, Any]
     teacher: str | None = None
     searched: bool = True
+    like: str | None = None
     workers: int = 1
 
 
@@ -68,11 +71,13 @@ ROWS = {
     ),
     "ssdkd": Row("ssdkd", "timm", LITE0, teacher="teacher_head", workers=3),
     "mskd": Row("mskd", "mskd_student", HYBRID, teacher="hybrid_teacher"),
+    "mskd_features": Row("mskd", "mskd_student", FUSED, teacher="hybrid_teacher", searched=False, like="mskd"),
     "tsskd": Row("tsskd", "timm", LITE0, workers=2),
     "swskd": Row("swskd", "timm", LITE0),
     "byot": Row("byot", "timm", LITE0),
     "kd": Row("kd", "timm", LITE0, teacher="teacher"),
     "hybrid_supervised": Row("supervised", "mskd_student", HYBRID),
+    "hybrid_features": Row("supervised", "mskd_student", FUSED, searched=False, like="hybrid_supervised"),
     "supervised": Row("supervised", "timm", LITE0),
     "label_smoothing": Row("supervised", "timm", {**LITE0, "loss": {"label_smoothing": 0.1}}),
 }
@@ -101,6 +106,8 @@ FROM_SCRATCH = {
     ),
     "mskd": ("method=mskd", *HYBRID_FROM_SCRATCH),
     "hybrid_supervised": ("method=supervised", *HYBRID_FROM_SCRATCH),
+    "mskd_features": ("method=mskd", *HYBRID_FROM_SCRATCH, "backbone.fusion=features"),
+    "hybrid_features": ("method=supervised", *HYBRID_FROM_SCRATCH, "backbone.fusion=features"),
     "label_smoothing": ("method=supervised", "loss.label_smoothing=0.1"),
 }
 """What a row from scratch adds to its regime; a row that is not here is ``method=<row>``. Networks as in the first study."""
@@ -151,5 +158,7 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def write_experiments(chosen: dict[str, dict[str, Any]], comment: str) -> None:
     """Write the experiment file of every row, with the chosen settings of those that have some."""
     for name in ROWS:
-        text = experiment_text(name, chosen.get(name, {}), f"The row {name} of docs/study.md. {comment}")
+        text = experiment_text(
+            name, chosen.get(ROWS[name].like or name, {}), f"The row {name} of docs/study.md. {comment}"
+        )
         (EXPERIMENTS / f"lite_study_{name}.yaml").write_text(text, encoding="utf-8")

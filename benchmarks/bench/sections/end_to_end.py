@@ -163,24 +163,29 @@ def _sources(bench: Bench) -> list[tuple[str, list[str], Mapping[str, Any]]]:
     """Name, words and options of :func:`share` for each source of batches of an epoch of 42,000 images."""
     words = [f"strategy={'gpu' if bench.device.type == 'cuda' else 'cpu'}", "precision=bf16", "channels_last=true"]
     words += ["sampler=per_class", f"sampler_target={4 if bench.quick else 6000}"]
-    large, device = [*words, f"data.batch_size={8 if bench.quick else 1024}"], "data.augment_on=device"
+    device = "data.augment_on=device"
+
+    def of(size: int, name: str, *more: str, **options: Any) -> tuple[str, list[str], Mapping[str, Any]]:
+        return f"{size} images: {name}", [*words, f"data.batch_size={size}", *more], options
+
     if bench.quick:
         return [
-            ("one batch on the device", large, {"from_memory": True}),
-            (device, [*large, device], {}),
-            ("1 loading process", [*large, "data.num_workers=1"], {}),
+            of(8, "one batch on the device", from_memory=True),
+            of(8, device, device),
+            of(8, "1 loading process", "data.num_workers=1"),
         ]
-    processes = [
-        (f"{size} images: {n} loading processes", [*words, f"data.batch_size={size}", f"data.num_workers={n}"], {})
-        for size, n in ((1024, 14), (256, 14), (128, 14), (128, 8), (1024, 8))
-    ]
     return [
-        ("1024 images: one batch on the device", large, {"from_memory": True}),
-        (f"1024 images: {device}, its operations fused", [*large, device], {"fused": True}),
-        *processes[:2],
-        (f"1024 images: {device} compile=true", [*large, device, "compile=true"], {}),
-        (f"1024 images: {device}", [*large, device], {}),
-        *processes[2:],
+        of(1024, "one batch on the device", from_memory=True),
+        of(1024, f"{device}, its operations fused", device, fused=True),
+        of(256, "one batch on the device", from_memory=True),
+        of(256, "14 loading processes", "data.num_workers=14"),
+        of(256, f"{device}, its operations fused", device, fused=True),
+        of(1024, "14 loading processes", "data.num_workers=14"),
+        of(1024, f"{device} compile=true", device, "compile=true"),
+        of(1024, device, device),
+        of(128, "14 loading processes", "data.num_workers=14"),
+        of(128, "8 loading processes", "data.num_workers=8"),
+        of(1024, "8 loading processes", "data.num_workers=8"),
     ]
 
 
