@@ -37,7 +37,7 @@ pack() {
   "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$out/wheels" \
     antlr4-python3-runtime==4.9.3 2>&1 | grep -v WARNING || true
   [ "$(ls "$out/wheels" | wc -l)" -ge 18 ] || { echo "wheels are missing in $out/wheels" >&2; exit 1; }
-  git -C "$root" archive --format=tar.gz -o "$out/source.tar.gz" HEAD -- ':!benchmarks/study/runs.tar.xz' ':!docs/images'
+  git -C "$root" archive --format=tar.gz -o "$out/source.tar.gz" HEAD -- ':!benchmarks/study/*.tar.xz' ':!docs/images'
   git -C "$root" rev-parse HEAD >"$out/COMMIT"
   local weights=()
   [ -z "${SKINKD_WEIGHTS:-}" ] || weights=(--weights "$SKINKD_WEIGHTS"/*.safetensors)
