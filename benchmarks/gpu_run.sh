@@ -13,9 +13,10 @@
 #       bench             python -m benchmarks.bench: its tables and bench.json
 #       tune              trials of the study's rows, then the choice among them: tune.tar.gz, to be unpacked in a checkout
 #       folds             the study's runs, with the settings that tune chose there, else those of the checkout: folds.tar.xz
+#       variants          its remedies, or what VARIANTS says ("ablations --seeds 0"): remedies.csv, or ablations.csv
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
 # FOLDS="--seeds 1 --rows swskd" are arguments of folds, BENCH="--sections loop" of bench, TESTS="not fp16" chooses tests (-k).
-# All stages together leave at most 8 files in $OUT. tune and folds go on where the same stage ended before.
+# All stages together leave at most 8 files in $OUT. tune, folds and variants go on where the same stage ended before.
 # --cpu is a dry run on a machine without a GPU, tiny.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -103,6 +104,14 @@ folds() {
   "$PYTHON" -m benchmarks.study folds --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu} ${FOLDS:-}
 }
 
+variants() {
+  cd "$WORK/source" || return
+  # shellcheck disable=SC2086 # several words
+  set -- ${VARIANTS:-remedies}
+  "$PYTHON" -m benchmarks.study "$@" --seconds "$((SECONDS_LEFT - 5))" --out "$OUT" ${CPU:+--cpu} || return
+  [ -n "$CPU" ] || cp "benchmarks/study/$1.csv" "$OUT"
+}
+
 main() {
   CPU=""
   [ "${1:-}" != pack ] || { shift; pack "$@"; exit; }
@@ -119,7 +128,7 @@ main() {
   local failed=0
   while [ $# -ge 2 ]; do
     local stage=$1 began
-    case $stage in install | tests | bench | tune | folds) ;; *) echo "no stage $stage: install, tests, bench, tune, folds" >&2; exit 2 ;; esac
+    case $stage in install | tests | bench | tune | folds | variants) ;; *) echo "no stage $stage: install, tests, bench, tune, folds, variants" >&2; exit 2 ;; esac
     began=$(date +%s)
     echo "== $stage, at most $2 s"
     # a process of its own, so that a stage that is stopped takes its processes along and the next one goes on

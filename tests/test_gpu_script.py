@@ -91,4 +91,4 @@ def test_a_failure_is_told_while_the_session_goes_on(tmp_path: Path) -> None:
 def test_an_unknown_stage_is_refused(packed: Path) -> None:
     result = run(packed, "train", "10")
     assert result.returncode == 2
-    assert "no stage train: install, tests, bench, tune, folds" in result.stderr
+    assert "no stage train: install, tests, bench, tune, folds, variants" in result.stderr
