@@ -8,8 +8,8 @@
     python -m benchmarks.study folds --regime scratch            # small networks from scratch
     python -m benchmarks.study ablations --seconds 380           # benchmarks/study/ablations.csv
     python -m benchmarks.study remedies --seconds 380            # benchmarks/study/remedies.csv
-    python -m benchmarks.study pack                              # finished runs: benchmarks/study/runs.tar.xz
-    python -m benchmarks.study unpack $FOLDER                    # run folders of benchmarks/study/runs.tar.xz
+    python -m benchmarks.study pack                              # finished runs: benchmarks/study/runs*.tar.xz
+    python -m benchmarks.study unpack $FOLDER                    # run folders of benchmarks/study/runs*.tar.xz
     python -m benchmarks.study subgroups                         # benchmarks/study/subgroups.csv
     python -m benchmarks.study corruptions --folds 3 --rows supervised swskd    # benchmarks/study/corruptions.csv
     python -m benchmarks.study report                            # docs/results.md, from the archive and both tables
@@ -47,9 +47,9 @@ from skinkd.data.audit import audit_split
 from skinkd.data.splits import measure_leak
 
 from . import corruptions, subgroups, variants
-from .archive import pack, unpack
+from .archive import PACKED, TESTED, pack, unpack
 from .choice import best_trial, equal_trials, settings_of, trials_page
-from .collect import ARCHIVES, TEACHERS, collect, stored_runs
+from .collect import ARCHIVES, HERE, TEACHERS, collect, stored_runs
 from .jobs import BEGAN, FORK, in_processes, run_jobs
 from .plan import DRY, Trials, composed, make_block, make_trials, trial_table
 from .report import write_page
@@ -175,6 +175,19 @@ def in_turn(rows: Sequence[str], seed: int) -> list[list[str]]:
     return [group for group in (alone, [name for name in rows if name not in alone]) if group]
 
 
+def run_packing(output: Path, regime: str) -> None:
+    """Write a regime's archives anew, of finished runs."""
+    finished = sorted(file.parent for file in output.glob("*/metrics.json"))
+    seeds = {
+        folder: yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["seed"] for folder in finished
+    }
+    for seed, name in enumerate(ARCHIVES[regime]):
+        if folders := [folder for folder, its in seeds.items() if its == seed]:
+            pack(folders, HERE / name, preset=6, patterns=TESTED if seed else PACKED)
+        else:
+            print(f"no finished runs with seed {seed} in {output}: {name} stays as it is")
+
+
 # ---------------------------------------------------------------- ablations and remedies
 
 
@@ -282,12 +295,10 @@ def main() -> None:
     elif options.verb == "defaults":
         write_experiments({}, "Its settings are not yet chosen.")
     elif options.verb == "pack":
-        finished = sorted(file.parent for file in output.glob("*/metrics.json"))
-        if not finished:
-            raise SystemExit(f"no finished runs in {output}: {ARCHIVES[regime].name} stays as it is")
-        pack(finished, ARCHIVES[regime], preset=6)
+        run_packing(output, regime)
     elif options.verb == "unpack":
-        print(f"{len(unpack(ARCHIVES[regime], options.folder))} runs in {options.folder}")
+        folders = [folder for name in ARCHIVES[regime] for folder in unpack(HERE / name, options.folder)]
+        print(f"{len(folders)} runs in {options.folder}")
     elif options.verb == "report":
         write_page(wandb=options.wandb)
     elif options.verb == "subgroups":

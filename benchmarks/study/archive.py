@@ -19,19 +19,22 @@ import numpy as np
 import pandas as pd
 
 PACKED = ("metrics.json", "config.yaml", "history.csv", "splits.csv", "environment.txt", "predictions/*.csv")
+TESTED = tuple("predictions/test.csv" if pattern == "predictions/*.csv" else pattern for pattern in PACKED)
+"""The same without predictions on validation."""
 SHORT = ".float32.csv"
 FACTS = ("python ", "processor ", "torch threads ", "commit ", "gpu ")
 PACKAGES = ("albumentations", "lightning", "numpy", "opencv-python-headless", "pandas", "scipy", "timm", "torch")
 """Beginnings of the lines, and packages, that stay of ``environment.txt``."""
 
 
-def pack(folders: Sequence[Path], target: Path, *, preset: int) -> None:
+def pack(folders: Sequence[Path], target: Path, *, preset: int, patterns: Sequence[str] = PACKED) -> None:
     """Write finished runs to an archive.
 
     Args:
         folders: run folders.
         target: the archive; what is there is replaced.
         preset: of xz, 1 (fast) to 9 (small).
+        patterns: which files of a run folder.
     """
     began = time.monotonic()
     # a large dictionary, since the runs of a fold have the same splits and the same images
@@ -39,7 +42,7 @@ def pack(folders: Sequence[Path], target: Path, *, preset: int) -> None:
     unfinished = target.with_name(f"{target.name}.part")
     with lzma.open(unfinished, "wb", filters=filters) as packed, tarfile.open(fileobj=packed, mode="w|") as tar:
         for folder in folders:
-            for file in sorted(file for pattern in PACKED for file in folder.glob(pattern)):
+            for file in sorted(file for pattern in patterns for file in folder.glob(pattern)):
                 name, data = _entry(file)
                 entry = tarfile.TarInfo(f"{folder.name}/{file.relative_to(folder).with_name(name)}")
                 entry.size, entry.mtime = len(data), int(file.stat().st_mtime)

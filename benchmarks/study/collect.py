@@ -11,18 +11,22 @@ from skinkd.analysis.trainings import Place
 from .archive import unpack
 
 ARCHIVES = {
-    "fine_tuned": Path(__file__).with_name("runs.tar.xz"),
-    "scratch": Path(__file__).with_name("scratch.tar.xz"),
-    "memorised": Path(__file__).with_name("memorised.tar.xz"),
+    "fine_tuned": ("runs.tar.xz", "runs_seed1.tar.xz"),
+    "scratch": ("scratch.tar.xz",),
+    "memorised": ("memorised.tar.xz",),
 }
-"""The committed archive of each regime."""
+"""The committed archives of each regime: of seed 0, and of each further seed without predictions on validation."""
+HERE = Path(__file__).parent
 ORDER = (
-    *("supervised", "label_smoothing", "kd", "byot", "swskd", "tsskd", "ssdkd", "hybrid_supervised", "mskd"),
+    *("supervised", "label_smoothing", "kd", "byot", "swskd", "tsskd", "ssdkd"),
+    *("hybrid_supervised", "mskd", "hybrid_features", "mskd_features"),
     *("teacher", "teacher_head", "hybrid_teacher"),
 )
 TEACHERS = ORDER[-3:]
 BASELINES = dict.fromkeys(("kd", "byot", "swskd", "tsskd", "ssdkd"), "supervised") | {"mskd": "hybrid_supervised"}
 """The baseline of each of the six methods."""
+APART = {"mskd_features": "hybrid_features"}
+"""The baseline of a row that is compared apart from the six."""
 
 FOLDS = 5  # of the design
 
@@ -70,8 +74,9 @@ class Collected:
 
 
 def stored_runs(folder: Path, regime: str = "fine_tuned") -> tuple[Run, ...]:
-    """The runs of a regime's archive, unpacked below ``folder``."""
-    unpack(ARCHIVES[regime], folder)
+    """The runs of a regime's archives, unpacked below ``folder``."""
+    for name in ARCHIVES[regime]:
+        unpack(HERE / name, folder)
     found = read_runs([folder], output_dir=folder)
     if found.skipped:
         raise ValueError(f"the archive has runs that cannot be read: {found.skipped}")
@@ -108,17 +113,21 @@ def collect(runs: Sequence[Run]) -> Collected:
 
 def _counts(runs: Runs, row: str, seed: int) -> bool:
     """Whether a seed counts for a row."""
-    finished = [sum(of == seed for _, of in runs[name]) for name in (row, BASELINES.get(row, row))]
+    baseline = (BASELINES | APART).get(row, row)
+    finished = [sum(of == seed for _, of in runs[name]) for name in (row, baseline)]
     return seed == 0 or min(finished) == FOLDS
 
 
 def row_of(run: Run) -> str:
     """The row of docs/study.md that a run belongs to."""
+    features = run.config["backbone"].get("fusion") == "features"
     if run.method != "supervised":
-        return {"ssdkd_projection": "teacher_head", "mskd_teacher": "hybrid_teacher"}.get(run.method, run.method)
+        taught = "mskd_features" if features else "mskd"
+        known = {"ssdkd_projection": "teacher_head", "mskd_teacher": "hybrid_teacher", "mskd": taught}
+        return known.get(run.method, run.method)
     network = run.config["backbone"]["name"]
     if network == "mskd_student":
-        return "hybrid_supervised"
+        return "hybrid_features" if features else "hybrid_supervised"
     if network == "tf_efficientnet_lite2" or (network == "resnet10t" and not run.config["backbone"]["options"]):
         return "teacher"
     return "label_smoothing" if run.config["loss"]["label_smoothing"] else "supervised"
