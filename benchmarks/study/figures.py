@@ -31,7 +31,7 @@ def draw_methods(methods: Sequence[Compared]) -> Figure:
         axes.plot(one.by_fold, [place + 0.28] * len(one.folds), "|", color=ORANGE, markersize=8, markeredgewidth=1.6)
         axes.plot(inner.value, place, "o", color=BLUE, mfc=BLUE if whole else "white", markersize=9, markeredgewidth=2)
     axes.axvline(0, color=INK, linewidth=1, zorder=0)
-    names = [f"{one.row}\n{len(one.folds)} of {FOLDS} folds" for one in methods]
+    names = [f"{one.row}\n{one.trainings} trainings" for one in methods]
     axes.set_yticks(range(len(methods)), names, fontsize=9)
     axes.set_ylim(len(methods) - 0.4, -0.6)
     widest = max(abs(value) for one in methods for value in (*one.by_fold, one.lesions[PRIMARY].high))

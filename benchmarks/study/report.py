@@ -6,13 +6,14 @@ Nothing is trained, and neither data nor weights are needed.
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 import pandas as pd
 
 from skinkd.analysis.runs import Run
 
 from . import corruptions, leaks, subgroups, variants
-from .collect import ARCHIVES, BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
+from .collect import APART, ARCHIVES, BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
 from .figures import as_file, draw_leak, draw_methods
 from .scores import METRICS, REPLICATES
 from .tables import (
@@ -26,12 +27,14 @@ from .tables import (
     secondary_table,
     verdict_table,
 )
-from .verdicts import FOLDS, PRIMARY, SIGNIFICANT, Compared, adjusted, compared, verdict
+from .verdicts import FOLDS, PRIMARY, SIGNIFICANT, Compared, compared, judged, verdict
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 FIGURE = ROOT / "docs" / "images" / "study.svg"
 LEAK_FIGURE = FIGURE.with_name("leak.svg")
+TAUGHT = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher", "mskd_features": "hybrid_teacher"}
+"""The teacher of each row that has one."""
 TEXT = Path(__file__).with_name("page.md")
 """The page's words, with a place for each figure and table."""
 
@@ -59,10 +62,13 @@ def read_archives(folder: Path) -> dict[str, Collected]:
 
 
 def methods_of(collected: Collected) -> list[Compared]:
-    """The methods less their baselines, where both have two folds: those with most folds first, then those that add most."""
-    pairs = [pair for pair in BASELINES.items() if len(collected.folds(*pair)) > 1]
+    """The methods less their baselines, where both have two folds: those with most folds first, then those that add most.
+
+    Rows that are compared apart from the six come last.
+    """
+    pairs = [pair for pair in (BASELINES | APART).items() if len(collected.folds(*pair)) > 1]
     found = [compared(collected, row, baseline) for row, baseline in pairs]
-    return sorted(found, key=lambda one: (-len(one.folds), -one.lesions[PRIMARY].value))
+    return sorted(found, key=lambda one: (one.row in APART, -len(one.folds), -one.lesions[PRIMARY].value))
 
 
 def leak_of(collected: Collected) -> tuple[leaks.Effects, dict[bool, int]]:
@@ -77,9 +83,9 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
     collected = archives["fine_tuned"]
     began, scored, ended = times(collected.every)
     whole = [row for row in collected.runs if len(collected.folds(row)) == FOLDS]
+    first = [row for row in whole if collected.once(row)]
     smoothed = [one.row for one in methods if one.other == "supervised"]
     grouped, corrupted = pd.read_csv(subgroups.RESULTS), pd.read_csv(corruptions.RESULTS)
-    taught = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher"}
     return TEXT.read_text(encoding="utf-8").format(
         answer=answer(methods),
         secondary_answer=secondary_answer(methods),
@@ -90,6 +96,7 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
         **memorised_words(archives["memorised"]),
         runs=len(collected.every),
         seeds=f"seed{'s' if len(collected.seeds) > 1 else ''} {listed(collected.seeds)}",
+        waiting=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.waiting] or ["none"]),
         left_out=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.left_out] or ["none"]),
         machines=machines(collected),
         began=began,
@@ -100,8 +107,8 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
         verdicts=verdict_table(methods),
         secondary=secondary_table(methods),
         smoothing=pair_table([compared(collected, row, "label_smoothing") for row in ("supervised", *smoothed)]),
-        teachers=pair_table([compared(collected, row, teacher) for row, teacher in taught.items()]),
-        calibration=calibration_table(collected, whole),
+        teachers=pair_table([compared(collected, row, teacher) for row, teacher in TAUGHT.items()]),
+        calibration=calibration_table(collected, first),
         risk=risk_table(collected, whole),
         learning=learning_table(collected, LEARNING, (0, 1)),
         subgroups=subgroups.subgroup_table(grouped),
@@ -109,7 +116,8 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
         corrupted_images=f"{corrupted['images'].iloc[0]:,}",
         leaks=leaks.leak_table(*leak_of(collected)),
         leak_command=leaks.COMMANDS["fine_tuned"],
-        **remedy_words(collected, pd.read_csv(variants.RESULTS["remedies"])),
+        **remedy_words(pd.read_csv(variants.RESULTS["remedies"])),
+        **{f"{row}_score": balanced(collected, row) for row in ("supervised", *TAUGHT, "teacher", "hybrid_features")},
         replicates=REPLICATES,
         folds=FOLDS,
     )
@@ -117,14 +125,15 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
 
 def answer(methods: list[Compared]) -> str:
     """A line for each method that has all folds, and one that names the others."""
-    p = adjusted(methods, PRIMARY)
+    p = judged(methods, PRIMARY)
     said = []
     for one in methods:
         if one.row in p:
             outer, better = one.trained[PRIMARY], sum(value > 0 for value in one.by_fold)
             numbers = interval_words(outer.value, outer.low, outer.high)
-            folds = f"better on {better} of {FOLDS} folds"
-            tested = f"p = {outer.p:.3f}, and {p[one.row]:.3f} after Holm's correction over the six methods"
+            folds = f"better on {better} of {FOLDS} folds, {one.trainings} trainings"
+            corrected = f", and {p[one.row]:.3f} after Holm's correction over the six methods"
+            tested = f"p = {outer.p:.3f}{corrected if one.row in BASELINES else ', apart from the six'}"
             said.append(f"- `{one.row}`: {numbers}, {folds}; {tested}: **{verdict(one, p[one.row])}**.")
     short = [f"`{one.row}` ({len(one.folds)})" for one in methods if one.row not in p]
     if short:
@@ -134,7 +143,7 @@ def answer(methods: list[Compared]) -> str:
 
 def secondary_answer(methods: list[Compared]) -> str:
     """By method, which differences in the other metrics are below 0.05 after the correction."""
-    p = {name: adjusted(methods, name) for name in METRICS if name != PRIMARY}
+    p = {name: judged(methods, name) for name in METRICS if name != PRIMARY}
     said = []
     for one in methods:
         found = [name for name in p if p[name].get(one.row, 1) < SIGNIFICANT]
@@ -169,7 +178,7 @@ def beyond_the_mean(grouped: pd.DataFrame, corrupted: pd.DataFrame) -> dict[str,
 def scratch_words(collected: Collected) -> dict[str, str]:
     """The tables of the regime from scratch, and its verdicts in a sentence."""
     methods = methods_of(collected)
-    p = adjusted(methods, PRIMARY)
+    p = judged(methods, PRIMARY)
     said = [
         f"`{one.row}` {interval_words(*_bounds(one, PRIMARY))}, **{verdict(one, p.get(one.row))}**" for one in methods
     ]
@@ -210,18 +219,15 @@ def leak_words(collected: Collected) -> str:
     return interval_words(one.value, one.low, one.high)
 
 
-def remedy_words(collected: Collected, remedies: pd.DataFrame) -> dict[str, str]:
-    """The tables of remedies, and both fusions of the fine-tuned ``hybrid_supervised`` on validation."""
-    scratch = variants.variant_table(remedies[remedies["regime"] == "scratch"])
-    remedies = remedies[remedies["regime"] == "fine_tuned"]
-    features = remedies[(remedies["row"] == "hybrid_supervised") & (remedies["variant"] == "fusion of features")]
-    logits = collected.runs["hybrid_supervised"][0, 0].metrics["val/balanced_accuracy"]
-    return {
-        "remedies": variants.variant_table(remedies),
-        "scratch_remedies": scratch,
-        "features": f"{features['balanced_accuracy'].mean():.3f}",
-        "logits": f"{logits:.3f}",
-    }
+def remedy_words(remedies: pd.DataFrame) -> dict[str, str]:
+    """The table of remedies in each regime."""
+    tables = {regime: variants.variant_table(remedies[remedies["regime"] == regime]) for regime in variants.SETS}
+    return {"remedies": tables["fine_tuned"], "scratch_remedies": tables["scratch"]}
+
+
+def balanced(collected: Collected, row: str) -> str:
+    """A row's balanced accuracy on test, the mean over trainings."""
+    return f"{fmean(run.metrics[f'test/{PRIMARY}'] for run in collected.runs[row].values()):.3f}"
 
 
 def interval_words(value: float, low: float, high: float) -> str:

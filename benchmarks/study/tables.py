@@ -8,11 +8,11 @@ from skinkd.analysis.abstention import risk_lines
 from skinkd.analysis.aggregate import Protocol, calibration_line
 from skinkd.analysis.rows import Row
 
-from .collect import Collected
+from .collect import BASELINES, Collected
 from .scores import BINS, LEVEL, METRICS, REPLICATES, SEED, scores
-from .verdicts import FOLDS, PRIMARY, Compared, adjusted, verdict
+from .verdicts import FOLDS, PRIMARY, Compared, judged, verdict
 
-LEARNING = ("hybrid_supervised", "mskd", "supervised", "hybrid_teacher")
+LEARNING = ("hybrid_supervised", "mskd", "hybrid_features", "mskd_features", "supervised", "hybrid_teacher")
 """Rows whose epochs are shown."""
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 PROTOCOL = Protocol(calibration_bins=BINS, replicates=REPLICATES, level=LEVEL, seed=SEED)
@@ -54,7 +54,7 @@ def signed(value: float, low: float, high: float) -> str:
 
 def verdict_table(methods: Sequence[Compared]) -> str:
     """Each method less its baseline in the primary metric: on each fold, both intervals, p, and the verdict."""
-    p = adjusted(methods, PRIMARY)
+    p = judged(methods, PRIMARY)
     lines = []
     for one in methods:
         first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
@@ -62,10 +62,11 @@ def verdict_table(methods: Sequence[Compared]) -> str:
         folds = [f"{by_fold[fold]:+.3f}".replace("-", "−") if fold in by_fold else "" for fold in range(FOLDS)]
         inner = signed(first.value, first.low, first.high)
         outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
-        holm = f"{p[one.row]:.3f}" if one.row in p else ""
+        holm = "" if one.row not in p else f"{p[one.row]:.3f}" if one.row in BASELINES else "apart"
         said = verdict(one, p.get(one.row))
-        lines.append([f"`{one.row}`", f"`{one.other}`", *folds, inner, outer, f"{second.p:.3f}", holm, f"**{said}**"])
-    header = ["row", "baseline", *(f"fold {fold}" for fold in range(FOLDS))]
+        names = [f"`{one.row}`", f"`{one.other}`", str(one.trainings)]
+        lines.append([*names, *folds, inner, outer, f"{second.p:.3f}", holm, f"**{said}**"])
+    header = ["row", "baseline", "trainings", *(f"fold {fold}" for fold in range(FOLDS))]
     return markdown([*header, "mean (other lesions)", "(other trainings too)", "p", "p (Holm)", "verdict"], lines)
 
 
@@ -76,11 +77,11 @@ def secondary_table(methods: Sequence[Compared]) -> str:
     for one in methods:
         cells = []
         for name in names:
-            found, p = one.trained[name], adjusted(methods, name).get(one.row)
+            found, p = one.trained[name], judged(methods, name).get(one.row)
             mark = "" if p is None or p >= 0.05 else " \\*"
             cells.append(signed(found.value, found.low, found.high) + mark)
-        lines.append([f"`{one.row}`", str(len(one.folds)), *cells])
-    return markdown(["row", "folds", *(METRICS[name] for name in names)], lines)
+        lines.append([f"`{one.row}`", str(one.trainings), *cells])
+    return markdown(["row", "trainings", *(METRICS[name] for name in names)], lines)
 
 
 def pair_table(pairs: Sequence[Compared]) -> str:
@@ -90,20 +91,15 @@ def pair_table(pairs: Sequence[Compared]) -> str:
         first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
         outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
         inner = signed(first.value, first.low, first.high)
-        lines.append([f"`{one.row}` less `{one.other}`", str(len(one.folds)), inner, outer, f"{second.p:.3f}"])
-    return markdown(["difference", "folds", "mean (other lesions)", "(other trainings too)", "p"], lines)
-
-
-def row_of_folds(collected: Collected, name: str) -> Row:
-    """A row's runs, as a comparison has them."""
-    return Row(name, tuple(collected.runs[name].values()), name)
+        lines.append([f"`{one.row}` less `{one.other}`", str(one.trainings), inner, outer, f"{second.p:.3f}"])
+    return markdown(["difference", "trainings", "mean (other lesions)", "(other trainings too)", "p"], lines)
 
 
 def calibration_table(collected: Collected, rows: Sequence[str]) -> str:
     """ECE, cross-entropy and Brier score before and after one temperature, fitted on validation."""
     lines = []
     for name in rows:
-        line = calibration_line(row_of_folds(collected, name), PROTOCOL)
+        line = calibration_line(Row(name, tuple(collected.once(name)), name), PROTOCOL)
         cells = [f"{line[f'{score}_{when}']:.3f}" for score in ("ece", "loss", "brier") for when in ("before", "after")]
         lines.append([f"`{name}`", f"{line['temperature']:.2f}", *cells])
     names = [f"{score} {when}" for score in ("ECE", "cross-entropy", "Brier") for when in ("before", "after")]
@@ -114,7 +110,7 @@ def risk_table(collected: Collected, rows: Sequence[str]) -> str:
     """Share of wrong predictions among the most confident images."""
     lines = []
     for name in rows:
-        risks = risk_lines(row_of_folds(collected, name))
+        risks = risk_lines(Row(name, tuple(collected.runs[name].values()), name))
         curve = risks.groupby("coverage")["risk"].mean()
         cells = [f"{curve.iloc[(abs(curve.index - coverage)).argmin()]:.3f}" for coverage in COVERAGES]
         lines.append([f"`{name}`", *cells])
@@ -126,12 +122,11 @@ def learning_table(collected: Collected, rows: Sequence[str], folds: Sequence[in
     lines = []
     for row in rows:
         for fold in folds:
-            run = collected.runs[row][fold, 0]
-            assert run.val is not None
+            run = next(run for (of, _), run in sorted(collected.runs[row].items()) if of == fold)
             epochs = [f"{float(value):.3f}" for value in run.history["val/balanced_accuracy"]]
             (hard,) = (name for name in ("train/ce", "train/classification", "train/combined") if name in run.history)
             loss = float(run.history[hard].iloc[run.metrics["best_epoch"] - 1])
-            kept = [f"{loss:.3f}", f"{run.metrics['val/auroc_macro']:.3f}", str(run.val["prediction"].nunique())]
+            kept = [f"{loss:.3f}", f"{run.metrics['val/auroc_macro']:.3f}", str(run.test["prediction"].nunique())]
             lines.append([f"`{row}`", str(fold), *epochs, *kept])
     numbers = [f"epoch {number + 1}" for number in range(len(lines[0]) - 5)]
     return markdown(["row", "fold", *numbers, "cross-entropy", "AUROC", "classes"], lines)

@@ -7,7 +7,7 @@ from statistics import mean
 from skinkd.analysis.statistics import Difference, holm, paired_differences
 from skinkd.analysis.trainings import OverTrainings, difference_over_trainings
 
-from .collect import BASELINES, FOLDS, Collected
+from .collect import APART, BASELINES, FOLDS, Collected
 from .scores import LEVEL, METRICS, resampled, scores
 
 SIGNIFICANT = 0.05
@@ -21,6 +21,7 @@ class Compared:
     Attributes:
         row, other: their names.
         folds: these folds.
+        trainings: how many runs of each, over folds and seeds.
         by_fold: the difference in balanced accuracy on each of them, the mean over its seeds.
         lesions: by metric, the mean over folds, for other lesions and these trained networks.
         trained: by metric, the same mean for other lesions and other trainings.
@@ -29,6 +30,7 @@ class Compared:
     row: str
     other: str
     folds: tuple[int, ...]
+    trainings: int
     by_fold: tuple[float, ...]
     lesions: dict[str, Difference]
     trained: dict[str, OverTrainings]
@@ -45,7 +47,7 @@ def compared(collected: Collected, row: str, other: str) -> Compared:
     added = [one - other for one, other in zip(*values, strict=True)]
     by_fold = tuple(mean(value for value, place in zip(added, places, strict=True) if place[0] == of) for of in folds)
     return Compared(
-        *(row, other, tuple(folds), by_fold),
+        *(row, other, tuple(folds), len(places), by_fold),
         {name: lesions[name] for name in METRICS},
         {name: trained[name] for name in METRICS},
     )
@@ -61,12 +63,18 @@ def adjusted(methods: Sequence[Compared], metric: str) -> dict[str, float]:
     return {row: value for row, value in zip(BASELINES, values, strict=True) if row in whole}
 
 
+def judged(methods: Sequence[Compared], metric: str) -> dict[str, float]:
+    """The p by which the design judges each row that has all folds: corrected for the six, as it is for a row apart."""
+    apart = {one.row: one.trained[metric].p for one in methods if one.row in APART and len(one.folds) == FOLDS}
+    return adjusted(methods, metric) | apart
+
+
 def verdict(one: Compared, p: float | None) -> str:
     """What the design says of a method, by its primary metric.
 
     Args:
         one: the method less its baseline.
-        p: adjusted; None where folds are missing.
+        p: of :func:`judged`; None where folds are missing.
     """
     interval = one.trained[PRIMARY]
     if p is None:
