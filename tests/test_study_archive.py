@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.archive import pack, unpack
+from study.archive import TESTED, pack, unpack
 
 
 def predictions(number: int, seed: int) -> pd.DataFrame:
@@ -61,3 +61,10 @@ def test_a_table_that_is_not_float32_comes_back_too(run_folder: Path, tmp_path: 
     for part in ("val", "test"):
         name = f"predictions/{part}.csv"
         assert (again / name).read_bytes() == (run_folder / name).read_bytes()
+
+
+def test_a_further_seeds_archive_has_no_predictions_on_validation(run_folder: Path, tmp_path: Path) -> None:
+    pack([run_folder], tmp_path / "runs.tar.xz", preset=1, patterns=TESTED)
+    (again,) = unpack(tmp_path / "runs.tar.xz", tmp_path / "again")
+    assert [file.name for file in (again / "predictions").iterdir()] == ["test.csv"]
+    assert (again / "metrics.json").is_file() and (again / "splits.csv").is_file()

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
+from study import __main__ as main
 from study import choice, plan, rows, variants
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,15 @@ def test_a_block_has_each_run_once_with_its_teachers_before_it(regime: str) -> N
     (ssdkd,) = (job for job in block if job.label.startswith("ssdkd"))
     assert [need.label for need in ssdkd.needs] == ["teacher_head fold 2 seed 1"]
     assert len({job.folder for job in block}) == len(block)
+
+
+def test_a_further_seed_begins_with_the_rows_that_have_no_teacher() -> None:
+    names = list(rows.ROWS)
+    assert main.in_turn(names, 0) == [names]
+    alone, taught = main.in_turn(names, 1)
+    assert sorted([*alone, *taught]) == sorted(names)
+    assert {"supervised", "swskd", "hybrid_features"} <= set(alone) and {"teacher", "kd", "mskd"} <= set(taught)
+    assert main.in_turn(["kd"], 1) == [["kd"]]
 
 
 @pytest.mark.parametrize("regime", variants.SETS)

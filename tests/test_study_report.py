@@ -1,5 +1,6 @@
 """docs/results.md follows from the committed archive, by the rules of docs/study.md."""
 
+import itertools
 import random
 import re
 import tarfile
@@ -18,14 +19,15 @@ from skinkd.analysis.trainings import OverTrainings
 from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.metrics import evaluate
 from study import corruptions, leaks, plan, report, subgroups, tables
-from study.collect import ARCHIVES, BASELINES, collect, stored_runs
+from study.collect import APART, ARCHIVES, BASELINES, HERE, collect, stored_runs
 from study.figures import as_file, draw_leak, draw_methods
 from study.scores import METRICS, sensitivity_at, weighted_sensitivity
-from study.verdicts import PRIMARY, Compared, adjusted, verdict
+from study.verdicts import PRIMARY, Compared, adjusted, judged, verdict
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 CLASSES = ("mel", "nv")
+FUSIONS = ("logits", "features")
 
 
 def scored(n: int, seed: int) -> pd.DataFrame:
@@ -106,8 +108,9 @@ def comparison(row: str, folds: int, low: float, high: float, p: float) -> Compa
     numbers = tuple(range(folds))
     return Compared(
         row,
-        BASELINES[row],
+        (BASELINES | APART)[row],
         numbers,
+        folds,
         (middle,) * folds,
         dict.fromkeys(METRICS, lesions),
         dict.fromkeys(METRICS, trained),
@@ -127,6 +130,28 @@ def comparison(row: str, folds: int, low: float, high: float, p: float) -> Compa
 def test_a_verdict_follows_the_design(folds: int, low: float, high: float, p: float, said: str) -> None:
     methods = [comparison("swskd", folds, low, high, p), comparison("kd", 3, 0.2, 0.3, 1e-9)]
     assert verdict(methods[0], adjusted(methods, PRIMARY).get("swskd")) == said
+
+
+def test_a_row_apart_is_judged_by_its_own_p() -> None:
+    methods = [comparison("swskd", 5, 0.01, 0.05, 0.02), comparison("mskd_features", 5, 0.01, 0.05, 0.04)]
+    p = judged(methods, PRIMARY)
+    assert p == pytest.approx({"swskd": 0.12, "mskd_features": 0.04})
+    assert [verdict(one, p[one.row]) for one in methods] == ["not settled", "supported"]
+    table = tables.verdict_table(methods)
+    assert "| 0.040 | apart | **supported** |" in table and "| 0.020 | 0.120 | **not settled** |" in table
+    assert "mskd_features" not in judged([comparison("mskd_features", 4, 0.01, 0.05, 0.04)], PRIMARY)
+
+
+def test_a_hybrid_networks_row_is_told_by_its_fusion() -> None:
+    def hybrid(method: str, fusion: str) -> Run:
+        one = run(method, 0)
+        one.config["backbone"] = {"name": "mskd_student", "fusion": fusion}
+        return one
+
+    found = collect([run("supervised", 0), *(hybrid(*of) for of in itertools.product(("supervised", "mskd"), FUSIONS))])
+    assert [row for row, runs in found.runs.items() if runs] == [
+        *("supervised", "hybrid_supervised", "mskd", "hybrid_features", "mskd_features")
+    ]
 
 
 def test_methods_without_all_folds_count_in_holms_correction() -> None:
@@ -159,10 +184,10 @@ def test_each_image_is_in_one_subgroup_of_a_property_or_in_none() -> None:
     assert found["age"].tolist()[2:] == ["0 to 39", "40 to 59", "40 to 59", "60 or older", "60 or older"]
 
 
-@pytest.mark.parametrize("regime", ARCHIVES)
-def test_a_committed_archive_is_small_and_names_no_place_of_a_machine(regime: str) -> None:
-    assert ARCHIVES[regime].stat().st_size < 10 * 2**20
-    with tarfile.open(ARCHIVES[regime]) as tar:
+@pytest.mark.parametrize("name", [name for names in ARCHIVES.values() for name in names])
+def test_a_committed_archive_is_small_and_names_no_place_of_a_machine(name: str) -> None:
+    assert (HERE / name).stat().st_size < 10 * 2**20
+    with tarfile.open(HERE / name) as tar:
         for entry in tar:
             assert (entry.uname, entry.gname, entry.uid) == ("", "", 0)
             if entry.name.endswith(("config.yaml", "environment.txt")):
@@ -182,12 +207,12 @@ def some(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, ...]:
     """All rows of fold 0, and three rows of all folds. To read the whole archive takes ten seconds."""
     folder = tmp_path_factory.mktemp("some")
     part = folder / "part.tar"
-    with tarfile.open(ARCHIVES["fine_tuned"]) as whole, tarfile.open(part, "w") as tar:
+    with tarfile.open(HERE / ARCHIVES["fine_tuned"][0]) as whole, tarfile.open(part, "w") as tar:
         for entry in whole:
             if re.search(r"-fold0-|^(supervised|swskd)-.*_lite0-.*-fold", entry.name):
                 tar.addfile(entry, whole.extractfile(entry))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHIVES, "fine_tuned", part)
+        patch.setitem(ARCHIVES, "fine_tuned", (str(part),))
         return stored_runs(folder / "runs")
 
 
@@ -201,29 +226,37 @@ def test_every_stored_metric_follows_from_the_stored_predictions_to_the_last_dig
     runs: tuple[Run, ...] = request.getfixturevalue(which)
     assert len(runs) >= 24
     for run in runs:
+        assert run.seed or run.val is not None
         for part, table in (("val", run.val), ("test", run.test)):
-            assert table is not None
+            if table is None:
+                continue
             found = evaluate(table, run.classes, calibration_bins=run.config["evaluation"]["calibration_bins"])
             assert {f"{part}/{name}": value for name, value in found.items()}.items() <= run.metrics.items()
     bounds = intervals_of_test(runs[0].test, runs[0].classes, runs[0].config["evaluation"], seed=runs[0].seed)
     assert bounds.items() <= runs[0].metrics.items()
 
 
-@pytest.mark.parametrize("fold", [0, *(pytest.param(fold, marks=pytest.mark.slow) for fold in range(1, 5))])
+PLACES = [(fold, seed) for seed in (0, 1) for fold in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("fold", "seed"), [(0, 0), *(pytest.param(*place, marks=pytest.mark.slow) for place in PLACES[1:])]
+)
 def test_the_stored_runs_are_those_of_the_committed_settings(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fold: int
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fold: int, seed: int
 ) -> None:
-    runs: tuple[Run, ...] = request.getfixturevalue("some" if fold == 0 else "runs")
+    runs: tuple[Run, ...] = request.getfixturevalue("some" if (fold, seed) == (0, 0) else "runs")
     paths = runs[0].config["paths"]
     monkeypatch.setenv("SKINKD_DATA_DIR", paths["data_dir"])
     monkeypatch.setenv("SKINKD_OUTPUT_DIR", paths["output_dir"])
     monkeypatch.setenv("SKINKD_WEIGHTS", str(Path(paths["data_dir"]).parent / "weights"))
-    stored = {row: of[fold, 0] for row, of in collect(runs).runs.items() if (fold, 0) in of}
+    stored = {row: of[fold, seed] for row, of in collect(runs).runs.items() if (fold, seed) in of}
+    assert len(stored) >= 12
     for device in {run.config["trainer"]["accelerator"] for run in stored.values()}:
         rows = [row for row, run in stored.items() if run.config["trainer"]["accelerator"] == device]
         precision = stored["supervised"].config["trainer"]["precision"]
         extra = ["precision=fp32"] if precision == "32-true" else []
-        block = plan.make_block(rows, fold, 0, [*extra, *(["strategy=cpu"] if device == "cpu" else [])], True)
+        block = plan.make_block(rows, fold, seed, [*extra, *(["strategy=cpu"] if device == "cpu" else [])], True)
         jobs = {job.label.split()[0]: job.folder.name for job in block}
         assert [stored[row].folder.name for row in rows] == [jobs[row] for row in rows]
 
