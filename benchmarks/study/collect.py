@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from skinkd.analysis.runs import Run, read_runs
 from skinkd.analysis.trainings import Place
+from skinkd.scoring.bootstrap import Resampled
 
 from .archive import unpack
+from .scores import resampled
 
 ARCHIVES = {
     "fine_tuned": ("runs.tar.xz", "runs_seed1.tar.xz"),
@@ -67,6 +72,24 @@ class Collected:
     def folds(self, *rows: str) -> list[int]:
         """The folds on which each of these rows has finished."""
         return sorted({fold for fold, _ in self.places(*rows)})
+
+    def resampled(self, runs: Sequence[Run]) -> Resampled:
+        """Every metric of some of the runs that count, in replicates of the lesions of all of them."""
+        places = [self._places[run.folder] for run in runs]
+        whole = self._resampled
+        return Resampled(
+            tuple(whole.runs[place] for place in places),
+            {name: values[places] for name, values in whole.observed.items()},
+            {name: np.take(values, places, axis=1) for name, values in whole.drawn.items()},
+        )
+
+    @cached_property
+    def _resampled(self) -> Resampled:
+        return resampled(self.every)
+
+    @cached_property
+    def _places(self) -> dict[Path, int]:
+        return {run.folder: place for place, run in enumerate(self.every)}
 
     def once(self, row: str) -> list[Run]:
         """A row's runs with seed 0, which test every image once where all folds have finished."""

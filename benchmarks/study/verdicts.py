@@ -8,7 +8,7 @@ from skinkd.analysis.statistics import Difference, holm, paired_differences
 from skinkd.analysis.trainings import OverTrainings, difference_over_trainings
 
 from .collect import APART, BASELINES, FOLDS, Collected
-from .scores import LEVEL, METRICS, resampled, scores
+from .scores import LEVEL, METRICS, scores
 
 SIGNIFICANT = 0.05
 PRIMARY = "balanced_accuracy"
@@ -40,7 +40,7 @@ def compared(collected: Collected, row: str, other: str) -> Compared:
     """Compare a row with another on the folds and seeds that both have, at least two folds."""
     places, folds = collected.places(row, other), collected.folds(row, other)
     sides = [[collected.runs[name][place] for place in places] for name in (row, other)]
-    drawn = resampled([*sides[0], *sides[1]])
+    drawn = collected.resampled([*sides[0], *sides[1]])
     values = [[scores(run)[PRIMARY] for run in side] for side in sides]
     lesions = paired_differences(drawn, len(places), LEVEL)
     trained = difference_over_trainings(drawn, places, places, LEVEL)
