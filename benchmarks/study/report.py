@@ -12,7 +12,7 @@ import pandas as pd
 
 from skinkd.analysis.runs import Run
 
-from . import corruptions, leaks, subgroups, variants
+from . import corruptions, leaks, placebo, subgroups, variants
 from .collect import APART, ARCHIVES, BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
 from .figures import as_file, draw_leak, draw_methods
 from .scores import METRICS, REPLICATES
@@ -90,6 +90,7 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
         answer=answer(methods),
         secondary_answer=secondary_answer(methods),
         **beyond_the_mean(grouped, corrupted),
+        **placebo_words(placebo.against_itself(collected)),
         leak_score=leak_words(collected),
         leak_loss=f"{collected.leaky[0].history['train/loss'].iloc[-1]:.2f}",
         **scratch_words(archives["scratch"]),
@@ -172,6 +173,17 @@ def beyond_the_mean(grouped: pd.DataFrame, corrupted: pd.DataFrame) -> dict[str,
         "worst": interval_words(worst["difference"], worst["difference_low"], worst["difference_high"]),
         "follow_up": f"{100 * confirmed['follow_up']:.1f}",
         "histopathology": f"{100 * confirmed['histo']:.1f}",
+    }
+
+
+def placebo_words(found: placebo.Found) -> dict[str, str]:
+    """How often a row differs from itself, by both intervals."""
+    return {
+        "placebo": placebo.placebo_table(found),
+        "placebo_comparisons": str(found.comparisons),
+        "placebo_rows": listed([f"`{row}`" for row in found.rows]),
+        "placebo_lesions": f"{100 * found.lesions[PRIMARY]:.0f}",
+        "placebo_trained": f"{100 * found.trained[PRIMARY]:.1f}",
     }
 
 
