@@ -142,6 +142,24 @@ def test_a_row_apart_is_judged_by_its_own_p() -> None:
     assert "mskd_features" not in judged([comparison("mskd_features", 4, 0.01, 0.05, 0.04)], PRIMARY)
 
 
+def test_the_answer_has_a_line_for_each_verdict() -> None:
+    methods = [
+        comparison("swskd", 5, 0.01, 0.05, 0.001),
+        comparison("byot", 5, -0.01, 0.03, 0.5),
+        comparison("tsskd", 5, -0.05, -0.01, 0.01),
+        comparison("kd", 3, 0.1, 0.2, 0.001),
+        comparison("mskd_features", 5, -0.05, -0.01, 0.01),
+    ]
+    assert report.answer(methods).splitlines() == [
+        "- **Supported**: `swskd` +3.0 points (+1.0 to +5.0).",
+        "- **Not settled**: `byot` +1.0 points (−1.0 to +3.0).",
+        "- **Refuted as an improvement**: `tsskd` −3.0 points (−5.0 to −1.0).",
+        "- No verdict yet, because fewer than 5 folds are trained: `kd` (3).",
+        "- Apart from the six, against `hybrid_features`: `mskd_features` −3.0 points (−5.0 to −1.0), "
+        "**refuted as an improvement**.",
+    ]
+
+
 def test_a_hybrid_networks_row_is_told_by_its_fusion() -> None:
     def hybrid(method: str, fusion: str) -> Run:
         one = run(method, 0)

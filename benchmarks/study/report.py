@@ -27,7 +27,7 @@ from .tables import (
     secondary_table,
     verdict_table,
 )
-from .verdicts import FOLDS, PRIMARY, SIGNIFICANT, Compared, compared, judged, verdict
+from .verdicts import FOLDS, PRIMARY, SIGNIFICANT, VERDICTS, Compared, compared, judged, verdict
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
@@ -125,21 +125,22 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
 
 
 def answer(methods: list[Compared]) -> str:
-    """A line for each method that has all folds, and one that names the others."""
+    """A line for each verdict with the methods that have it, one for each row apart, and one for methods without a verdict."""
     p = judged(methods, PRIMARY)
-    said = []
+    found: dict[str, list[str]] = {said: [] for said in VERDICTS}
+    apart = []
     for one in methods:
         if one.row in p:
-            outer, better = one.trained[PRIMARY], sum(value > 0 for value in one.by_fold)
-            numbers = interval_words(outer.value, outer.low, outer.high)
-            folds = f"better on {better} of {FOLDS} folds, {one.trainings} trainings"
-            corrected = f", and {p[one.row]:.3f} after Holm's correction over the six methods"
-            tested = f"p = {outer.p:.3f}{corrected if one.row in BASELINES else ', apart from the six'}"
-            said.append(f"- `{one.row}`: {numbers}, {folds}; {tested}: **{verdict(one, p[one.row])}**.")
+            said, words = verdict(one, p[one.row]), f"`{one.row}` {interval_words(*_bounds(one, PRIMARY))}"
+            if one.row in BASELINES:
+                found[said].append(words)
+            else:
+                apart.append(f"- Apart from the six, against `{one.other}`: {words}, **{said}**.")
+    lines = [f"- **{said.capitalize()}**: {'; '.join(rows)}." for said, rows in found.items() if rows]
     short = [f"`{one.row}` ({len(one.folds)})" for one in methods if one.row not in p]
     if short:
-        said.append(f"- No verdict yet, because fewer than {FOLDS} folds are trained: {listed(short)}.")
-    return "\n".join(said)
+        lines.append(f"- No verdict yet, because fewer than {FOLDS} folds are trained: {listed(short)}.")
+    return "\n".join([*lines, *apart])
 
 
 def secondary_answer(methods: list[Compared]) -> str:

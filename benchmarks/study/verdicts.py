@@ -12,6 +12,7 @@ from .scores import LEVEL, METRICS, scores
 
 SIGNIFICANT = 0.05
 PRIMARY = "balanced_accuracy"
+VERDICTS = ("supported", "not settled", "refuted as an improvement")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def verdict(one: Compared, p: float | None) -> str:
     interval = one.trained[PRIMARY]
     if p is None:
         return f"not settled ({len(one.folds)} of {FOLDS} folds)"
+    supported, open_, refuted = VERDICTS
     if interval.low > 0 and p < SIGNIFICANT:
-        return "supported"
-    return "refuted as an improvement" if interval.high < 0 else "not settled"
+        return supported
+    return refuted if interval.high < 0 else open_
