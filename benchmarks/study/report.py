@@ -35,6 +35,10 @@ FIGURE = ROOT / "docs" / "images" / "study.svg"
 LEAK_FIGURE = FIGURE.with_name("leak.svg")
 TAUGHT = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher", "mskd_features": "hybrid_teacher"}
 """The teacher of each row that has one."""
+SCRATCH_PAIRS = (
+    *((row, "label_smoothing") for row in ("supervised", "kd", "byot", "swskd", "tsskd")),
+    ("kd", "teacher"),
+)
 TEXT = Path(__file__).with_name("page.md")
 """The page's words, with a place for each figure and table."""
 
@@ -201,6 +205,7 @@ def scratch_words(collected: Collected) -> dict[str, str]:
         "scratch_machines": machines(collected),
         "scratch_verdicts": verdict_table(methods),
         "scratch_scores": score_table(collected),
+        "scratch_pairs": pair_table([compared(collected, *pair) for pair in SCRATCH_PAIRS]),
     }
 
 
