@@ -145,6 +145,24 @@ def test_a_run_has_one_line_in_the_table_of_results(tmp_path: Path) -> None:
     assert "| `kd` | 2 epochs | 2 | 0.250 | 0.250 | 0.625 |" in variants.variant_table(table)
 
 
+def test_runs_without_an_archive_are_not_left_out_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "HERE", tmp_path)
+    with pytest.raises(SystemExit, match=r"scratch\.tar\.xz stay as they are"):
+        main.run_packing(tmp_path, "scratch")
+    for seed in (0, 1):
+        folder = tmp_path / "outputs" / f"run{seed}"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"seed: {seed}\n")
+        (folder / "metrics.json").write_text("{}")
+    with pytest.raises(SystemExit, match="seed 1 has no archive"):
+        main.run_packing(tmp_path / "outputs", "scratch")
+    assert not list(tmp_path.glob("*.xz"))
+    main.run_packing(tmp_path / "outputs", "fine_tuned")
+    for name, seed in (("runs.tar.xz", 0), ("runs_seed1.tar.xz", 1)):
+        with tarfile.open(tmp_path / name) as tar:
+            assert {entry.split("/")[0] for entry in tar.getnames()} == {f"run{seed}"}
+
+
 @pytest.mark.slow
 def test_tune_and_folds_end_to_end(tmp_path: Path) -> None:
     weights = ROOT.parent / "shared" / "weights"

@@ -176,16 +176,19 @@ def in_turn(rows: Sequence[str], seed: int) -> list[list[str]]:
 
 
 def run_packing(output: Path, regime: str) -> None:
-    """Write a regime's archives anew, of finished runs."""
-    finished = sorted(file.parent for file in output.glob("*/metrics.json"))
-    seeds = {
-        folder: yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["seed"] for folder in finished
-    }
-    for seed, name in enumerate(ARCHIVES[regime]):
-        if folders := [folder for folder, its in seeds.items() if its == seed]:
-            pack(folders, HERE / name, preset=6, patterns=TESTED if seed else PACKED)
-        else:
-            print(f"no finished runs with seed {seed} in {output}: {name} stays as it is")
+    """Write a regime's archives anew, of finished runs; an archive without runs stays as it is."""
+    of_seed: dict[int, list[Path]] = {}
+    for file in sorted(output.glob("*/metrics.json")):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8"))
+        of_seed.setdefault(config["seed"], []).append(file.parent)
+    if not of_seed:
+        raise SystemExit(f"no finished runs in {output}: {', '.join(ARCHIVES[regime])} stay as they are")
+    if more := [str(seed) for seed in of_seed if seed >= len(ARCHIVES[regime])]:
+        raise SystemExit(
+            f"seed {', '.join(more)} has no archive: add its name to ARCHIVES in benchmarks/study/collect.py"
+        )
+    for seed, folders in of_seed.items():
+        pack(folders, HERE / ARCHIVES[regime][seed], preset=6, patterns=TESTED if seed else PACKED)
 
 
 # ---------------------------------------------------------------- ablations and remedies
