@@ -111,7 +111,10 @@ def _serve(pipe: Any, parent: int) -> None:
         while not pipe.poll(1):
             if os.getppid() != parent:  # which was killed
                 return
-        overrides, log = pipe.recv()
+        try:
+            overrides, log = pipe.recv()
+        except EOFError:  # it was killed too
+            return
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
