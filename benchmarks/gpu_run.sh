@@ -16,7 +16,7 @@
 #       variants          its remedies, or what VARIANTS says ("ablations --seeds 0"): remedies.csv, or ablations.csv
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
 # FOLDS="--seeds 1 --rows swskd" are arguments of folds, BENCH="--sections loop" of bench, TESTS="not fp16" chooses tests (-k).
-# All stages together leave at most 8 files in $OUT. tune, folds and variants go on where the same stage ended before.
+# install, tests, bench, tune and folds leave 8 files in $OUT together, variants two more. tune, folds and variants go on where the same stage ended before.
 # --cpu is a dry run on a machine without a GPU, tiny.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -72,7 +72,7 @@ PY
 tests() {
   cd "$WORK/source" || return
   local keep=(${TESTS:+-k "$TESTS"})
-  [ -z "$CPU" ] || { keep=(-k "${GPU_TESTS:-float32 and supervised}"); export SKINKD_GPU_TESTS=cpu; }
+  [ -z "$CPU" ] || { keep=(-k "${TESTS:-float32 and supervised}"); export SKINKD_GPU_TESTS=cpu; }
   local files # those that need nothing that the machine lacks, and quick to collect
   mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
   OMP_NUM_THREADS=1 "$PYTHON" -m pytest "${files[@]}" -m gpu -vv --tb short -ra -p benchmarks.gpu_failures \

@@ -61,6 +61,17 @@ def test_every_stage_in_turn(packed: Path) -> None:
     ]
 
 
+@pytest.mark.slow
+def test_remedies_come_back(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VARIANTS", "remedies --regime scratch --seeds 0 --rows supervised")
+    (packed.parent / "work").mkdir()
+    run(packed, "install", "60")  # fails at the wheels, with the source unpacked
+    result = run(packed, "variants", "200")
+    assert "== variants: exit 0" in result.stdout
+    lines = (packed.parent / "out" / "remedies.csv").read_text().splitlines()
+    assert sum(line.startswith("scratch,supervised,") for line in lines) == 2
+
+
 def test_a_failure_is_told_while_the_session_goes_on(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import time\ndef test_fails():\n    assert 1 == 2, 'the reason'\ndef test_hangs():\n    time.sleep(200)\n"

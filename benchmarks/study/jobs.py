@@ -1,7 +1,7 @@
 """Runs in processes that are forked from this one, as many at the same time as there are cores for, until a deadline.
 
 A forked process has all imports already, which saves seconds. It goes on with the next run when one has finished, which
-saves the start of CUDA: a first epoch took fifteen seconds longer than the others in a process of its own.
+saves the start of CUDA: in a new process the first epoch takes fifteen seconds longer than the others.
 """
 
 import gc

@@ -1,7 +1,7 @@
 """A row against itself: how often an interval finds a difference between trainings of the same row.
 
-A row with two seeds on all folds is split into two sides of five trainings, one of each fold, in each of the 16 ways. Nothing
-but the seed differs between the sides, so the difference that trainings of such a row have on average is zero.
+A row with two seeds on all folds is split into two sides of five trainings, one of each fold, in each of the 16 ways. The
+method is the same on both sides, so the difference is zero on average.
 """
 
 import itertools

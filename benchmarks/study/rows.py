@@ -157,8 +157,7 @@ def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def write_experiments(chosen: dict[str, dict[str, Any]], comment: str) -> None:
     """Write the experiment file of every row, with the chosen settings of those that have some."""
-    for name in ROWS:
-        text = experiment_text(
-            name, chosen.get(ROWS[name].like or name, {}), f"The row {name} of docs/study.md. {comment}"
-        )
+    for name, row in ROWS.items():
+        about = f"It has the settings of the row {row.like}." if row.like else comment
+        text = experiment_text(name, chosen.get(row.like or name, {}), f"The row {name} of docs/study.md. {about}")
         (EXPERIMENTS / f"lite_study_{name}.yaml").write_text(text, encoding="utf-8")

@@ -25,11 +25,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def coverage_table(collected: Collected) -> str:
-    """Which row has finished on which fold, and with which seeds if there are several."""
+    """Which row has finished on which fold, and with which seeds."""
 
     def said(row: str, fold: int) -> str:
         seeds = [seed for of, seed in collected.places(row) if of == fold]
-        return f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else "yes" if seeds else "–"
+        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else "–"
 
     lines = [[f"`{row}`", *(said(row, fold) for fold in range(FOLDS))] for row in collected.runs]
     return markdown(["row", *(f"fold {fold}" for fold in range(FOLDS))], lines)

@@ -49,9 +49,8 @@ SHARED = (
     Variant(
         "mskd", "single-stage", (f"{WEIGHT}.intermediate=0", f"{WEIGHT}.logit=0.5", f"{WEIGHT}.classification=0.5")
     ),
-    Variant("mskd", "fusion of features", (FEATURES,)),
     Variant("mskd", "without the exits' losses", (f"{WEIGHT}.intermediate=0",)),
-    Variant("hybrid_supervised", "fusion of features", (FEATURES,)),
+    # the fusion of features is the rows mskd_features and hybrid_features
 )
 ABLATIONS = {
     "fine_tuned": (
