@@ -191,6 +191,20 @@ def run_packing(output: Path, regime: str) -> None:
         pack(folders, HERE / ARCHIVES[regime][seed], preset=6, patterns=TESTED if seed else PACKED)
 
 
+def run_packing_ablations(output: Path, regime: str) -> None:
+    """Write the archive of a regime's ablations anew, of the runs that ablations.csv names."""
+    table = pd.read_csv(variants.RESULTS["ablations"])
+    names = table.loc[table["regime"] == regime, "folder"]
+    # a row as chosen is among the rows' runs
+    folders = [folder if (folder := output / "variants" / name).exists() else output / name for name in names]
+    archive = variants.ARCHIVES[regime]
+    if missing := [folder for folder in folders if not (folder / "metrics.json").exists()]:
+        raise SystemExit(
+            f"{len(missing)} runs of ablations.csv are missing, the first {missing[0]}: {archive} stays as it is"
+        )
+    pack(folders, HERE / archive, preset=6, patterns=TESTED)
+
+
 # ---------------------------------------------------------------- ablations and remedies
 
 
@@ -198,10 +212,11 @@ def run_variants(options: argparse.Namespace, until: float, output: Path) -> Non
     """Train the ablations or the remedies, and add the scores of those that have finished to their table."""
     test, extra = options.verb == "ablations", list(DRY) if options.cpu else list(options.overrides)
     every, regime = variants.SETS[options.regime][options.verb], options.regime
+    seeds = options.seeds or [variants.SEEDS[regime]]
     chosen = [one for one in every if not options.rows or one.row in options.rows]
-    places = [(fold, seed) for seed in options.seeds for fold in options.folds]
+    places = [(fold, seed) for seed in seeds for fold in options.folds]
     made = in_processes(variants.make_variants, [(chosen, fold, seed, extra, test, regime) for fold, seed in places])
-    jobs = [job for block in made for job in variants.with_teachers(block.values())]
+    jobs = variants.teachers_first(job for block in made for job in block.values())
     print(f"{len(jobs)} runs, on {options.cores} cores", flush=True)
     run_jobs(jobs, cores=options.cores, until=until, logs=output / f"{options.verb}-logs")
     lines = [
@@ -215,6 +230,9 @@ def run_variants(options: argparse.Namespace, until: float, output: Path) -> Non
     if not lines:
         print("nothing has finished")
         return
+    if test:  # fast, since the time is nearly over
+        finished = [job.folder for block in made for job in block.values() if job.finished]
+        pack(finished, options.out / variants.ARCHIVES[regime], preset=1, patterns=TESTED)
     table = variants.stored(lines, file)
     print(variants.variant_table(table[table["regime"] == regime]))
 
@@ -259,7 +277,7 @@ def arguments() -> argparse.Namespace:
         one.add_argument("--cpu", action="store_true", help="a dry run on drawn images, tiny")
     verbs.choices["tune"].add_argument("--trials", type=int, default=12, help="of each row, at most")
     every = list(range(5))
-    for verb, folds, seeds in (("folds", every, [0, 1, 2]), ("ablations", every, [0]), ("remedies", [0], [0, 1, 2])):
+    for verb, folds, seeds in (("folds", every, [0, 1, 2]), ("ablations", every, None), ("remedies", [0], [0, 1, 2])):
         regimes = [name for name in REGIMES if verb == "folds" or name in variants.SETS]
         verbs.choices[verb].add_argument("--regime", choices=regimes, default="fine_tuned", help="of docs/study.md")
         verbs.choices[verb].add_argument("--folds", type=int, nargs="*", default=folds)
@@ -271,6 +289,7 @@ def arguments() -> argparse.Namespace:
     verbs.add_parser("defaults", help="write the experiment files without chosen settings")
     packed = verbs.add_parser("pack", help="replace a committed archive by the finished runs under SKINKD_OUTPUT_DIR")
     packed.add_argument("--regime", choices=REGIMES, default="fine_tuned", help="whose archive")
+    packed.add_argument("--ablations", action="store_true", help="that of the ablations")
     unpacked = verbs.add_parser("unpack", help="restore the run folders of the committed archive")
     unpacked.add_argument("folder", type=Path)
     unpacked.add_argument("--regime", choices=REGIMES, default="fine_tuned", help="whose archive")
@@ -297,6 +316,8 @@ def main() -> None:
         run_choosing(options)
     elif options.verb == "defaults":
         write_experiments({}, "Its settings are not yet chosen.")
+    elif options.verb == "pack" and options.ablations:
+        run_packing_ablations(output, regime)
     elif options.verb == "pack":
         run_packing(output, regime)
     elif options.verb == "unpack":
@@ -316,7 +337,7 @@ def main() -> None:
         elif options.verb == "folds":
             run_folds(options, BEGAN + options.seconds - 30, output)
         else:
-            run_variants(options, BEGAN + options.seconds - 10, output)
+            run_variants(options, BEGAN + options.seconds - 30, output)
 
 
 if __name__ == "__main__":
