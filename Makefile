@@ -47,7 +47,7 @@ test-cluster: $(VENV)/.installed
 
 # the study of fine-tuned networks (docs/study.md): all rows on five folds. SKINKD_WEIGHTS has the ImageNet weights, SKINKD_DATA_DIR
 # the images. Days on a CPU, minutes on a GPU; given again, it goes on. STUDY="--rows supervised swskd --folds 0 --seeds 0" is a part
-# STUDY="--regime scratch" trains its small networks from scratch; ablations and remedies are $(RUN) -m benchmarks.study ablations and … remedies
+# STUDY="--regime scratch" trains its small networks from scratch; ablations, remedies and published figures are $(RUN) -m benchmarks.study ablations, … remedies, … published
 study: $(VENV)/.installed
 	$(RUN) -m benchmarks.study folds $(STUDY)
 

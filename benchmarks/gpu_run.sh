@@ -13,10 +13,10 @@
 #       bench             python -m benchmarks.bench: its tables and bench.json
 #       tune              trials of the study's rows, then the choice among them: tune.tar.gz, to be unpacked in a checkout
 #       folds             the study's runs, with the settings that tune chose there, else those of the checkout: folds.tar.xz
-#       variants          its remedies, or what VARIANTS says ("ablations --seeds 0"): remedies.csv, or ablations.csv
+#       variants          its remedies, or what VARIANTS says ("ablations"): remedies.csv, or ablations.csv and ablations.tar.xz
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
 # FOLDS="--seeds 1 --rows swskd" are arguments of folds, BENCH="--sections loop" of bench, TESTS="not fp16" chooses tests (-k).
-# install, tests, bench, tune and folds leave 8 files in $OUT together, variants two more. tune, folds and variants go on where the same stage ended before.
+# install, tests, bench, tune and folds leave 8 files in $OUT together, variants up to three more. tune, folds and variants go on where the same stage ended before.
 # --cpu is a dry run on a machine without a GPU, tiny.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -13,7 +13,8 @@ import yaml
 from hydra import compose, initialize_config_module
 
 from study import __main__ as main
-from study import choice, plan, rows, variants
+from study import choice, packing, plan, rows, variants
+from study.collect import TEACHERS
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,11 +124,14 @@ def test_a_variant_changes_its_row_alone_and_keeps_its_teacher(regime: str, kind
         assert (job.folder == chosen[variant.row].folder) == (not variant.settings), variant
         assert [need.folder for need in job.needs] == [need.folder for need in chosen[variant.row].needs]
         assert ("evaluation.test=false" in job.overrides) == (not test)
-    jobs = variants.with_teachers(found.values())
+    jobs = variants.teachers_first(found.values())
     assert len({job.folder for job in jobs}) == len(jobs)
     assert all(
         need.folder in [one.folder for one in jobs[:place]] for place, job in enumerate(jobs) for need in job.needs
     )
+    rows_in_turn = [job.label.split()[0] for job in jobs]
+    taught = [row for row in rows_in_turn if row not in TEACHERS]
+    assert rows_in_turn == [*rows_in_turn[: len(jobs) - len(taught)], *taught] and len(taught) == len(found)
 
 
 def test_a_run_has_one_line_in_the_table_of_results(tmp_path: Path) -> None:
@@ -146,21 +150,39 @@ def test_a_run_has_one_line_in_the_table_of_results(tmp_path: Path) -> None:
 
 
 def test_runs_without_an_archive_are_not_left_out_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "HERE", tmp_path)
+    monkeypatch.setattr(packing, "HERE", tmp_path)
     with pytest.raises(SystemExit, match=r"scratch\.tar\.xz stay as they are"):
-        main.run_packing(tmp_path, "scratch")
+        packing.pack_rows(tmp_path, "scratch")
     for seed in (0, 1):
         folder = tmp_path / "outputs" / f"run{seed}"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(f"seed: {seed}\n")
         (folder / "metrics.json").write_text("{}")
     with pytest.raises(SystemExit, match="seed 1 has no archive"):
-        main.run_packing(tmp_path / "outputs", "scratch")
+        packing.pack_rows(tmp_path / "outputs", "scratch")
     assert not list(tmp_path.glob("*.xz"))
-    main.run_packing(tmp_path / "outputs", "fine_tuned")
+    packing.pack_rows(tmp_path / "outputs", "fine_tuned")
     for name, seed in (("runs.tar.xz", 0), ("runs_seed1.tar.xz", 1)):
         with tarfile.open(tmp_path / name) as tar:
             assert {entry.split("/")[0] for entry in tar.getnames()} == {f"run{seed}"}
+
+
+def test_an_ablations_run_is_packed_from_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "HERE", tmp_path)
+    monkeypatch.setitem(variants.RESULTS, "ablations", tmp_path / "ablations.csv")
+    names = {"run0": ("fine_tuned", "FRB alone"), "run1": ("fine_tuned", "as chosen"), "run2": ("scratch", "FRB alone")}
+    table = pd.DataFrame([{"regime": of, "variant": said, "folder": name} for name, (of, said) in names.items()])
+    table.to_csv(tmp_path / "ablations.csv", index=False)
+    for folder in (tmp_path / "variants" / "run0", tmp_path / "run1"):
+        with pytest.raises(SystemExit, match=r"ablations\.tar\.xz stays as it is"):
+            packing.pack_ablations(tmp_path, "fine_tuned")
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text("{}")
+    packing.pack_ablations(tmp_path, "fine_tuned")
+    with tarfile.open(tmp_path / "ablations.tar.xz") as tar:
+        assert tar.getnames() == ["run0/metrics.json", "run1/metrics.json"]
+    with pytest.raises(SystemExit, match="scratch has no archive"):
+        packing.pack_ablations(tmp_path, "scratch")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import itertools
 import random
 import re
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from skinkd.analysis.runs import Run
+from skinkd.analysis.runs import Run, read_runs
 from skinkd.analysis.statistics import Difference
 from skinkd.analysis.trainings import OverTrainings
 from skinkd.scoring.bootstrap import intervals_of_test
 from skinkd.scoring.metrics import evaluate
-from study import corruptions, leaks, plan, report, subgroups, tables
+from study import ablations, corruptions, leaks, plan, published, report, subgroups, tables, variants
+from study.archive import unpack
 from study.collect import APART, ARCHIVES, BASELINES, HERE, collect, stored_runs
-from study.figures import as_file, draw_leak, draw_methods
 from study.scores import METRICS, sensitivity_at, weighted_sensitivity
 from study.verdicts import PRIMARY, Compared, adjusted, judged, verdict
 
@@ -99,6 +100,17 @@ def test_a_further_seed_counts_with_all_folds_of_the_row_and_its_baseline() -> N
     assert len(found.waiting) == 4 and len(found.left_out) == 5  # seed 2 has no supervised run
     assert found.seeds == [0, 1] and [one.seed for one in found.once("swskd")] == [0] * 5
     assert "| `swskd` | seeds 0, 1 | seeds 0, 1 |" in tables.coverage_table(found)
+
+
+def test_an_ablation_is_a_row_beside_the_row_that_had_the_same_teacher() -> None:
+    rows = collect([run(row, fold, seed=seed) for row in ("supervised", "kd") for seed in (0, 1) for fold in range(5)])
+    again, changed = [run("kd", 0, seed=1)], [run("kd", fold, "again", seed=1) for fold in (0, 1)]
+    lines = [("as chosen", again[0]), *(("2 epochs", one) for one in changed)]
+    table = pd.DataFrame([{"row": "kd", "variant": name, "folder": one.folder.name} for name, one in lines])
+    found = ablations.joined([*again, *changed], table, rows).runs
+    assert found["kd: 2 epochs"] == {(0, 1): changed[0], (1, 1): changed[1]}
+    assert found["kd"] == {(0, 1): again[0], (1, 1): rows.runs["kd"][1, 1]}
+    assert found["kd"][0, 1] is again[0] and found["supervised"].keys() == {(0, 1), (1, 1)}
 
 
 def comparison(row: str, folds: int, low: float, high: float, p: float) -> Compared:
@@ -202,7 +214,10 @@ def test_each_image_is_in_one_subgroup_of_a_property_or_in_none() -> None:
     assert found["age"].tolist()[2:] == ["0 to 39", "40 to 59", "40 to 59", "60 or older", "60 or older"]
 
 
-@pytest.mark.parametrize("name", [name for names in ARCHIVES.values() for name in names])
+EVERY_ARCHIVE = [*itertools.chain.from_iterable(ARCHIVES.values()), *variants.ARCHIVES.values(), published.ARCHIVE]
+
+
+@pytest.mark.parametrize("name", EVERY_ARCHIVE)
 def test_a_committed_archive_is_small_and_names_no_place_of_a_machine(name: str) -> None:
     assert (HERE / name).stat().st_size < 10 * 2**20
     with tarfile.open(HERE / name) as tar:
@@ -224,16 +239,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, ...]:
 def some(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, ...]:
     """All rows of fold 0 with seed 0, and three rows of all folds and seeds. To read the whole archive takes ten seconds."""
     folder = tmp_path_factory.mktemp("some")
-    part = folder / "part.tar"
-    with tarfile.open(part, "w") as tar:
-        for name in ARCHIVES["fine_tuned"]:
-            with tarfile.open(HERE / name) as whole:
-                for entry in whole:
-                    if re.search(r"-seed0-fold0-|^(supervised|swskd)-.*_lite0-.*-fold", entry.name):
-                        tar.addfile(entry, whole.extractfile(entry))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ARCHIVES, "fine_tuned", (str(part),))
-        return stored_runs(folder / "runs")
+    return part_of(ARCHIVES["fine_tuned"], r"-seed0-fold0-|^(supervised|swskd)-.*_lite0-.*-fold", folder)
+
+
+def part_of(archives: Sequence[str], names: str, folder: Path) -> tuple[Run, ...]:
+    """The runs of archives whose folders have such names."""
+    for number, name in enumerate(archives):
+        part = folder / f"part{number}.tar"
+        with tarfile.open(part, "w") as tar, tarfile.open(HERE / name) as whole:
+            for entry in whole:
+                if re.search(names, entry.name):
+                    tar.addfile(entry, whole.extractfile(entry))
+        unpack(part, folder / "runs")
+    return read_runs([folder / "runs"], output_dir=folder / "runs").runs
 
 
 SOME_OR_ALL = pytest.mark.parametrize("which", ["some", pytest.param("runs", marks=pytest.mark.slow)])
@@ -298,6 +316,49 @@ def test_small_networks_are_those_of_the_committed_settings(
     }
 
 
+@pytest.mark.parametrize("places", ["-seed1-fold0-", pytest.param("", marks=pytest.mark.slow)])
+def test_the_stored_ablations_are_those_of_the_committed_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, places: str
+) -> None:
+    table = pd.read_csv(variants.RESULTS["ablations"])
+    table = table[table["folder"].str.contains(places)]
+    runs = {one.folder.name: one for one in part_of([variants.ARCHIVES["fine_tuned"]], places, tmp_path)}
+    assert sorted(table["folder"]) == sorted(runs) and len(runs) >= 17
+    first = runs[table["folder"].iloc[0]]
+    paths = first.config["paths"]
+    monkeypatch.setenv("SKINKD_DATA_DIR", paths["data_dir"])
+    monkeypatch.setenv("SKINKD_OUTPUT_DIR", paths["cache_dir"].removesuffix("/cache"))
+    monkeypatch.setenv("SKINKD_WEIGHTS", str(Path(paths["data_dir"]).parent / "weights"))
+    for (fold, seed), lines in table.groupby(["fold", "seed"]):
+        made = variants.make_variants(variants.ABLATIONS["fine_tuned"], fold, seed, [], True, "fine_tuned")
+        names = {(variant.row, variant.name): job.folder.name for variant, job in made.items()}
+        assert [names[of] for of in zip(lines["row"], lines["variant"], strict=True)] == list(lines["folder"])
+    for line in table.itertuples():
+        run = runs[line.folder]
+        assert line.part == "test" and run.place == (line.fold, line.seed)
+        assert [run.metrics[f"test/{name}"] for name in variants.SCORES] == pytest.approx(
+            [getattr(line, name) for name in variants.SCORES], abs=5e-7
+        )
+        found = evaluate(run.test, run.classes, calibration_bins=run.config["evaluation"]["calibration_bins"])
+        assert {f"test/{name}": value for name, value in found.items()}.items() <= run.metrics.items()
+
+
+def test_runs_with_published_figures_are_those_of_the_committed_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs = published.read_published(tmp_path)
+    monkeypatch.setenv("SKINKD_DATA_DIR", runs[0].config["paths"]["data_dir"])
+    assert sorted(run.folder.name for run in runs) == sorted(job.folder.name for job in published.make_jobs())
+    table = published.published_table(runs)
+    assert [line.split()[1:4] for line in table.splitlines()[2:]] == [
+        [f"`{method}`", "|", str(size)] for size in published.SIZES for method in ("supervised", "tsskd")
+    ]
+    for run in runs:
+        found = evaluate(run.test, run.classes, calibration_bins=run.config["evaluation"]["calibration_bins"])
+        assert {f"test/{name}": value for name, value in found.items()}.items() <= run.metrics.items()
+        assert f"| {run.metrics['test/accuracy']:.3f} (" in table and f"\n{table.splitlines()[2]}\n" in PAGE
+
+
 def test_the_page_has_the_scores_of_three_rows(some: tuple[Run, ...]) -> None:
     """The last test of this file has the whole page."""
     lines = tables.score_table(collect(some)).splitlines()
@@ -349,12 +410,8 @@ def test_a_sample_has_whole_lesions_but_perhaps_the_last() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_is_what_its_command_writes(runs: tuple[Run, ...], tmp_path: Path) -> None:
-    archives = {regime: collect(stored_runs(tmp_path / regime, regime)) for regime in ("scratch", "memorised")}
-    archives["fine_tuned"] = collect(runs)
-    methods = report.methods_of(archives["fine_tuned"])
-    assert report.page(archives, methods) == PAGE
-    leak, _ = report.leak_of(archives["memorised"])
-    figures = {report.FIGURE: draw_methods(methods), report.LEAK_FIGURE: draw_leak(leak)}
-    for file, figure in figures.items():
-        assert file.read_text(encoding="utf-8") == as_file(figure)
+def test_the_page_is_what_its_command_writes(tmp_path: Path) -> None:
+    results = report.read_results(tmp_path)
+    assert report.page(results) == PAGE
+    for file, drawn in results.figures.items():
+        assert file.read_text(encoding="utf-8") == drawn

@@ -46,8 +46,8 @@ from skinkd.config.user_errors import user_errors
 from skinkd.data.audit import audit_split
 from skinkd.data.splits import measure_leak
 
-from . import corruptions, subgroups, variants
-from .archive import PACKED, TESTED, pack, unpack
+from . import corruptions, packing, published, subgroups, variants
+from .archive import TESTED, pack, unpack
 from .choice import best_trial, equal_trials, settings_of, trials_page
 from .collect import ARCHIVES, HERE, TEACHERS, collect, stored_runs
 from .jobs import BEGAN, FORK, in_processes, run_jobs
@@ -175,36 +175,6 @@ def in_turn(rows: Sequence[str], seed: int) -> list[list[str]]:
     return [group for group in (alone, [name for name in rows if name not in alone]) if group]
 
 
-def run_packing(output: Path, regime: str) -> None:
-    """Write a regime's archives anew, of finished runs; an archive without runs stays as it is."""
-    of_seed: dict[int, list[Path]] = {}
-    for file in sorted(output.glob("*/metrics.json")):
-        config = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8"))
-        of_seed.setdefault(config["seed"], []).append(file.parent)
-    if not of_seed:
-        raise SystemExit(f"no finished runs in {output}: {', '.join(ARCHIVES[regime])} stay as they are")
-    if more := [str(seed) for seed in of_seed if seed >= len(ARCHIVES[regime])]:
-        raise SystemExit(
-            f"seed {', '.join(more)} has no archive: add its name to ARCHIVES in benchmarks/study/collect.py"
-        )
-    for seed, folders in of_seed.items():
-        pack(folders, HERE / ARCHIVES[regime][seed], preset=6, patterns=TESTED if seed else PACKED)
-
-
-def run_packing_ablations(output: Path, regime: str) -> None:
-    """Write the archive of a regime's ablations anew, of the runs that ablations.csv names."""
-    table = pd.read_csv(variants.RESULTS["ablations"])
-    names = table.loc[table["regime"] == regime, "folder"]
-    # a row as chosen is among the rows' runs
-    folders = [folder if (folder := output / "variants" / name).exists() else output / name for name in names]
-    archive = variants.ARCHIVES[regime]
-    if missing := [folder for folder in folders if not (folder / "metrics.json").exists()]:
-        raise SystemExit(
-            f"{len(missing)} runs of ablations.csv are missing, the first {missing[0]}: {archive} stays as it is"
-        )
-    pack(folders, HERE / archive, preset=6, patterns=TESTED)
-
-
 # ---------------------------------------------------------------- ablations and remedies
 
 
@@ -232,7 +202,7 @@ def run_variants(options: argparse.Namespace, until: float, output: Path) -> Non
         return
     if test:  # fast, since the time is nearly over
         finished = [job.folder for block in made for job in block.values() if job.finished]
-        pack(finished, options.out / variants.ARCHIVES[regime], preset=1, patterns=TESTED)
+        pack(finished, options.out / "ablations.tar.xz", preset=1, patterns=TESTED)
     table = variants.stored(lines, file)
     print(variants.variant_table(table[table["regime"] == regime]))
 
@@ -275,6 +245,9 @@ def arguments() -> argparse.Namespace:
         )
         one.add_argument("--rows", nargs="*", choices=ROWS, help="all, if not given")
         one.add_argument("--cpu", action="store_true", help="a dry run on drawn images, tiny")
+    figures = verbs.add_parser("published", help="train what has published figures on DermaMNIST")
+    figures.add_argument("--seconds", type=float, default=math.inf, help="the whole command ends within these")
+    figures.add_argument("--cores", type=int, default=2, help="that runs keep busy together")
     verbs.choices["tune"].add_argument("--trials", type=int, default=12, help="of each row, at most")
     every = list(range(5))
     for verb, folds, seeds in (("folds", every, [0, 1, 2]), ("ablations", every, None), ("remedies", [0], [0, 1, 2])):
@@ -289,8 +262,8 @@ def arguments() -> argparse.Namespace:
     verbs.add_parser("defaults", help="write the experiment files without chosen settings")
     packed = verbs.add_parser("pack", help="replace a committed archive by the finished runs under SKINKD_OUTPUT_DIR")
     packed.add_argument("--regime", choices=REGIMES, default="fine_tuned", help="whose archive")
-    packed.add_argument("--ablations", action="store_true", help="that of the ablations")
-    unpacked = verbs.add_parser("unpack", help="restore the run folders of the committed archive")
+    packed.add_argument("--of", choices=packing.PACKS, default="rows", help="which runs")
+    unpacked = verbs.add_parser("unpack", help="restore the run folders of the committed archives")
     unpacked.add_argument("folder", type=Path)
     unpacked.add_argument("--regime", choices=REGIMES, default="fine_tuned", help="whose archive")
     reported = verbs.add_parser("report", help="write docs/results.md from the committed archive")
@@ -316,12 +289,12 @@ def main() -> None:
         run_choosing(options)
     elif options.verb == "defaults":
         write_experiments({}, "Its settings are not yet chosen.")
-    elif options.verb == "pack" and options.ablations:
-        run_packing_ablations(output, regime)
     elif options.verb == "pack":
-        run_packing(output, regime)
+        packing.PACKS[options.of](output, regime)
     elif options.verb == "unpack":
         folders = [folder for name in ARCHIVES[regime] for folder in unpack(HERE / name, options.folder)]
+        if regime in variants.ARCHIVES:
+            folders += unpack(HERE / variants.ARCHIVES[regime], options.folder / "variants")
         print(f"{len(folders)} runs in {options.folder}")
     elif options.verb == "report":
         write_page(wandb=options.wandb)
@@ -329,6 +302,9 @@ def main() -> None:
         run_subgroups()
     elif options.verb == "corruptions":
         run_corruptions(options, output)
+    elif options.verb == "published":
+        until = BEGAN + options.seconds - 10
+        run_jobs(published.make_jobs(), cores=options.cores, until=until, logs=output / "published-logs")
     else:
         prepare(regime, DRY if options.cpu else ())
         print(f"prepared after {time.monotonic() - BEGAN:.0f} s", flush=True)

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from skinkd.analysis.panels import FAINT, INK, PALETTE
 from skinkd.analysis.panels import STYLE as PAGE_STYLE
 
+from .ablations import Ablated
 from .leaks import METRICS, Effects
 from .verdicts import FOLDS, PRIMARY, Compared
 
@@ -46,6 +47,29 @@ def draw_methods(methods: Sequence[Compared]) -> Figure:
         Line2D([], [], color=ORANGE, marker="|", linestyle="none", markersize=8, label="each fold"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=9)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def draw_ablations(found: Sequence[Ablated]) -> Figure:
+    """Draw a panel for each row: the row as chosen and its ablations, less the baseline."""
+    rows = {row: [one for one in found if one.row == row] for row in dict.fromkeys(one.row for one in found)}
+    figure = Figure(figsize=(8, 1 + 0.3 * (len(found) + len(rows))), layout="constrained")
+    heights = [len(of) + 0.6 for of in rows.values()]
+    panels = figure.subplots(len(rows), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axes, (row, of) in zip(panels, rows.items(), strict=True):
+        for place, one in enumerate(of):
+            interval, color = one.less_baseline.trained[PRIMARY], ORANGE if one.less_chosen else BLUE
+            axes.plot([interval.low, interval.high], [place, place], color=FAINT, linewidth=1.6, zorder=1)
+            axes.plot(interval.value, place, "o" if one.less_chosen else "D", color=color, markersize=8)
+        axes.axvline(0, color=INK, linewidth=1, zorder=0)
+        axes.set_yticks(range(len(of)), [one.settings for one in of], fontsize=9)
+        axes.set_ylim(len(of) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        axes.set_title(row, loc="left", fontsize=10)
+    panels[-1].set_xlabel("balanced accuracy less that of plain training (95 % for other trainings too)")
     return figure
 
 

@@ -4,7 +4,8 @@ Nothing is trained, and neither data nor weights are needed.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -12,9 +13,10 @@ import pandas as pd
 
 from skinkd.analysis.runs import Run
 
-from . import corruptions, leaks, placebo, subgroups, variants
+from . import corruptions, leaks, placebo, published, subgroups, variants
+from .ablations import Ablated, ablation_table, compared_ablations, read_ablations, trained_again
 from .collect import APART, ARCHIVES, BASELINES, Collected, collect, listed, machines, row_of, stored_runs, times
-from .figures import as_file, draw_leak, draw_methods
+from .figures import as_file, draw_ablations, draw_leak, draw_methods
 from .scores import METRICS, REPLICATES
 from .tables import (
     LEARNING,
@@ -32,7 +34,7 @@ from .verdicts import FOLDS, PRIMARY, SIGNIFICANT, VERDICTS, Compared, compared,
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 FIGURE = ROOT / "docs" / "images" / "study.svg"
-LEAK_FIGURE = FIGURE.with_name("leak.svg")
+ABLATION_FIGURE, LEAK_FIGURE = FIGURE.with_name("ablations.svg"), FIGURE.with_name("leak.svg")
 TAUGHT = {"kd": "teacher", "ssdkd": "teacher", "mskd": "hybrid_teacher", "mskd_features": "hybrid_teacher"}
 """The teacher of each row that has one."""
 SCRATCH_PAIRS = (
@@ -43,26 +45,63 @@ TEXT = Path(__file__).with_name("page.md")
 """The page's words, with a place for each figure and table."""
 
 
+@dataclass(frozen=True)
+class Results:
+    """What the archives hold, compared.
+
+    Attributes:
+        archives: the rows' runs by regime.
+        methods: of :func:`methods_of` in the fine-tuned regime.
+        ablations: by regime.
+        same_again: of :func:`trained_again`.
+        published: the runs that have published figures.
+        leak: of :func:`leak_of` after long training.
+    """
+
+    archives: Mapping[str, Collected]
+    methods: list[Compared]
+    ablations: Mapping[str, list[Ablated]]
+    same_again: list[bool]
+    published: Sequence[Run]
+    leak: leaks.Effects
+
+    @property
+    def figures(self) -> dict[Path, str]:
+        """The page's figures as SVG files."""
+        return {
+            FIGURE: as_file(draw_methods(self.methods)),
+            ABLATION_FIGURE: as_file(draw_ablations(self.ablations["fine_tuned"])),
+            LEAK_FIGURE: as_file(draw_leak(self.leak)),
+        }
+
+
 def write_page(*, wandb: bool) -> None:
     """Write the page and its figures; with ``wandb``, also make the report in W&B."""
     with tempfile.TemporaryDirectory() as folder:
-        archives = read_archives(Path(folder))
-        collected = archives["fine_tuned"]
-        methods = methods_of(collected)
-        FIGURE.write_text(as_file(draw_methods(methods)), encoding="utf-8")
-        LEAK_FIGURE.write_text(as_file(draw_leak(leak_of(archives["memorised"])[0])), encoding="utf-8")
-        PAGE.write_text(page(archives, methods), encoding="utf-8")
-        print(f"{PAGE} and {FIGURE.name} written", flush=True)
+        results = read_results(Path(folder))
+        for file, drawn in (results.figures | {PAGE: page(results)}).items():
+            file.write_text(drawn, encoding="utf-8")
+        print(f"{PAGE} and its figures written", flush=True)
         if wandb:
             from .dashboard import publish_study  # wandb-workspaces, which nothing else needs
 
+            collected, methods = results.archives["fine_tuned"], results.methods
             for name, url in publish_study(collected, methods, answer(methods)).items():
                 print(f"W&B {name}: {url}")
 
 
-def read_archives(folder: Path) -> dict[str, Collected]:
-    """The runs of each regime's archive, unpacked below ``folder``."""
-    return {regime: collect(stored_runs(folder / regime, regime)) for regime in ARCHIVES}
+def read_results(folder: Path) -> Results:
+    """Everything of the page, from the archives unpacked below ``folder``."""
+    archives = {regime: collect(stored_runs(folder / regime, regime)) for regime in ARCHIVES}
+    ablated = {regime: read_ablations(folder, regime, archives[regime]) for regime in variants.ARCHIVES}
+    return Results(
+        archives,
+        methods_of(archives["fine_tuned"]),
+        {regime: compared_ablations(runs, regime) for regime, runs in ablated.items()},
+        trained_again(ablated["fine_tuned"], archives["fine_tuned"]),
+        published.read_published(folder),
+        leak_of(archives["memorised"])[0],
+    )
 
 
 def methods_of(collected: Collected) -> list[Compared]:
@@ -82,8 +121,9 @@ def leak_of(collected: Collected) -> tuple[leaks.Effects, dict[bool, int]]:
     return leaks.effects(run, honest), {known: len(part) for known, (part, _) in leaks.parts_of(run, honest).items()}
 
 
-def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
+def page(results: Results) -> str:
     """docs/results.md."""
+    archives, methods = results.archives, results.methods
     collected = archives["fine_tuned"]
     began, scored, ended = times(collected.every)
     whole = [row for row in collected.runs if len(collected.folds(row)) == FOLDS]
@@ -99,6 +139,10 @@ def page(archives: Mapping[str, Collected], methods: list[Compared]) -> str:
         leak_loss=f"{collected.leaky[0].history['train/loss'].iloc[-1]:.2f}",
         **scratch_words(archives["scratch"]),
         **memorised_words(archives["memorised"]),
+        **{f"{regime}_ablations": ablation_table(found) for regime, found in results.ablations.items()},
+        trained_again=len(results.same_again),
+        same_again=sum(results.same_again),
+        published=published.published_table(results.published),
         runs=len(collected.every),
         seeds=f"seed{'s' if len(collected.seeds) > 1 else ''} {listed(collected.seeds)}",
         waiting=listed([f"`{row_of(run)}` on fold {run.place[0]}" for run in collected.waiting] or ["none"]),
