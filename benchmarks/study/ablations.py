@@ -73,7 +73,10 @@ def joined(runs: Sequence[Run], table: pd.DataFrame, rows: Collected) -> Collect
 
 
 def trained_again(ablated: Collected, rows: Collected) -> list[bool]:
-    """Whether each run that was trained a second time, for the ablations, has the predictions of the first time."""
+    """Whether each run that was trained a second time, for the ablations, has the predictions of the first time.
+
+    A run that is in both archives was trained once, and ended at one time.
+    """
     second = [(row, place, run) for row in BASELINES for place, run in ablated.runs.get(row, {}).items()]
     pairs = [(rows.runs[row][place], run) for row, place, run in second]
     return [one.test.equals(other.test) for one, other in pairs if _ended(one) != _ended(other)]
