@@ -16,7 +16,8 @@
 #       variants          its remedies, or what VARIANTS says ("ablations"): remedies.csv, or ablations.csv and ablations.tar.xz
 # Each stage has its own limit, keeps its log in $OUT (default ./gpu-out), and fails alone; the exit code counts failures.
 # FOLDS="--seeds 1 --rows swskd" are arguments of folds, BENCH="--sections loop" of bench, TESTS="not fp16" chooses tests (-k).
-# install, tests, bench, tune and folds leave 8 files in $OUT together, variants up to three more. tune, folds and variants go on where the same stage ended before.
+# install, tests, bench, tune and folds leave 8 files in $OUT together, variants up to three more. tune, folds and variants go on
+# where the same stage ended before.
 # --cpu is a dry run on a machine without a GPU, tiny.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -179,7 +179,7 @@ def in_turn(rows: Sequence[str], seed: int) -> list[list[str]]:
 
 
 def run_variants(options: argparse.Namespace, until: float, output: Path) -> None:
-    """Train the ablations or the remedies, and add the scores of those that have finished to their table."""
+    """Train the ablations or the remedies; add the scores of finished runs to their table, and pack those of ablations."""
     test, extra = options.verb == "ablations", list(DRY) if options.cpu else list(options.overrides)
     every, regime = variants.SETS[options.regime][options.verb], options.regime
     seeds = options.seeds or [variants.SEEDS[regime]]

@@ -12,7 +12,7 @@ from skinkd.analysis.runs import Run, read_runs
 from .archive import unpack
 from .collect import BASELINES, HERE, Collected
 from .scores import METRICS, scores
-from .tables import markdown, signed
+from .tables import intervals, markdown
 from .variants import ABLATIONS, ARCHIVES, AS_CHOSEN, RESULTS, Variant
 from .verdicts import PRIMARY, Compared, compared
 
@@ -115,16 +115,12 @@ def _ablated(collected: Collected, row: str, settings: str, name: str, less_chos
 
 
 def ablation_table(found: Sequence[Ablated]) -> str:
-    """A line for each, with the intervals for other trainings too."""
+    """A line for each, with both intervals of each difference."""
     lines = []
     for one in found:
         means = [f"{one.means[name]:.3f}" for name in (PRIMARY, "auroc_macro")]
-        less = [_said(less) if less else "" for less in (one.less_chosen, one.less_baseline)]
-        lines.append([f"`{one.row}`", one.settings, str(one.trainings), *means, *less])
-    header = ["row", "settings", "trainings", "balanced accuracy", "AUROC", "less as chosen", "less the baseline"]
-    return markdown(header, lines)
-
-
-def _said(one: Compared) -> str:
-    found = one.trained[PRIMARY]
-    return signed(found.value, found.low, found.high)
+        chosen = intervals(one.less_chosen) if one.less_chosen else ["", ""]
+        lines.append([f"`{one.row}`", one.settings, str(one.trainings), *means, *chosen, *intervals(one.less_baseline)])
+    less = [f"less {what} (other lesions)" for what in ("as chosen", "the baseline")]
+    both = [less[0], "(other trainings too)", less[1], "(other trainings too)"]
+    return markdown(["row", "settings", "trainings", "balanced accuracy", "AUROC", *both], lines)

@@ -59,9 +59,11 @@ def draw_ablations(found: Sequence[Ablated]) -> Figure:
     panels = figure.subplots(len(rows), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (row, of) in zip(panels, rows.items(), strict=True):
         for place, one in enumerate(of):
-            interval, color = one.less_baseline.trained[PRIMARY], ORANGE if one.less_chosen else BLUE
-            axes.plot([interval.low, interval.high], [place, place], color=FAINT, linewidth=1.6, zorder=1)
-            axes.plot(interval.value, place, "o" if one.less_chosen else "D", color=color, markersize=8)
+            inner, outer = one.less_baseline.lesions[PRIMARY], one.less_baseline.trained[PRIMARY]
+            color, mark = (ORANGE, "o") if one.less_chosen else (BLUE, "D")
+            axes.plot([outer.low, outer.high], [place, place], color=FAINT, linewidth=1.4)
+            axes.plot([inner.low, inner.high], [place, place], color=color, linewidth=4, solid_capstyle="round")
+            axes.plot(inner.value, place, mark, color=color, markersize=8)
         axes.axvline(0, color=INK, linewidth=1, zorder=0)
         axes.set_yticks(range(len(of)), [one.settings for one in of], fontsize=9)
         axes.set_ylim(len(of) - 0.4, -0.6)
@@ -69,7 +71,13 @@ def draw_ablations(found: Sequence[Ablated]) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_title(row, loc="left", fontsize=10)
-    panels[-1].set_xlabel("balanced accuracy less that of plain training (95 % for other trainings too)")
+    panels[-1].set_xlabel("balanced accuracy less that of plain training of the same network")
+    handles = [
+        Line2D([], [], color=BLUE, marker="D", linewidth=4, label="as chosen, 95 % for other lesions"),
+        Line2D([], [], color=ORANGE, marker="o", linewidth=4, label="one thing changed, likewise"),
+        Line2D([], [], color=FAINT, linewidth=1.4, label="95 % for other trainings too"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=9)
     return figure
 
 

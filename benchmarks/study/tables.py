@@ -52,20 +52,24 @@ def signed(value: float, low: float, high: float) -> str:
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})".replace("-", "−")
 
 
+def intervals(one: Compared) -> list[str]:
+    """A difference in the primary metric with its interval for other lesions, and that for other trainings too."""
+    first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
+    outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
+    return [signed(first.value, first.low, first.high), outer]
+
+
 def verdict_table(methods: Sequence[Compared]) -> str:
     """Each method less its baseline in the primary metric: on each fold, both intervals, p, and the verdict."""
     p = judged(methods, PRIMARY)
     lines = []
     for one in methods:
-        first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
         by_fold = dict(zip(one.folds, one.by_fold, strict=True))
         folds = [f"{by_fold[fold]:+.3f}".replace("-", "−") if fold in by_fold else "" for fold in range(FOLDS)]
-        inner = signed(first.value, first.low, first.high)
-        outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
         holm = "" if one.row not in p else f"{p[one.row]:.3f}" if one.row in BASELINES else "apart"
         said = verdict(one, p.get(one.row))
         names = [f"`{one.row}`", f"`{one.other}`", str(one.trainings)]
-        lines.append([*names, *folds, inner, outer, f"{second.p:.3f}", holm, f"**{said}**"])
+        lines.append([*names, *folds, *intervals(one), f"{one.trained[PRIMARY].p:.3f}", holm, f"**{said}**"])
     header = ["row", "baseline", "trainings", *(f"fold {fold}" for fold in range(FOLDS))]
     return markdown([*header, "mean (other lesions)", "(other trainings too)", "p", "p (Holm)", "verdict"], lines)
 
@@ -88,10 +92,8 @@ def pair_table(pairs: Sequence[Compared]) -> str:
     """Differences in the primary metric with both intervals."""
     lines = []
     for one in pairs:
-        first, second = one.lesions[PRIMARY], one.trained[PRIMARY]
-        outer = f"({second.low:+.3f} to {second.high:+.3f})".replace("-", "−")
-        inner = signed(first.value, first.low, first.high)
-        lines.append([f"`{one.row}` less `{one.other}`", str(one.trainings), inner, outer, f"{second.p:.3f}"])
+        p = one.trained[PRIMARY].p
+        lines.append([f"`{one.row}` less `{one.other}`", str(one.trainings), *intervals(one), f"{p:.3f}"])
     return markdown(["difference", "trainings", "mean (other lesions)", "(other trainings too)", "p"], lines)
 
 
