@@ -71,6 +71,8 @@ ABLATIONS = {
 }
 
 SHORT, LONGER = "trainer.max_epochs=2", "trainer.max_epochs=4"
+TERMS = {"kd": 0.18, "kd_rotated": 0.54, "ss": 2, "rkd_distance": 5, "rkd_angle": 10, "channel_relation": 200}
+FIFTH = tuple(f"{WEIGHT}.{term}={weight}" for term, weight in TERMS.items())
 REMEDIES = (
     Variant("hybrid_supervised", AS_CHOSEN),
     Variant("hybrid_supervised", "fusion of features", (FEATURES,)),
@@ -86,6 +88,11 @@ REMEDIES = (
     Variant("kd", "2 epochs, standardised logits", (SHORT, "method.logit_standardization=true")),
     Variant("kd", "2 epochs, ramp over both", (SHORT, "method.warmup_epochs=2")),
     Variant("kd", "4 epochs", (LONGER,)),
+    Variant("ssdkd", "2 epochs", (SHORT,)),
+    Variant("ssdkd", "2 epochs, standardised logits", (SHORT, "method.logit_standardization=true")),
+    Variant("ssdkd", "2 epochs, ramp over both", (SHORT, "method.warmup_epochs=2")),
+    Variant("ssdkd", "2 epochs, a fifth of the weights", (SHORT, *FIFTH)),
+    Variant("ssdkd", "4 epochs", (LONGER,)),
 )
 
 RAMP, TWICE = "method.warmup_epochs=8", "trainer.max_epochs=16"
