@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
@@ -32,6 +34,13 @@ if "broken" in made:
     jobs._train = train
 jobs.run_jobs(list(made.values()), cores=1, until=time.monotonic() + float(sys.argv[3]), logs=folder / "logs")
 print(json.dumps({name: [job.failed, job.finished, job.folder.name] for name, job in made.items()}))
+"""
+
+
+WRONG = """
+import sys
+from study import jobs, plan
+jobs.in_processes(plan.composed, [(["seed=1"],), ([sys.argv[1]],)])
 """
 
 
@@ -64,3 +73,11 @@ def test_at_the_deadline_a_run_is_ended(tmp_path: Path) -> None:
     found, told = trained(tmp_path, 8, broken=5, behind=2)
     assert "stopped: broken" in told and "not begun: 1 jobs, the first of them behind" in told
     assert not any(finished for _, finished, _ in found.values())
+
+
+@pytest.mark.parametrize(("override", "said"), [("--cores", "LexerNoViableAltException: --cores"), ("seeds=1", "'seeds'")])
+def test_a_wrong_override_ends_the_command(override: str, said: str) -> None:
+    command = [sys.executable, "-c", WRONG, override]
+    ended = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1
+    assert said in ended.stderr and "Traceback" not in ended.stderr
