@@ -47,7 +47,8 @@ def make_job(
 ) -> Job:
     """The run of a row on a fold with a seed; its teachers' jobs are made first where ``made`` has none, by row.
 
-    ``extra`` are overrides for the run and its teachers, ``changes`` for the run alone.
+    ``extra`` are overrides for the run and its teachers, ``changes`` for the run alone. Those of ``method.teacher`` are for rows
+    that have a teacher.
     """
     if name in made:
         return made[name]
@@ -57,7 +58,7 @@ def make_job(
         f"data.num_workers={row.workers}",
         "trainer.enable_progress_bar=false",
         "logger=none",
-        *extra,
+        *(one for one in extra if row.teacher or not one.startswith("method.teacher.")),
         *changes,
     ]
     needs = []
