@@ -47,8 +47,8 @@ def make_job(
 ) -> Job:
     """The run of a row on a fold with a seed; its teachers' jobs are made first where ``made`` has none, by row.
 
-    ``extra`` are overrides for the run and its teachers, ``changes`` for the run alone. Those of ``method.teacher`` are for rows
-    that have a teacher.
+    ``extra`` are overrides for the run and its teachers, ``changes`` for the run alone. Those of ``method.teacher`` are for
+    rows that have a teacher.
     """
     if name in made:
         return made[name]
