@@ -21,7 +21,7 @@ def prepare_process() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     _shorten_tmpdir()
-    _keep_freed_memory()
+    keep_freed_memory()
 
 
 def _shorten_tmpdir() -> None:
@@ -39,7 +39,7 @@ def _shorten_tmpdir() -> None:
             return
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc's malloc keep freed memory for the next allocation.
 
     By default it gives blocks above 32 MiB back to the system at once. Then each step on a CPU has its activations in new
