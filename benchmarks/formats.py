@@ -71,9 +71,6 @@ def measure(name: str, size: int, *, device: str, seconds: float) -> dict[str, A
     import torch
     from torch.nn.functional import cross_entropy
 
-    from skinkd.config.process import keep_freed_memory
-
-    keep_freed_memory()
     images = {64: 64, 96: 32}.get(size, 8)
     image = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8, device=device)
     label = torch.randint(CLASSES, (images,), device=device)

@@ -1,7 +1,6 @@
 """The process of a verb under what notebooks, terminals and containers set. One process tries each."""
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -70,26 +69,3 @@ def test_full_shared_memory_is_one_sentence(words: str, capsys: pytest.CaptureFi
 def test_other_runtime_errors_keep_their_traceback() -> None:
     with pytest.raises(RuntimeError, match="shapes"), user_errors():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-
-FAULTS = """
-import ctypes, resource
-from skinkd.config.process import prepare_process as p; p()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = libc.malloc(256 << 20)
-    ctypes.memset(block, 1, 256 << 20)
-    libc.free(block)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the malloc of another C library")
-@pytest.mark.parametrize("given", [{}, {"MALLOC_MMAP_THRESHOLD_": "131072"}])
-def test_freed_memory_is_used_again_unless_the_user_has_set_malloc(given: dict[str, str]) -> None:
-    first, second = map(int, run(FAULTS, **given).stdout.split())
-    assert first > 100  # pages of the system, of 4 KiB or of 2 MiB
-    assert (second < first / 10) != bool(given)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from skinkd.config.process import keep_freed_memory
-
 from ..networks import CLASSES, configuration, network_of
 from ..session import Bench, Section
 from ..table import Column
@@ -74,8 +72,7 @@ def step_in_memory(
 
 
 def as_in_runs() -> None:
-    """PyTorch's switches as ``trainer.deterministic=warn`` sets them in a run, and malloc's."""
-    keep_freed_memory()
+    """PyTorch's switches as ``trainer.deterministic=warn`` sets them in a run."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
