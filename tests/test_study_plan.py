@@ -134,6 +134,14 @@ def test_a_variant_changes_its_row_alone_and_keeps_its_teacher(regime: str, kind
     assert rows_in_turn == [*rows_in_turn[: len(jobs) - len(taught)], *taught] and len(taught) == len(found)
 
 
+def test_an_override_of_the_frozen_teacher_goes_to_the_rows_that_have_one() -> None:
+    block = plan.make_block(["supervised", "ssdkd"], 0, 0, [layout := "method.teacher.channels_last=true"], True)
+    assert {job.label.split()[0]: layout in job.overrides for job in block} == {
+        **dict.fromkeys(("supervised", "teacher"), False),
+        **dict.fromkeys(("teacher_head", "ssdkd"), True),
+    }
+
+
 def test_a_run_has_one_line_in_the_table_of_results(tmp_path: Path) -> None:
     line = {
         "regime": "scratch",
