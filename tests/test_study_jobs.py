@@ -75,7 +75,9 @@ def test_at_the_deadline_a_run_is_ended(tmp_path: Path) -> None:
     assert not any(finished for _, finished, _ in found.values())
 
 
-@pytest.mark.parametrize(("override", "said"), [("--cores", "LexerNoViableAltException: --cores"), ("seeds=1", "'seeds'")])
+@pytest.mark.parametrize(
+    ("override", "said"), [("--cores", "LexerNoViableAltException: --cores"), ("seeds=1", "'seeds'")]
+)
 def test_a_wrong_override_ends_the_command(override: str, said: str) -> None:
     command = [sys.executable, "-c", WRONG, override]
     ended = subprocess.run(command, cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=100)
